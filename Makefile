@@ -1,0 +1,31 @@
+# Both targets do all the set-up on a fresh machine: a virtual environment in .venv, and what pyproject.toml names.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: train test slow check bench clean
+
+train: $(VENV)/.installed  ## train CIFAR-10 on whatever data is at hand (FLAGS="--max_epochs 4 ..." to change the run)
+	$(VENV)/bin/python -m projects.cifar10.train $(FLAGS)
+
+test: $(VENV)/.installed-dev  ## the default tests: under 6 minutes on two cores
+	$(VENV)/bin/python -m pytest -q
+
+slow: $(VENV)/.installed-dev  ## the tests that take minutes each
+	$(VENV)/bin/python -m pytest -q -m slow
+
+check: $(VENV)/.installed-dev  ## lint, format and types
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@ $(VENV)/.installed
+
+clean:  ## remove the virtual environment; runs/ stays
+	rm -rf $(VENV)

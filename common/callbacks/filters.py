@@ -1,0 +1,33 @@
+"""The filters of the first convolution that sees colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from common.loggers import log_picture
+from common.plots import draw_filters
+
+
+class FirstFilters(Callback):
+    """Draws `filters.png`, the first convolution with three input channels, when training ends.
+
+    Args:
+        folder: where the picture goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws it, if there is such a layer."""
+        if not trainer.is_global_zero:
+            return
+        for name, module in pl_module.named_modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+                height, width = module.kernel_size
+                title = f"{name}: {module.out_channels} filters of {height} x {width}"
+                log_picture(trainer, "filters", draw_filters(module.weight, self.folder / "filters.png", title))
+                return

@@ -1,0 +1,79 @@
+"""How fast a run trains."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from common.callbacks import log_interval
+
+
+class Throughput(Callback):
+    """Logs `perf/samples_per_second` over all processes and `perf/step_seconds`, validation and saving left out.
+
+    Lightning's ThroughputMonitor logs under its own names and asks every module for a batch size; this one counts the
+    first dimension of the first tensor of a batch. `seconds` is the time from the start of training to its end with
+    everything in it, and `steps_seconds` that of the steps alone.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.seconds = 0.0
+        self.steps_seconds = 0.0
+        self._window = (0, 0.0, 0)  # samples, seconds, steps since the last logging
+        self._started = self._resumed = 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """The mean over the steps of this process's life."""
+        return self.samples / self.steps_seconds if self.steps_seconds else 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the first step's clock, which runs while its batch is made."""
+        self._resumed = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Starts a step's clock unless it runs since the last step's end (so that waiting for data counts)."""
+        if not self._resumed:
+            self._resumed = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a step."""
+        log = (batch_idx + 1) % log_interval(trainer) == 0
+        if log and pl_module.device.type == "cuda":
+            torch.cuda.synchronize()  # the device works behind the program; once in a while it is waited for
+        now = time.perf_counter()
+        count, spent = first_dimension(batch) * trainer.world_size, now - self._resumed
+        self.samples, self.steps_seconds = self.samples + count, self.steps_seconds + spent
+        samples, seconds, steps = self._window
+        self._window = samples + count, seconds + spent, steps + 1
+        if log:
+            samples, seconds, steps = self._window
+            pl_module.log_dict({"perf/samples_per_second": samples / seconds, "perf/step_seconds": seconds / steps})
+            self._window = (0, 0.0, 0)
+        self._resumed = now if batch_idx + 1 < trainer.num_training_batches else 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation in the middle of an epoch is not a step."""
+        self._resumed = 0.0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.seconds = time.perf_counter() - self._started
+
+
+def first_dimension(batch: Any) -> int:
+    """The length of the first tensor in a nest of tuples, lists and dicts; 1 if there is none."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch) if batch.dim() else 1
+    items = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((first_dimension(item) for item in items), 1)

@@ -1,0 +1,198 @@
+"""The command line that all capstones share: LightningCLI with short flags, one-line errors and quick help.
+
+`train.py` of a capstone calls `main` with its two classes; `common.run` does what follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+
+# short flag -> trainer setting; `--help` shows each with the type and sentence given here
+TRAINER_FLAGS: dict[str, tuple[str, str]] = {
+    "accelerator": ("auto|cpu|gpu|...", "What to train on; auto takes a GPU if there is one."),
+    "devices": ("int|list|auto", "How many devices (or which): processes on a CPU, GPUs otherwise."),
+    "num_nodes": ("int", "How many machines take part."),
+    "strategy": ("auto|ddp|...", "How several devices share the work; ddp gives each its part of every batch."),
+    "precision": (
+        "32-true|bf16-mixed|...",
+        "Number format; unset, bf16-mixed where the hardware has it, else 32-true.",
+    ),
+    "max_epochs": ("int", "Passes over the training data."),
+    "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
+    "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
+}
+
+
+@dataclass
+class Project:
+    """What `main` needs to know of a capstone.
+
+    Args:
+        name: of its package below `projects/`, and of its folder below `runs/`.
+        module: the LightningModule class.
+        data: the LightningDataModule class.
+        monitor: the validation metric that picks the best checkpoint.
+        mode: whether more of it is better, "max", or less, "min".
+        pictures: callbacks that draw; each is made with the folder that its pictures go to.
+    """
+
+    name: str
+    module: type[LightningModule]
+    data: type[LightningDataModule]
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    pictures: tuple[Callable[[Path], Any], ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The package's folder."""
+        return Path(str(sys.modules[self.module.__module__].__file__)).parent
+
+    @property
+    def default_recipe(self) -> Path:
+        """The settings that `train` runs without `--config`."""
+        return self.folder / "recipes" / "default.yaml"
+
+
+class CapstoneCLI(LightningCLI):
+    """LightningCLI whose short flags become `trainer.*` and whose flags always win over the YAML file."""
+
+    def __init__(self, project: Project, args: list[str]) -> None:
+        self.project = project
+        self.arguments = args
+        super().__init__(
+            project.module,
+            project.data,
+            save_config_callback=None,  # `common.run` writes config.yaml, into the run folder
+            seed_everything_default=False,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]"},
+            parser_class=OneLineParser,
+            args=args,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The flags of a run as a whole."""
+        parser.add_argument("--seed", type=int, default=0, help="Seed of every random number of the run.")
+        parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
+        parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            help="Continue from a checkpoint: a path, or auto for the newest good one of the run of that --name.",
+        )
+        parser.add_argument(
+            "--debug",
+            type=Literal["overfit", "shapes", "gradients"] | None,
+            help="Check the model instead of training it: drive one batch's loss to zero, list layer shapes, "
+            "compare gradients with numerical ones.",
+        )
+        parser.add_argument(
+            "--checkpoint_every",
+            type=int,
+            default=200,
+            help="Steps between the checkpoints that --resume continues from; 0 for the ends of epochs only.",
+        )
+        parser.add_argument(
+            "--patience", type=int | None, help="Stop after so many validations without a better monitored metric."
+        )
+        group = parser.add_argument_group("Short flags, each the same as --trainer.<flag>")
+        for flag, (kind, sentence) in TRAINER_FLAGS.items():
+            group.add_argument(f"--{flag}", type=str | None, metavar=kind.upper(), help=f"{sentence} (type: {kind})")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the arguments after putting them in the order and the form that the parser means."""
+        recipe = self.project.default_recipe
+        self.config = parser.parse_args(normalize_arguments(list(args), recipe if recipe.is_file() else None))
+        for flag in TRAINER_FLAGS:
+            if (value := self.config.pop(flag)) is not None:
+                raise UserError(f"the configuration sets {flag}: {value} at its top; write it below trainer:")
+
+    def _set_seed(self) -> None:
+        pass  # `common.run` seeds, before it builds the model
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built while parsing; `common.run` does it once the run folder and the device are settled."""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises UserError with the last, most specific part of jsonargparse's message."""
+        lines = [line.strip(" -") for line in str(message).splitlines() if line.strip()]
+        raise UserError(f"{' '.join(lines)[:400]} (see --help)") from ex
+
+
+def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[str]:
+    """Short flags to `--trainer.*`, and every `--config` in front, so that a flag wins wherever it stands.
+
+    >>> normalize_arguments(["--devices", "2", "--config", "x.yaml"], None)
+    ['--config', 'x.yaml', '--trainer.devices', '2']
+    """
+    configs: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-c"):
+            configs += ["--config", value if equals else next(words, "")]
+        elif flag.removeprefix("--") in TRAINER_FLAGS and flag.startswith("--"):
+            rest.append(f"--trainer.{flag[2:]}{equals}{value}")
+        elif flag == "--wandb" and not equals:
+            rest.append("--wandb=true")
+        else:
+            rest.append(word)
+    if not configs and default_recipe is not None:
+        configs = ["--config", str(default_recipe)]
+    return configs + rest
+
+
+def main(project: Project, args: list[str] | None = None) -> int:
+    """Runs a capstone from the command line and returns the exit code (see `common.errors`)."""
+    return guarded(lambda: _main(project, sys.argv[1:] if args is None else args))
+
+
+def _main(project: Project, args: list[str]) -> int:
+    cli = CapstoneCLI(project, with_saved_config(args, project.name))
+    from common.run import run  # after the parser has answered --help
+
+    return run(cli)
+
+
+def with_saved_config(args: list[str], project: str) -> list[str]:
+    """`args`, with the `config.yaml` of the run that `--resume` continues unless they name a configuration themselves."""
+    flags = dict(itertools.pairwise(args)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
+    resume = flags.get("--resume")
+    if resume is None or "--config" in flags or "-c" in flags:
+        return args
+    folder = Path("runs") / project / flags["--name"] if "--name" in flags else Path(resume).resolve().parent.parent
+    saved = folder / "config.yaml"
+    return ["--config", str(saved), *args] if saved.is_file() else args
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Calls `command`; turns what a user can put right into one line on stderr and the exit code that says so."""
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Preempted as stop:
+        print(f"{stop}", file=sys.stderr)
+        return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,114 @@
+"""A data source's name to a data set: hub id, local folder, or the sample that a capstone embeds.
+
+`datasets.load_dataset` reads the first two alike. A capstone passes what is its own: the hub id that `auto` stands for
+and the function that makes its sample.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+
+HUB = ("huggingface.co", 443)
+
+
+@dataclass
+class Source:
+    """Where data comes from. `kind` is "sample", "folder" or "hub"; `name` is the folder or hub id ("sample" else).
+
+    `fell_back` is true if `auto` was asked for and the real data set could not be had.
+    """
+
+    kind: str
+    name: str
+    fell_back: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name that stands beside figures: `sample`, the hub id, or the folder's own name."""
+        return Path(self.name).resolve().name if self.kind == "folder" else self.name
+
+
+def resolve_source(source: str, hub_id: str) -> Source:
+    """What `--data.source` means: `auto`, `sample`, a folder, or a hub id. Opens nothing but a connection to the hub.
+
+    Args:
+        source: the option's value.
+        hub_id: the data set that `auto` stands for.
+
+    Raises:
+        UserError: a folder that does not exist.
+    """
+    if source == "sample":
+        return Source("sample", "sample")
+    if source == "auto":
+        if dataset_is_cached(hub_id) or hub_is_reachable():
+            return Source("hub", hub_id)
+        return Source("sample", "sample", fell_back=True)
+    if Path(source).is_dir():
+        return Source("folder", str(Path(source)))
+    looks_like_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    if looks_like_hub_id or ("/" not in source and not source.startswith((".", "~"))):
+        return Source("hub", source)
+    raise UserError(f"data source {source}: no such folder; give a folder, a hub id, `sample` or `auto`")
+
+
+def hub_is_reachable(timeout: float = 3.0) -> bool:
+    """Whether the hub answers within `timeout` seconds and nobody has asked to stay offline."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or os.environ.get("HF_DATASETS_OFFLINE", "0") not in (
+        "0",
+        "",
+    ):
+        return False
+    try:
+        socket.create_connection(HUB, timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def dataset_is_cached(hub_id: str) -> bool:
+    """Whether `datasets` has prepared `hub_id` on this machine before."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
+    return any((cache / hub_id.replace("/", "___")).glob("*/*/*/dataset_info.json"))
+
+
+def load_splits(source: Source) -> dict[str, Any]:
+    """Reads a folder or a hub data set as a `datasets.DatasetDict`: split name -> `datasets.Dataset`.
+
+    Raises:
+        UserError: nothing there that `datasets` reads, or the hub is out of reach and holds no cached copy.
+    """
+    if source.kind == "hub" and not hub_is_reachable():
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read before `datasets` is imported
+        if not dataset_is_cached(source.name):
+            raise UserError(
+                f"data source {source.name}: no such folder, and the hub cannot be reached; "
+                "give a local folder or `--data.source sample`"
+            )
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "15")
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    import datasets  # two seconds: only where a data set is really read
+
+    datasets.disable_progress_bars()
+    try:
+        splits = datasets.load_dataset(source.name)
+    except Exception as error:  # `datasets` raises a dozen types for what is one fault to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"data source {source.name}: {reason}") from error
+    return dict(splits)
+
+
+def announce_sample(hub_id: str, say: Callable[[str], None]) -> None:
+    """Says loudly that `auto` has fallen back to the sample."""
+    say(
+        f"NOTE: {hub_id} is neither cached nor reachable; training on the embedded SAMPLE instead. "
+        "Its figures are not the real data set's. Use --data.source FOLDER for a local copy."
+    )

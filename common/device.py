@@ -1,0 +1,66 @@
+"""What the machine can do: devices, number formats, and the C allocator's habits."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+
+
+def check_devices(accelerator: str, devices: Any) -> None:
+    """Raises UserError if `accelerator` is not on this machine or `devices` names none."""
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        raise UserError("--accelerator gpu: no GPU was found on this machine; use --accelerator cpu (or auto)")
+    if devices in (0, "0", [], "", "[]"):
+        raise UserError(f"--devices {devices}: no device to train on; use 1 or more, or auto")
+    if isinstance(devices, int) and accelerator in ("gpu", "cuda") and devices > max(1, torch.cuda.device_count()):
+        raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPU(s)")
+
+
+def default_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the device that `accelerator` means computes in bfloat16 natively, else `32-true`."""
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available()):
+        return "32-true"
+    flags = set(_cpu_info("flags").split()) | set(_cpu_info("Features").split())  # x86 and Arm spell it differently
+    return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "32-true"
+
+
+def device_name(device: torch.device) -> str:
+    """A name for people: the GPU's, or the processor's with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_info('model name') or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_info(key: str) -> str:
+    """The first value of `key` in /proc/cpuinfo; empty where there is no such file or key."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key), "")
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory for the next step instead of giving it back to the system; True if it could.
+
+    By default every large tensor is mapped and unmapped anew, and each of its pages is cleared by a page fault: about a
+    third of a training step of large feature maps on a CPU. The price is that the process holds on to its peak memory.
+    """
+    if not sys.platform.startswith("linux") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 2**28)])

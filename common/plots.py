@@ -1,0 +1,186 @@
+"""Pictures of runs. Each function draws one picture into a PNG file and returns its path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `rows` x `columns` axes of `width` x `height` inches each. Needs no display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height), dpi=130, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _bare(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
+    """Every curve of a run against the optimizer's steps: losses together, then one panel for each further group.
+
+    Args:
+        rows: the rows of `metrics.csv` (see `common.loggers.read_metrics`).
+        path: the PNG to write. None is returned, and nothing written, if there is nothing to draw.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in sorted({key for row in rows for key in row} - {"step", "epoch"}):
+        group, _, rest = name.partition("/")
+        if group == "test":
+            continue
+        if group in ("train", "val"):
+            panels.setdefault(rest, []).append(name)
+        elif group == "act":
+            panels.setdefault(f"share of {rest.partition('/')[0]} units", []).append(name)
+        elif name.startswith("lr-"):
+            panels.setdefault("learning rate / its maximum", []).append(name)
+        else:
+            panels.setdefault(name.replace("_", " "), []).append(name)
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    figure, all_axes = _figure(-(-len(panels) // columns), columns, 4.2, 2.9)
+    order = sorted(panels, key=lambda title: (not any(n.startswith(("train/", "val/")) for n in panels[title]), title))
+    for axes, title in zip(all_axes, order, strict=False):
+        for name in panels[title]:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            steps, values = zip(*points, strict=True)
+            if name.startswith("lr-"):
+                highest = max(values) or 1.0
+                values = tuple(value / highest for value in values)
+            style: dict[str, Any] = {"linewidth": 1.3}
+            if name.startswith("train/"):
+                style.update(color=BLUE, alpha=0.8)
+            elif name.startswith("val/"):
+                style.update(color=ORANGE, marker="o", markersize=3)
+            axes.plot(steps, values, label=_curve_label(name), **style)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        _bare(axes)
+        if len(panels[title]) > 1 or title in ("loss",):
+            axes.legend(fontsize=6 if len(panels[title]) > 4 else 8, frameon=False)
+    for axes in all_axes[len(order) :]:
+        axes.set_visible(False)
+    return _save(figure, path)
+
+
+def _curve_label(name: str) -> str:
+    if name.startswith("act/"):
+        return name.split("/", 2)[2]
+    return name.rpartition("/")[2] if name.startswith("lr-") else name.partition("/")[0]
+
+
+def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Path:
+    """A confusion matrix: row, the true class; column, the predicted one; cells, per cent of the row.
+
+    Args:
+        counts: (classes, classes) int, how many of row's class were taken for column's.
+        class_names: in the order of the rows.
+        path: the PNG to write.
+    """
+    share = 100 * counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
+    classes = len(class_names)
+    figure, (axes,) = _figure(1, 1, 1.8 + 0.52 * classes, 1.4 + 0.46 * classes)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row in range(classes):
+        for column in range(classes):
+            value = share[row, column].item()
+            if value >= 0.5:
+                color = "white" if value > 50 else "#303030"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(classes), class_names, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(classes), class_names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("Confusion, % of each true class", fontsize=10)
+    return _save(figure, path)
+
+
+def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int = 15) -> Path:
+    """A reliability diagram (Guo et al., arXiv 1706.04599): accuracy against confidence, and how often each occurs.
+
+    Args:
+        confidence: (n,) the probability of the predicted class.
+        correct: (n,) bool, whether it was the right one.
+        path: the PNG to write.
+        bins: equal parts of [0, 1].
+    """
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(which, minlength=bins).float()
+    accuracy = torch.bincount(which, correct.float(), minlength=bins) / count.clamp(min=1)
+    mean_confidence = torch.bincount(which, confidence.float(), minlength=bins) / count.clamp(min=1)
+    error = ((accuracy - mean_confidence).abs() * count).sum() / count.sum()
+    full = count > 0
+    centers = (torch.arange(bins) + 0.5) / bins
+    figure, (upper, lower) = _figure(2, 1, 4.6, 2.4)
+    upper.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    upper.plot(mean_confidence[full], accuracy[full], color=BLUE, marker="o", markersize=4, label="this model")
+    upper.set_ylabel("accuracy")
+    upper.set_title(f"Calibration: expected error {100 * error.item():.1f} points", fontsize=10)
+    upper.legend(fontsize=8, frameon=False)
+    lower.bar(centers, count / count.sum(), width=0.9 / bins, color=ORANGE)
+    lower.set_xlabel("confidence")
+    lower.set_ylabel("share of samples")
+    for axes in (upper, lower):
+        axes.set_xlim(0, 1)
+        _bare(axes)
+    return _save(figure, path)
+
+
+def draw_images(images: Tensor, titles: Sequence[str], path: Path, columns: int = 8) -> Path:
+    """A grid of pictures, each with a title.
+
+    Args:
+        images: (n, 3, height, width) uint8.
+        titles: n of them.
+        path: the PNG to write.
+        columns: pictures in a row.
+    """
+    columns = min(columns, len(images))
+    figure, all_axes = _figure(-(-len(images) // columns), columns, 1.35, 1.6)
+    for axes in all_axes:
+        axes.set_axis_off()
+    for axes, image, title in zip(all_axes, images, titles, strict=False):
+        axes.imshow(image.permute(1, 2, 0))
+        axes.set_title(title, fontsize=7)
+    return _save(figure, path)
+
+
+def draw_filters(weight: Tensor, path: Path, title: str) -> Path:
+    """The filters of a convolution on colour pictures, each stretched to its own range around mid-grey.
+
+    Args:
+        weight: (filters, 3, height, width).
+        path: the PNG to write.
+        title: what is said above them.
+    """
+    weight = weight.detach().float().cpu()
+    columns = min(12, len(weight))
+    figure, all_axes = _figure(-(-len(weight) // columns), columns, 0.75, 0.75)
+    for axes in all_axes:
+        axes.set_axis_off()
+    for axes, filters in zip(all_axes, weight, strict=False):
+        axes.imshow((0.5 + 0.5 * filters / filters.abs().max().clamp(min=1e-8)).permute(1, 2, 0))
+    figure.suptitle(title, fontsize=9)
+    return _save(figure, path)

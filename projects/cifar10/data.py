@@ -1,0 +1,279 @@
+"""CIFAR-10 (or any labelled pictures) as batches: on the device in bulk, or through the classic DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from common.batches import count_batches, data_position, epoch_batches, rank_and_world_size, rank_share
+from common.data import Source, resolve_source
+from common.errors import UserError
+from common.images import LabelledImages, load_images
+from common.rendered import CLASS_NAMES, render_images
+from projects.cifar10.augment import Augmentation, augment, draw
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+HUB_ID = "uoft-cs/cifar10"
+SIZE = 32
+SAMPLE_SIZES = {"train": 5000, "test": 1000}
+VAL_SPLIT_SEED = 1234  # the held-out pictures are the same for every run, whatever its seed
+
+
+class CIFAR10Data(LightningDataModule):
+    """Pictures as uint8 (batch, 3, 32, 32) with int64 labels (batch,).
+
+    Args:
+        source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
+        name: what figures call the data; by default the source's own name.
+        batch_size: pictures in a training step of each process.
+        eval_batch_size: pictures in a validation or test step.
+        val_size: pictures held out of train for validation; 0 trains on all of them, without validation.
+        loader: `device` keeps the data set on the device and augments there; `classic` is a DataLoader with composed
+            torchvision v2 transforms.
+        flip: `alternating`, `random` or `none` (with the classic loader alternating means random).
+        pad: pixels of reflected border that random crops are taken from.
+        cutout: side in pixels of the square that is blanked; 0 for none.
+        num_workers: processes of the classic loader.
+        extra: a folder of further training pictures, in a folder for each class (see `predict --save_pseudo_labels`).
+    """
+
+    HUB_ID = HUB_ID
+
+    def __init__(
+        self,
+        source: str = "auto",
+        name: str | None = None,
+        batch_size: int = 500,
+        eval_batch_size: int = 1000,
+        val_size: int = 1000,
+        loader: str = "device",
+        flip: str = "alternating",
+        pad: int = 2,
+        cutout: int = 0,
+        num_workers: int = 2,
+        extra: str | None = None,
+    ) -> None:
+        super().__init__()
+        if loader not in ("device", "classic"):
+            raise UserError(f"--data.loader {loader}: use device or classic")
+        if batch_size < 1 or eval_batch_size < 1 or val_size < 0:
+            raise UserError("--data.batch_size and eval_batch_size are at least 1, val_size at least 0")
+        try:
+            self.augmentation = Augmentation(flip, pad, cutout)
+        except ValueError as error:
+            raise UserError(f"--data: {error}") from error
+        self.source_option = source
+        self.name = name
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.loader = loader
+        self.num_workers = num_workers
+        self.extra = extra
+        self.source: Source | None = None
+        self.train: LabelledImages
+        self.val: LabelledImages
+        self.test: LabelledImages
+
+    @property
+    def source_label(self) -> str:
+        """What figures call the data."""
+        self.resolve()
+        assert self.source is not None
+        return self.name or self.source.label
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each label; available after `setup`."""
+        return self.test.class_names
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether pictures are held out."""
+        return self.val_size > 0
+
+    def resolve(self) -> Source:
+        """Finds out, once, where the data comes from."""
+        if self.source is None:
+            self.source = resolve_source(self.source_option, HUB_ID)
+        return self.source
+
+    def prepare_data(self) -> None:
+        """Decodes the pictures once for all processes, into the cache."""
+        self._splits = load_images(self.resolve(), SIZE, render_sample)
+
+    def setup(self, stage: str) -> None:
+        """Splits off the validation pictures and moves everything to the device."""
+        if hasattr(self, "test"):
+            return
+        splits = getattr(self, "_splits", None) or load_images(self.resolve(), SIZE, render_sample)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        full = splits["train"]
+        if self.val_size >= len(full):
+            raise UserError(f"--data.val_size {self.val_size}: the source has {len(full)} training pictures")
+        order = torch.randperm(len(full), generator=torch.Generator().manual_seed(VAL_SPLIT_SEED))
+        self.val = select(full, order[: self.val_size]).to(device)
+        self.train = select(full, order[self.val_size :]).to(device)
+        self.test = splits["test"].to(device)
+        if self.extra is not None:
+            self.train = self.train.joined_with(load_extra(self.extra, full.class_names).to(device))
+        # the run's seed; asked for here because it is the same in every process and after a resume
+        self.seed = torch.initial_seed() % 2**31
+        self.mean_color = self.train.images.float().mean((0, 2, 3)).round().to(torch.uint8).view(3, 1, 1)
+
+    def input_sample(self) -> Tensor:
+        """Training pictures, as they are, from which a network takes its input statistics: (n, 3, 32, 32) uint8."""
+        return self.train.images
+
+    def train_dataloader(self) -> Any:
+        """Every training picture exactly once an epoch, shuffled and augmented."""
+        return DeviceLoader(self) if self.loader == "device" else classic_loader(self)
+
+    def val_dataloader(self) -> Any:
+        """The held-out pictures, as they are."""
+        return EvalLoader(self.val, self.eval_batch_size, self.trainer) if self.val_size else []
+
+    def test_dataloader(self) -> Any:
+        """The test pictures, as they are."""
+        return EvalLoader(self.test, self.eval_batch_size, self.trainer)
+
+
+class DeviceLoader:
+    """One epoch at a time: permutes, augments and slices the whole data set on its device, without workers or copies.
+
+    A batch is a view into the epoch's augmented pictures, so what a step costs for its data is next to nothing.
+    """
+
+    def __init__(self, data: CIFAR10Data) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        _, world_size = rank_and_world_size(self.data.trainer)
+        return count_batches(len(self.data.train), self.data.batch_size, world_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        data, train = self.data, self.data.train
+        rank, world_size = rank_and_world_size(data.trainer)
+        epoch, done = data_position(data.trainer)
+        batches = epoch_batches(len(train), data.batch_size, epoch, data.seed, rank, world_size)[done:]
+        order = torch.cat(batches)
+        draws = draw(len(train), SIZE, epoch, data.seed, data.augmentation)[order].to(train.images.device)
+        order = order.to(train.images.device)
+        images = augment(train.images[order], draws, data.augmentation, data.mean_color)
+        labels = train.labels[order]
+        sizes = [len(batch) for batch in batches]
+        yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+
+
+class EvalLoader:
+    """Pictures in order, unchanged; under several processes each takes its share, and no picture is counted twice."""
+
+    def __init__(self, data: LabelledImages, batch_size: int, trainer: Trainer | None) -> None:
+        self.share = rank_share(len(data), *rank_and_world_size(trainer)).to(data.labels.device)
+        self.data = data
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.share) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in self.share.split(self.batch_size):
+            yield self.data.images[index], self.data.labels[index]
+
+
+class ClassicDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The textbook path: one picture at a time through composed torchvision v2 transforms."""
+
+    def __init__(self, data: CIFAR10Data) -> None:
+        from torchvision.transforms import v2
+
+        self.images, self.labels = data.train.images.cpu(), data.train.labels.cpu()
+        self.seed = data.seed
+        steps: list[Any] = [v2.RandomHorizontalFlip()] if data.augmentation.flip != "none" else []
+        if pad := data.augmentation.pad:
+            steps.append(v2.RandomCrop(SIZE, padding=pad, padding_mode="reflect"))
+        if side := data.augmentation.cutout:
+            share = side**2 / SIZE**2
+            color = data.mean_color.flatten().tolist()
+            steps.append(v2.RandomErasing(p=1.0, scale=(share, share), ratio=(1.0, 1.0), value=color))
+        self.transform = v2.Compose(steps) if steps else v2.Identity()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The picture `key = (epoch, index)`: its own random state makes it the same in any worker and after a resume."""
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.seed * 1_000_003 + epoch) * 1_000_003 + index)
+            return self.transform(self.images[index]), self.labels[index]
+
+
+class ClassicBatches(Sampler[list[tuple[int, int]]]):
+    """The same batches as `DeviceLoader`'s, as lists of (epoch, index) for a DataLoader's `batch_sampler`."""
+
+    def __init__(self, data: CIFAR10Data) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(DeviceLoader(self.data))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        data = self.data
+        epoch, done = data_position(data.trainer)
+        share = rank_and_world_size(data.trainer)
+        for batch in epoch_batches(len(data.train), data.batch_size, epoch, data.seed, *share)[done:]:
+            yield [(epoch, index) for index in batch.tolist()]
+
+
+def classic_loader(data: CIFAR10Data) -> DataLoader[tuple[Tensor, Tensor]]:
+    """A plain DataLoader over `ClassicDataset`; its batches come out on the CPU."""
+    return DataLoader(
+        ClassicDataset(data),
+        batch_sampler=ClassicBatches(data),
+        num_workers=data.num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def select(data: LabelledImages, index: Tensor) -> LabelledImages:
+    """The pictures of `index`, copied."""
+    return LabelledImages(data.images[index], data.labels[index], data.class_names)
+
+
+def render_sample() -> dict[str, LabelledImages]:
+    """The embedded sample: ten classes of rendered pictures, the same on every machine."""
+    return {
+        split: LabelledImages(*render_images(count, seed), list(CLASS_NAMES))
+        for seed, (split, count) in enumerate(SAMPLE_SIZES.items())
+    }
+
+
+def load_extra(folder: str, class_names: list[str]) -> LabelledImages:
+    """Further training pictures from `folder/<class name>/*.png`.
+
+    Raises:
+        UserError: the folder is missing, is empty, or has a class that the data set does not know.
+    """
+    from pathlib import Path
+
+    from common.images import read_image
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"--data.extra {folder}: no such folder")
+    unknown = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in class_names)
+    if unknown:
+        raise UserError(f"--data.extra {folder}: unknown class {unknown[0]}; the classes are {', '.join(class_names)}")
+    files = [(path, label) for label, name in enumerate(class_names) for path in sorted((root / name).glob("*.png"))]
+    if not files:
+        raise UserError(f"--data.extra {folder}: no PNG in a folder that is named like a class")
+    images = torch.stack([read_image(path, SIZE) for path, _ in files])
+    return LabelledImages(images, torch.tensor([label for _, label in files]), class_names)

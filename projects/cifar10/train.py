@@ -1,0 +1,22 @@
+"""Trains on CIFAR-10: `python -m projects.cifar10.train [--config recipes/x.yaml] [flags]`; `--help` lists them."""
+
+import sys
+
+from common.callbacks.classification import ClassificationPictures
+from common.callbacks.filters import FirstFilters
+from common.callbacks.gallery import PredictionGallery
+from common.cli import Project, main
+from projects.cifar10.data import CIFAR10Data
+from projects.cifar10.module import CIFAR10Module
+
+PROJECT = Project(
+    "cifar10",
+    CIFAR10Module,
+    CIFAR10Data,
+    monitor="val/accuracy",
+    mode="max",
+    pictures=(FirstFilters, PredictionGallery, ClassificationPictures),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROJECT))

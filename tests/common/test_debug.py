@@ -1,0 +1,435 @@
+"""Each `--debug` switch passes what is right, and says what is wrong with what is not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from common import debug
+from common.errors import UserError
+
+CPU = {"accelerator": "cpu", "devices": 1}
+
+
+class Pictures(LightningDataModule):
+    """64 uint8 pictures (3, 8, 8) with labels of four classes that only learning by heart can tell."""
+
+    def setup(self, stage: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        self.data = TensorDataset(images, torch.randint(0, 4, (64,), generator=generator))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.data, batch_size=16, shuffle=True)
+
+
+class Classifier(LightningModule):
+    """A small network with BatchNorm, max-pool and dropout."""
+
+    def __init__(self, dropout: float = 0.0, smoothing: float = 0.0, lr: float = 0.01) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(2)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(128, 4)
+        self.smoothing, self.lr = smoothing, lr
+
+    def features(self, images: Tensor) -> Tensor:
+        pixels = images.to(self.head.weight.dtype) / 255
+        return self.drop(self.pool(F.relu(self.norm(self.conv(pixels)))).flatten(1))
+
+    def compute_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return F.cross_entropy(self.head(self.features(images)), labels, label_smoothing=self.smoothing)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor | None:
+        return self.compute_loss(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    return debug.first_batch(Pictures())
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+# overfit: what must succeed
+
+
+def test_overfit_learns_a_batch_and_gives_the_loader_back(capsys):
+    data = Pictures()
+    final = debug.overfit_one_batch(Classifier(), data, CPU)
+    assert final <= 0.02
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith("step    0  loss 1.") or lines[0].startswith("step    0  loss 2.")
+    assert f"-> {final:.4f}" in lines[-1]
+    assert isinstance(data.train_dataloader(), DataLoader)
+    assert "train_dataloader" not in vars(data)
+
+
+def test_overfit_gives_back_a_loader_that_belonged_to_the_instance():
+    data = LightningDataModule.from_datasets(TensorDataset(*pictures()), batch_size=16)
+    own = data.train_dataloader
+    with pytest.raises(UserError):
+        debug.overfit_one_batch(Classifier(lr=0.0), data, CPU, steps=2)
+    assert data.train_dataloader is own
+
+
+class Scheduled(Classifier):
+    """Asks the trainer for its datamodule and for the length of the training."""
+
+    def setup(self, stage: str) -> None:
+        assert isinstance(self.trainer.datamodule, Pictures)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
+        self.planned = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, self.planned)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def training_step(self, batch, batch_index):
+        self.seen = [*getattr(self, "seen", []), batch[0].clone()]
+        return {"loss": self.compute_loss(batch)}
+
+
+def test_overfit_trains_on_one_batch_and_stops_early():
+    module = Scheduled()
+    assert debug.overfit_one_batch(module, Pictures(), CPU, steps=150) <= 0.02
+    assert module.planned == 150
+    assert 1 < len(module.seen) < 150
+    assert all(torch.equal(batch, module.seen[0]) for batch in module.seen)
+
+
+class Manual(Classifier):
+    """Optimises by hand and returns nothing."""
+
+    automatic_optimization = False
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_index):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.compute_loss(batch))
+        optimizer.step()
+
+
+def test_overfit_follows_manual_optimisation():
+    assert debug.overfit_one_batch(Manual(), Pictures(), CPU) <= 0.02
+    with pytest.raises(UserError, match="started at"):
+        debug.overfit_one_batch(Manual(lr=0.0), Pictures(), CPU, steps=12)
+
+
+def test_overfit_measures_from_the_floor_of_the_loss():
+    module = Classifier(smoothing=0.2)
+    with pytest.raises(UserError, match="floor 0;"):
+        debug.overfit_one_batch(module, Pictures(), CPU, steps=100)
+    target = torch.full((4,), 0.05)
+    target[0] += 0.8
+    module.loss_floor = float(-(target * target.log()).sum())  # the entropy of the smoothed labels
+    assert module.loss_floor < debug.overfit_one_batch(module, Pictures(), CPU) <= module.loss_floor + 0.02
+
+
+# overfit: what must fail
+
+
+class RandomLabels(Classifier):
+    def compute_loss(self, batch):
+        return super().compute_loss((batch[0], torch.randint(0, 4, batch[1].shape)))
+
+
+class Detached(Classifier):
+    def compute_loss(self, batch):
+        return super().compute_loss(batch).detach()
+
+
+class FrozenBody(Classifier):
+    """Its head sees the same numbers for every picture, and the layers that could change that are frozen."""
+
+    def features(self, images):
+        return super().features(images).detach().mean(0).expand(len(images), -1)
+
+
+class Diverging(Classifier):
+    def compute_loss(self, batch):
+        return super().compute_loss(batch) * float("nan")
+
+
+@pytest.mark.parametrize(
+    "module_class, message",
+    [
+        (RandomLabels, r"started at \d\.\d+ and ended at \d\.\d+, .* labels are shuffled against inputs"),
+        (Detached, r"no gradient flows back"),
+        (FrozenBody, r"layers are frozen \(3 weights never moved, conv\.weight first\)"),
+        (Diverging, r"ended at nan"),
+    ],
+)
+def test_overfit_explains_a_failure_in_one_sentence(module_class, message):
+    data = Pictures()
+    with pytest.raises(UserError, match=message) as caught:
+        debug.overfit_one_batch(module_class(), data, CPU, steps=40)
+    assert "\n" not in str(caught.value)
+    assert "train_dataloader" not in vars(data)
+
+
+def test_overfit_says_so_if_there_is_no_batch():
+    class TooFew(Pictures):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(self.data, batch_size=65, drop_last=True)
+
+    with pytest.raises(UserError, match="no batch"):
+        debug.overfit_one_batch(Classifier(), TooFew(), CPU)
+
+
+# shapes
+
+
+class Sharing(LightningModule):
+    """Calls one layer twice, holds a parameter of its own, and never calls another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+        self.square = nn.Linear(16, 16)
+        self.tied = nn.Linear(16, 16, bias=False)
+        self.tied.weight = self.square.weight
+        self.lstm = nn.LSTM(16, 5)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.forgotten = nn.Linear(10, 1)
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        hidden = self.tied(self.square(self.square(self.body(batch["images"]))))
+        return self.scale.sum() * self.lstm(hidden)[0].mean()
+
+
+def test_shapes_are_those_computed_by_hand(capsys):
+    module, batch = Sharing(), {"images": torch.rand(2, 3, 4, 4)}
+    mean, state = module.body[1].running_mean.clone(), torch.get_rng_state()
+    rows = debug.layer_shapes(module, batch)
+    assert [(row.name, row.kind, row.inputs, row.outputs, row.parameters) for row in rows] == [
+        ("body.0", "Conv2d", [(2, 3, 4, 4)], [(2, 4, 2, 2)], 3 * 4 * 9 + 4),
+        ("body.1", "BatchNorm2d", [(2, 4, 2, 2)], [(2, 4, 2, 2)], 4 + 4),
+        ("body.2", "Flatten", [(2, 4, 2, 2)], [(2, 16)], 0),
+        ("square", "Linear", [(2, 16)], [(2, 16)], 16 * 16 + 16),
+        ("square", "Linear", [(2, 16)], [(2, 16)], 0),
+        ("tied", "Linear", [(2, 16)], [(2, 16)], 0),
+        ("lstm", "LSTM", [(2, 16)], [(2, 5), (1, 5), (1, 5)], 4 * 5 * (16 + 5) + 2 * 4 * 5),
+    ]
+    assert all(row.milliseconds > 0 for row in rows)
+    assert torch.equal(module.body[1].running_mean, mean), "looking at a module must not change it"
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+    debug.print_shapes(rows, module)
+    printed = capsys.readouterr().out
+    total = 112 + 8 + 272 + 460
+    assert re.search(rf"total\W+7 calls\W+{total}\W", printed)
+    assert "12 more parameters" in printed  # the scale and the forgotten layer
+
+
+class Attention(LightningModule):
+    """A layer with weights of its own around a layer that it calls."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset = nn.Parameter(torch.zeros(8))
+            self.inner = nn.Linear(8, 300)
+
+        def forward(self, x: Tensor, *, twice: bool) -> Tensor:
+            return self.inner(x + self.offset) * (2 if twice else 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = self.Block()
+
+    def compute_loss(self, x: Tensor) -> Tensor:
+        return self.block(x, twice=True).mean()
+
+
+def test_shapes_show_layers_inside_a_layer_with_weights_of_its_own():
+    block, inner = debug.layer_shapes(Attention(), torch.rand(500, 8))
+    assert (block.name, block.parameters, block.outputs) == ("block", 8, [(500, 300)])
+    assert (inner.name, inner.parameters, inner.inputs) == ("block.inner", 8 * 300 + 300, [(500, 8)])
+    assert block.milliseconds > 0 and inner.milliseconds > 0
+
+
+def test_shapes_name_the_layer_that_fails():
+    module = Sharing()
+    with pytest.raises(UserError, match=r"square \(Linear\) failed on 2x36: .*36.*16"):
+        debug.layer_shapes(module, {"images": torch.rand(2, 3, 5, 5)})
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+# gradients
+
+
+class WrongScale(torch.autograd.Function):
+    """x * weight, whose backward gives the weight twice its gradient."""
+
+    @staticmethod
+    def forward(context, x, weight):
+        context.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(context, gradient):
+        x, weight = context.saved_tensors
+        return gradient * weight, 2 * (gradient * x).sum(0)
+
+
+class Wrong(Classifier):
+    def __init__(self) -> None:
+        super().__init__(dropout=0.3)
+        self.scale = nn.Parameter(torch.rand(128) + 0.5)
+
+    def features(self, images):
+        return WrongScale.apply(super().features(images), self.scale)
+
+
+def test_gradients_of_a_right_module_pass(capsys):
+    module = Classifier(dropout=0.3)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    checks = debug.check_gradients(module, pictures())
+    assert {check.parameter for check in checks} == {name for name, _ in module.named_parameters()}
+    assert checks == sorted(checks, key=lambda check: -check.relative_error)
+    assert checks[0].relative_error < 1e-4
+    assert any(abs(check.autograd) > 0.01 for check in checks), "slopes of 0 would agree without any check"
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    debug.print_gradients(checks)
+    assert f"worst is {checks[0].parameter}" in capsys.readouterr().out
+
+
+def test_gradients_are_the_same_every_time():
+    module, batch = Classifier(dropout=0.3), pictures()
+    first = debug.check_gradients(module, batch)
+    torch.rand(7)
+    assert debug.check_gradients(module, batch) == first
+
+
+def test_gradients_name_exactly_the_wrong_parameter():
+    checks = debug.check_gradients(Wrong(), pictures())
+    assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
+    assert checks[0].autograd == pytest.approx(2 * checks[0].numerical, rel=1e-4)
+    with pytest.raises(UserError, match="the gradient of scale is wrong: autograd says"):
+        debug.print_gradients(checks)
+
+
+def test_gradients_find_what_is_detached():
+    checks = debug.check_gradients(Detached(), pictures())
+    assert all(check.autograd == 0 for check in checks)
+    wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
+    assert wrong == {name for name, _ in Detached().named_parameters()}
+    checks = debug.check_gradients(FrozenBody(), pictures())
+    wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
+    assert wrong == {"conv.weight", "norm.weight", "norm.bias"}
+
+
+class Awkward(Classifier):
+    """A bias in front of BatchNorm (slope 0), an unused parameter and a frozen one; makes its own noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=True)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.head.bias.requires_grad_(False)
+
+    def features(self, images):
+        return super().features(images) + self.pool(self.norm(torch.randn(len(images), 8, 8, 8))).flatten(1)
+
+
+def test_gradients_that_are_zero_on_both_sides_pass():
+    checks = {check.parameter: check for check in debug.check_gradients(Awkward(), pictures())}
+    assert "head.bias" not in checks
+    assert checks["unused"].relative_error == 0
+    assert abs(checks["conv.bias"].autograd) < 1e-9
+    debug.print_gradients(list(checks.values()))
+
+
+class Kinked(Classifier):
+    """ReLU of parameters that are closer to its kink than the first step is long."""
+
+    def __init__(self, distances: list[float]) -> None:
+        super().__init__()
+        self.near = nn.Parameter(torch.tensor(distances))
+
+    def compute_loss(self, batch):
+        return super().compute_loss(batch) + F.relu(self.near).sum()
+
+
+@pytest.mark.parametrize("distances", [[1e-10], [5e-8, -5e-8, 6e-8]], ids=["half a step", "a shorter step"])
+def test_gradients_survive_kinks(distances):
+    checks = debug.check_gradients(Kinked(distances), pictures())
+    assert "near" in [check.parameter for check in checks]
+    assert checks[0].relative_error < 1e-4
+
+
+def test_gradients_ask_for_float64_all_the_way():
+    class Rounding(Classifier):
+        def compute_loss(self, batch):
+            return super().compute_loss(batch).float()
+
+    with pytest.raises(UserError, match="torch.float32"):
+        debug.check_gradients(Rounding(), pictures())
+    with pytest.raises(UserError, match="no parameter is trainable"):
+        debug.print_gradients(debug.check_gradients(Classifier().requires_grad_(False), pictures()))
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+@dataclass
+class Sample:
+    images: Tensor
+    pair: Pair
+    name: str
+
+
+def test_tiny_batches_keep_their_nest():
+    pair = Pair(torch.rand(9, 2), torch.arange(9))
+    batch = {"sample": Sample(torch.zeros(9, 3, dtype=torch.uint8), pair, "x"), "rest": [torch.rand(7), 3]}
+    tiny = debug.tiny_double_batch(batch)
+    sample, (weights, number) = tiny["sample"], tiny["rest"]
+    assert isinstance(sample, Sample) and isinstance(sample.pair, Pair)
+    assert (sample.images.dtype, tuple(sample.images.shape), sample.name) == (torch.uint8, (4, 3), "x")
+    assert (sample.pair.left.dtype, tuple(sample.pair.left.shape)) == (torch.float64, (4, 2))
+    assert torch.equal(sample.pair.right, torch.arange(4))
+    assert (weights.dtype, tuple(weights.shape), number) == (torch.float64, (7,), 3)
+    assert len(batch["sample"].images) == 9, "the batch itself stays whole"
+
+
+# the switch
+
+
+def test_each_switch_does_its_own(capsys):
+    for switch, sentence in [
+        ("overfit", "learnt by heart"),
+        ("shapes", "layer by layer"),
+        ("gradients", "Autograd agrees"),
+    ]:
+        debug.debug_run(switch, Classifier(), Pictures(), CPU)
+        assert sentence in capsys.readouterr().out
+    with pytest.raises(UserError, match="choose overfit, shapes or gradients"):
+        debug.debug_run("everything", Classifier(), Pictures(), CPU)
