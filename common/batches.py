@@ -40,7 +40,8 @@ def data_position(trainer: Trainer | None) -> tuple[int, int]:
     """(epoch, batches of it already trained on), as the trainer's own counters have it.
 
     The counters travel in every checkpoint, so a loader that starts here continues a killed run with the right batch.
-    After an epoch's last batch the position is the start of the next epoch.
+    From the hooks at an epoch's end on, the position is the start of the next; between the last batch and these hooks
+    there is none, so nothing may be saved there.
     """
     if trainer is None:
         return 0, 0

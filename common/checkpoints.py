@@ -26,11 +26,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -50,6 +53,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def logged_steps(checkpoint: dict[str, Any]) -> int:
+    """The steps done when `checkpoint` was saved, as loggers number them: the next one's figures stand beside this number.
+
+    (Its `global_step` counts the steps of every optimizer, where a module has several.)
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    done: int = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+    # inside an epoch Lightning counts the step only after the callbacks that save
+    return done if loop["epoch_loop.batch_progress"]["is_last_batch"] else done + 1
+
+
 def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
     """Raises UserError if `checkpoint` was written by another capstone than `project`."""
     written_by = checkpoint.get("project")
@@ -57,24 +71,27 @@ def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
         raise UserError(f"checkpoint {path}: belongs to {written_by or 'no project of this suite'}, not to {project}")
 
 
-def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints below `folder`, the last written first; those made for resuming before copies of the best."""
-    return sorted(folder.glob("*.ckpt"), key=lambda p: (p.name.startswith("step-"), p.stat().st_mtime_ns), reverse=True)
+def newest_first(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
+    """The checkpoints in `folder`, the last written first; those made for resuming before copies of the best."""
+
+    def rank(path: Path) -> tuple[bool, int, str]:
+        return path.name.startswith("step-"), path.stat().st_mtime_ns, path.name
+
+    return sorted(folder.glob(pattern), key=rank, reverse=True)
 
 
 def find_good(candidates: list[Path], project: str, say: Callable[[str], None]) -> Path:
     """The first of `candidates` that loads, is of `project`, and so can be resumed; says which ones it passed over.
 
     Raises:
-        UserError: none is good.
+        UserError: none is good, or the first that loads is another project's.
     """
     for path in candidates:
         try:
-            check_project(read_checkpoint(path), project, path)
+            checkpoint = read_checkpoint(path)
         except UserError as error:
-            if "belongs to" in str(error):
-                raise
             say(f"{error}; falling back to the one before")
             continue
+        check_project(checkpoint, project, path)
         return path
     raise UserError("no good checkpoint to resume from" + (f" in {candidates[0].parent}" if candidates else ""))

@@ -6,12 +6,18 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import sys
+from argparse import SUPPRESS
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import yaml
+from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -31,6 +37,7 @@ TRAINER_FLAGS: dict[str, tuple[str, str]] = {
     "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
     "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
 }
+SWITCHES = ("--wandb", "--fast_dev_run")  # mean true where no value follows
 
 
 @dataclass
@@ -78,7 +85,10 @@ class CapstoneCLI(LightningCLI):
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]"},
+            parser_kwargs={
+                "usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]",
+                "allow_abbrev": False,  # else half a flag would reach the configuration as another one
+            },
             parser_class=OneLineParser,
             args=args,
         )
@@ -87,6 +97,9 @@ class CapstoneCLI(LightningCLI):
         """The flags of a run as a whole."""
         parser.add_argument("--seed", type=int, default=0, help="Seed of every random number of the run.")
         parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
+        parser.add_argument(
+            "--recipe", type=str | None, help="What the summary calls these settings; default: the last --config's name."
+        )
         parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
         parser.add_argument(
             "--resume",
@@ -101,24 +114,31 @@ class CapstoneCLI(LightningCLI):
         )
         parser.add_argument(
             "--checkpoint_every",
-            type=int,
+            type=NonNegativeInt,
             default=200,
             help="Steps between the checkpoints that --resume continues from; 0 for the ends of epochs only.",
         )
         parser.add_argument(
-            "--patience", type=int | None, help="Stop after so many validations without a better monitored metric."
+            "--patience",
+            type=NonNegativeInt | None,
+            help="Stop after so many validations without a better monitored metric.",
         )
         group = parser.add_argument_group("Short flags, each the same as --trainer.<flag>")
         for flag, (kind, sentence) in TRAINER_FLAGS.items():
-            group.add_argument(f"--{flag}", type=str | None, metavar=kind.upper(), help=f"{sentence} (type: {kind})")
+            group.add_argument(f"--{flag}", metavar=kind, help=f"{sentence} (type: {kind})", default=SUPPRESS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments after putting them in the order and the form that the parser means."""
         recipe = self.project.default_recipe
-        self.config = parser.parse_args(normalize_arguments(list(args), recipe if recipe.is_file() else None))
+        words = normalize_arguments(list(args), recipe if recipe.is_file() else None)
+        folder = self.project.folder
+        words = [find_config(b, folder) if a == "--config" else b for a, b in itertools.pairwise(["", *words])]
+        self.config = parser.parse_args(words)
         for flag in TRAINER_FLAGS:
-            if (value := self.config.pop(flag)) is not None:
+            if (value := self.config.get(flag)) is not None:
                 raise UserError(f"the configuration sets {flag}: {value} at its top; write it below trainer:")
+        files = self.config.get("config") or ["plain"]
+        self.config.recipe = self.config.recipe or Path(str(files[-1])).stem
 
     def _set_seed(self) -> None:
         pass  # `common.run` seeds, before it builds the model
@@ -131,9 +151,14 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises UserError with the last, most specific part of jsonargparse's message."""
-        lines = [line.strip(" -") for line in str(message).splitlines() if line.strip()]
-        raise UserError(f"{' '.join(lines)[:400]} (see --help)") from ex
+        """Raises UserError with jsonargparse's message, shortened where it goes through the members of a union."""
+        text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
+        union = r'Parser key "(.+?)": Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)'
+        if found := re.match(union, text):
+            key, types, value = found.groups()
+            types = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", types)
+            text = f"{key}: {value} is none of {types.replace('NoneType, ', '')}"
+        raise UserError(f"{text[:400]} (see --help)") from ex
 
 
 def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[str]:
@@ -144,20 +169,35 @@ def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[st
     """
     configs: list[str] = []
     rest: list[str] = []
-    words = iter(args)
-    for word in words:
-        flag, equals, value = word.partition("=")
+    words = deque(args)
+    while words:
+        flag, equals, value = words.popleft().partition("=")
+        if flag in SWITCHES and not equals and (not words or words[0].startswith("-")):
+            equals, value = "=", "true"
         if flag in ("--config", "-c"):
-            configs += ["--config", value if equals else next(words, "")]
-        elif flag.removeprefix("--") in TRAINER_FLAGS and flag.startswith("--"):
-            rest.append(f"--trainer.{flag[2:]}{equals}{value}")
-        elif flag == "--wandb" and not equals:
-            rest.append("--wandb=true")
+            configs += ["--config", value if equals or not words else words.popleft()]
         else:
-            rest.append(word)
+            short = flag.startswith("--") and flag[2:] in TRAINER_FLAGS
+            rest.append(f"{'--trainer.' + flag[2:] if short else flag}{equals}{value}")
     if not configs and default_recipe is not None:
         configs = ["--config", str(default_recipe)]
     return configs + rest
+
+
+def find_config(name: str, folder: Path) -> str:
+    """The path of a configuration file that is named from where we are, or else from a capstone's `folder`.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML.
+    """
+    path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"--config {name}: no such file, neither here nor in {folder}")
+    try:
+        yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {name}: not YAML: {' '.join(str(error).split())}") from error
+    return str(path)
 
 
 def main(project: Project, args: list[str] | None = None) -> int:
@@ -173,12 +213,12 @@ def _main(project: Project, args: list[str]) -> int:
 
 
 def with_saved_config(args: list[str], project: str) -> list[str]:
-    """`args`, with the `config.yaml` of the run that `--resume` continues unless they name a configuration themselves."""
+    """`args`, with the `config.yaml` of the run that `--resume` takes up unless they name a configuration themselves."""
     flags = dict(itertools.pairwise(args)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:
         return args
-    folder = Path("runs") / project / flags["--name"] if "--name" in flags else Path(resume).resolve().parent.parent
+    folder = Path("runs", project, flags.get("--name", "")) if resume == "auto" else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"
     return ["--config", str(saved), *args] if saved.is_file() else args
 
@@ -191,7 +231,8 @@ def guarded(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Preempted as stop:
-        print(f"{stop}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes stop at the same step
+            print(f"{stop}", file=sys.stderr)
         return EXIT_PREEMPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

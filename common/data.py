@@ -7,15 +7,15 @@ and the function that makes its sample.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.network import reachable
 
-HUB = ("huggingface.co", 443)
+HUB = "https://huggingface.co"
 
 
 @dataclass
@@ -66,18 +66,16 @@ def hub_is_reachable(timeout: float = 3.0) -> bool:
         "",
     ):
         return False
-    try:
-        socket.create_connection(HUB, timeout=timeout).close()
-    except OSError:
-        return False
-    return True
+    return reachable(os.environ.get("HF_ENDPOINT") or HUB, timeout)
 
 
 def dataset_is_cached(hub_id: str) -> bool:
     """Whether `datasets` has prepared `hub_id` on this machine before."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
-    return any((cache / hub_id.replace("/", "___")).glob("*/*/*/dataset_info.json"))
+    wanted = hub_id.replace("/", "").replace("_", "").lower()  # the folder's name is in snake case
+    folders = [folder for folder in cache.glob("*___*") if folder.name.replace("_", "").lower() == wanted]
+    return any(any(folder.glob("*/*/*/dataset_info.json")) for folder in folders)
 
 
 def load_splits(source: Source) -> dict[str, Any]:

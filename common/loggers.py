@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-WANDB_HOST = "api.wandb.ai"
+from common.errors import UserError
+from common.network import reachable
+
+WANDB_SERVER = "https://api.wandb.ai"
 
 
 def csv_logger(run_folder: Path, resumed_step: int | None = None) -> CSVLogger:
-    """A logger that writes `run_folder/metrics.csv`.
+    """A logger that writes `run_folder/metrics.csv`, in the first process.
 
     Args:
         run_folder: the run's folder.
-        resumed_step: the step that a resumed run continues from; the figures up to it are kept.
+        resumed_step: the steps done by the run that is resumed, which number the next; figures before that are kept.
     """
-    old = run_folder / "metrics.csv"
+    logger = CSVLogger(run_folder.parent, name=run_folder.name, version="", flush_logs_every_n_steps=1)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        start_metrics(logger, run_folder / "metrics.csv", resumed_step)
+    return logger
+
+
+def start_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> None:
+    """Opens `logger`'s file `path` with the old rows before `resumed_step`; all old ones go to another file beside it."""
     rows: list[dict[str, float]] = []
-    if resumed_step is not None and old.is_file():
-        old.replace(run_folder / "metrics.before-resume.csv")  # Lightning's logger starts an empty file
-        rows = [row for row in read_metrics(run_folder / "metrics.before-resume.csv") if row["step"] <= resumed_step]
+    if resumed_step is not None and path.is_file():
+        old = path.with_name("metrics.before-resume.csv")
+        path.replace(old)  # Lightning's logger starts an empty file
+        rows = [row for row in read_metrics(old) if row.get("step", math.inf) < resumed_step]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logger = CSVLogger(run_folder.parent, name=run_folder.name, version="", flush_logs_every_n_steps=1)
         logger.experiment.metrics.extend(rows)
     logger.save()
-    return logger
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -60,7 +71,10 @@ def wandb_logger(
 
     Raises:
         ModuleNotFoundError: wandb is not installed.
+        UserError: W&B does not take the key.
     """
+    import wandb
+
     os.environ.setdefault("WANDB_SILENT", "true")
     reason = offline_reason()
     if reason:
@@ -69,12 +83,17 @@ def wandb_logger(
         name=run_folder.name,
         project=project,
         save_dir=run_folder,
-        offline=bool(reason),
+        mode="offline" if reason else None,  # (its own `offline` would stay set for the rest of the process)
         id=f"{project}-{run_folder.name}".replace("/", "-"),
         resume="allow",
         config=config,
     )
-    run = logger.experiment
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it
+    try:
+        run = logger.experiment
+    except wandb.Error as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"--wandb: {line}; set WANDB_MODE=offline to log without a server") from error
     if hasattr(run, "define_metric"):  # a placeholder in all processes but the first
         for metric, mode in best.items():
             # without its own step_metric a metric that is defined later loses its x-axis
@@ -83,25 +102,25 @@ def wandb_logger(
 
 
 def offline_reason(timeout: float = 3.0) -> str:
-    """Why W&B has to stay offline; empty if it can be online."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
-    if not _has_key():
+    """Why W&B has to stay offline; empty if it can be online, or if WANDB_MODE switches it off altogether."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "dryrun"):
+        return f"WANDB_MODE is {mode}"
+    if mode == "disabled":
+        return ""
+    server = os.environ.get("WANDB_BASE_URL") or WANDB_SERVER
+    if not _has_key(urlsplit(server).hostname or ""):
         return "no API key (set WANDB_API_KEY or run `wandb login`)"
-    try:
-        socket.create_connection((WANDB_HOST, 443), timeout=timeout).close()
-    except OSError:
-        return f"{WANDB_HOST} cannot be reached"
-    return ""
+    return "" if reachable(server, timeout) else f"{server} cannot be reached"
 
 
-def _has_key() -> bool:
+def _has_key(host: str) -> bool:
     import netrc
 
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(WANDB_HOST) is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -5,33 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.progress import progress_callback
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
-from common.checkpoints import AtomicCheckpointIO, find_good, newest_first, read_checkpoint
+from common.checkpoints import AtomicCheckpointIO, find_good, logged_steps, newest_first, read_checkpoint
 from common.data import announce_sample
-from common.device import check_devices, default_precision, device_name, keep_freed_memory
+from common.device import check_devices, default_precision, keep_freed_memory
 from common.errors import UserError
-from common.loggers import csv_logger, log_picture, read_metrics, wandb_logger
-from common.plots import draw_curves
+from common.loggers import csv_logger, wandb_logger
+from common.summary import write_summary
 
 if TYPE_CHECKING:
     from common.cli import CapstoneCLI, Project
@@ -58,8 +56,8 @@ class Run:
         return self.folder / "plots"
 
 
-def run(cli: CapstoneCLI) -> int:
-    """Does what the parsed command line asks for; returns the exit code."""
+def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
+    """Does what the parsed command line asks for, with `extra_callbacks` before the run's own; returns the exit code."""
     quiet_lightning()
     config, project = cli.config, cli.project
     options = config.trainer
@@ -68,6 +66,8 @@ def run(cli: CapstoneCLI) -> int:
         keep_freed_memory()
     if options.precision is None:
         options.precision = default_precision(options.accelerator)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)
     if config.debug:
         from common.debug import debug_run
@@ -77,9 +77,9 @@ def run(cli: CapstoneCLI) -> int:
         debug_run(config.debug, module, data, {"devices": 1, **{key: options[key] for key in keep}})
         return 0
     dry = bool(options.fast_dev_run)
-    place = Run(Path(), None) if dry else open_run(project.name, config.name, config.resume, recipe_name(cli))
+    place = Run(Path(), None) if dry else open_run(project.name, config.name, config.resume, cli.config.recipe)
     module, data, trainer_options = build(cli)
-    trainer_options["callbacks"] = trainer_options.get("callbacks") or []
+    trainer_options["callbacks"] = [*extra_callbacks, *(trainer_options.get("callbacks") or [])]
     if not dry:
         prepare_trainer_options(cli, place, data, trainer_options)
     trainer = new_trainer(trainer_options)
@@ -89,12 +89,12 @@ def run(cli: CapstoneCLI) -> int:
         # what Lightning warns of here is by design: loaders without workers, and resuming inside an epoch
         for text in ("does not have many workers", "dataloader is not resumable", "exists and is not empty"):
             warnings.filterwarnings("ignore", f".*{text}.*")
-        trainer.fit(module, datamodule=data, ckpt_path=None if place.checkpoint is None else str(place.checkpoint))
-        best = None if dry else best_checkpoint(trainer)
+        fit(trainer, module, data, place)
+        best = None if dry else best_checkpoint(trainer, place)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
     if not dry and trainer.is_global_zero:
         figures = {name: value for result in tested for name, value in result.items()}
-        finish(cli, place, data, trainer, figures, best, time.perf_counter() - began)
+        write_summary(cli, place, data, trainer, figures, best, time.perf_counter() - began)
     return 0
 
 
@@ -118,7 +118,7 @@ def open_run(project: str, name: str | None, resume: str | None, recipe: str) ->
     """Settles the run's folder and what it resumes from, and makes the folder.
 
     Raises:
-        UserError: a run of that name exists and is not to be resumed, or there is nothing to resume from.
+        UserError: another run of that name exists, or there is nothing to resume from.
     """
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
     if resume not in (None, "auto") and name is None:
@@ -128,17 +128,35 @@ def open_run(project: str, name: str | None, resume: str | None, recipe: str) ->
         if name is None and resume == "auto":
             raise UserError("--resume auto: of which run? add --name")
         if name is None:
-            name = os.environ.get(NAME_VARIABLE) or f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+            name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+            name = claim_name(RUNS / project, name) if first else os.environ.get(NAME_VARIABLE, name)
         os.environ[NAME_VARIABLE] = name
         place = Run(RUNS / project / name, None)
-    if resume is None:
-        if first and place.folder.exists() and any(place.folder.iterdir()):
-            raise UserError(f"{place.folder} exists; choose another --name, or add --resume auto to continue it")
-    else:
+    if resume is not None:
         place.checkpoint = find_resumable(resume, place, project)
+    continues_itself = place.checkpoint is not None and place.checkpoint.resolve().parent == place.checkpoints.resolve()
+    if first and not continues_itself and holds_a_run(place):
+        raise UserError(f"{place.folder} exists; choose another --name, or add --resume auto to continue it")
     if first:
         place.checkpoints.mkdir(parents=True, exist_ok=True)
     return place
+
+
+def claim_name(folder: Path, name: str) -> str:
+    """`name`, with a number behind it if a run that began in the same second has it; makes the run's folder."""
+    numbered, number = name, 1
+    while True:
+        try:
+            (folder / numbered).mkdir(parents=True)
+            return numbered
+        except FileExistsError:
+            number += 1
+            numbered = f"{name}-{number}"
+
+
+def holds_a_run(place: Run) -> bool:
+    """Whether there is anything in the run's folder but what a start that failed on its settings has left there."""
+    return (place.folder / "metrics.csv").exists() or any(place.checkpoints.glob("*"))
 
 
 def find_resumable(resume: str, place: Run, project: str) -> Path:
@@ -151,19 +169,13 @@ def find_resumable(resume: str, place: Run, project: str) -> Path:
     return find_good([asked, *(path for path in newest_first(asked.parent) if path != asked)], project, say)
 
 
-def recipe_name(cli: CapstoneCLI) -> str:
-    """The name of the recipe in use: that of the last configuration file."""
-    files = cli.config.get("config") or []
-    return Path(str(files[-1])).stem if files else "plain"
-
-
 def prepare_trainer_options(cli: CapstoneCLI, place: Run, data: Any, options: dict[str, Any]) -> None:
     """Adds to the trainer's options what every run has: loggers, callbacks, plugins."""
     config, project = cli.config, cli.project
     source = data.resolve()
     if source.fell_back:
         announce_sample(data.HUB_ID, say)
-    step = read_checkpoint(place.checkpoint)["global_step"] if place.checkpoint else None
+    step = logged_steps(read_checkpoint(place.checkpoint)) if place.checkpoint else None
     loggers: list[Any] = [csv_logger(place.folder, step)]
     if config.wandb:
         best: dict[str, str] = {project.monitor: project.mode, "val/loss": "min"}
@@ -193,7 +205,7 @@ def run_callbacks(cli: CapstoneCLI, place: Run, data: Any) -> list[Callback]:
         LearningRateMonitor(logging_interval="step"),
         *(make(place.plots) for make in project.pictures),
     ]
-    if getattr(data, "has_validation", True):
+    if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
         best = ModelCheckpoint(
             place.checkpoints,
             filename="best-{step:08d}",
@@ -204,7 +216,7 @@ def run_callbacks(cli: CapstoneCLI, place: Run, data: Any) -> list[Callback]:
         )
         callbacks.append(best)
         if config.patience is not None:
-            callbacks.append(EarlyStopping(project.monitor, mode=project.mode, patience=config.patience))
+            callbacks.append(EarlyStopping(project.monitor, mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint
@@ -222,15 +234,33 @@ def new_trainer(options: dict[str, Any]) -> Trainer:
     }
     try:
         return Trainer(**options)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())[:300]) from error
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
+def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, place: Run) -> None:
+    """`trainer.fit`, from the run's checkpoint if it has one.
+
+    Raises:
+        UserError: Lightning refuses a setting, or the checkpoint is of another network.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if place.checkpoint is None else str(place.checkpoint))
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())[:300]) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        difference = str(error).splitlines()[1].strip()
+        raise UserError(f"checkpoint {place.checkpoint}: not of the network that --model describes: {difference}") from error
+
+
+def best_checkpoint(trainer: Trainer, place: Run) -> str | None:
     """The path of the best checkpoint, or None for the weights as they are."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            return callback.best_model_path
+            path = place.checkpoints / Path(callback.best_model_path).name  # where the folder is now; it may have moved
+            return str(path) if path.is_file() else None
     return None
 
 
@@ -262,97 +292,3 @@ def write_config(cli: CapstoneCLI, place: Run) -> None:
         for key in ("config", "resume", "name"):
             config.pop(key, None)
         (place.folder / "config.yaml").write_text(cli.parser.dump(config, skip_none=False, skip_check=True))
-
-
-def finish(
-    cli: CapstoneCLI,
-    place: Run,
-    data: Any,
-    trainer: Trainer,
-    test_figures: dict[str, float],
-    best: str | None,
-    seconds: float,
-) -> None:
-    """Draws the curves, writes `summary.json`, and prints the closing table."""
-    rows = read_metrics(place.folder / "metrics.csv")
-    if path := draw_curves(rows, place.plots / "curves.png"):
-        log_picture(trainer, "curves", path)
-    (place.folder / "hparams.yaml").unlink(missing_ok=True)  # Lightning's logger leaves it; config.yaml has it all
-    throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-    project = cli.project
-    checkpoint = Path(best) if best else newest_first(place.checkpoints)[0]
-    summary = {
-        "project": project.name,
-        "name": place.folder.name,
-        "data_source": data.source_label,
-        "recipe": recipe_name(cli),
-        "seed": cli.config.seed,
-        "test": test_figures,
-        "best_validation": best_validation(rows, project.monitor, project.mode),
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "train_seconds": round(throughput.seconds, 1),
-        "wall_seconds": round(seconds, 1),
-        "samples_per_second": round(throughput.samples_per_second, 1),
-        "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
-        "device": device_name(trainer.strategy.root_device),
-        "devices": trainer.world_size,
-        "precision": trainer.precision,
-        "checkpoint": checkpoint.name,
-        "git_commit": git_commit(),
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
-    }
-    (place.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
-            logger.experiment.finish()  # else the next run of this process would go on in this one
-    print_summary(summary, place, checkpoint, fell_back=data.resolve().fell_back)
-
-
-def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:
-    """The validation figures of the row that is best in `monitor`; empty if there was no validation."""
-    with_monitor = [row for row in rows if monitor in row]
-    if not with_monitor:
-        return {}
-    best = (max if mode == "max" else min)(with_monitor, key=lambda row: row[monitor])
-    return {key: value for key, value in best.items() if key.startswith("val/")} | {"step": best["step"]}
-
-
-def git_commit() -> str | None:
-    """The commit of the working tree, with a `+` if it has changes; None outside of a repository."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
-
-
-def print_summary(summary: dict[str, Any], place: Run, checkpoint: Path, fell_back: bool) -> None:
-    """The last lines of a run: test figures, where everything is, and the command that goes on from here."""
-    from rich.console import Console
-    from rich.table import Table
-
-    note = " (EMBEDDED SAMPLE, not the real data set)" if fell_back or summary["data_source"] == "sample" else ""
-    table = Table(title=f"{summary['project']} on {summary['data_source']}{note}", title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in summary["test"].items():
-        table.add_row(name, f"{value:.4f}")
-    table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
-    table.add_row("samples a second", f"{summary['samples_per_second']:.0f}")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    module = f"projects.{summary['project']}"
-    for line in (
-        f"run folder: {place.folder} (plots, metrics.csv, config.yaml, summary.json)",
-        f"again:      python -m {module}.train --config {place.folder}/config.yaml",
-        f"resume:     python -m {module}.train --name {place.folder.name} --resume auto --max_epochs N",
-        f"predict:    python -m {module}.predict IMAGE --checkpoint {place.checkpoints / checkpoint.name}",
-    ):
-        console.print(line, markup=False)

@@ -3,6 +3,9 @@
 from lightning.pytorch import Trainer
 
 
-def log_interval(trainer: Trainer) -> int:
-    """Steps between two loggings; never 0, which Lightning uses for "no logging"."""
-    return getattr(trainer, "log_every_n_steps", 0) or 50
+def is_log_step(trainer: Trainer) -> bool:
+    """Whether Lightning hands the figures of the training step at hand to the loggers; true from its start to its end.
+
+    What is logged in other steps is lost at the end of the epoch, if not overwritten before.
+    """
+    return trainer._logger_connector.should_update_logs

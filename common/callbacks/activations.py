@@ -8,10 +8,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from common.callbacks import log_interval
+from common.callbacks import is_log_step
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Mish)
 SQUASHERS: dict[type[nn.Module], tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
+WATCHED: tuple[type[nn.Module], ...] = (*RECTIFIERS, *SQUASHERS)
 
 
 class ActivationStats(Callback):
@@ -21,7 +22,7 @@ class ActivationStats(Callback):
     zero: no gradient to speak of reaches its weights. A squashing unit's output is saturated where it is within 1 % of
     an end of its range: the slope there is next to zero. Both are shares between 0 and 1.
 
-    Hooks cost time, so they sit on the network only for one batch out of every `trainer.log_every_n_steps`.
+    Hooks cost time, so they sit on the network only in steps whose figures go to the loggers.
     """
 
     def __init__(self) -> None:
@@ -30,10 +31,10 @@ class ActivationStats(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hangs the hooks on if this batch is to be looked at."""
-        if batch_idx % log_interval(trainer):
+        if not is_log_step(trainer):
             return
         for name, module in pl_module.named_modules():
-            if isinstance(module, RECTIFIERS + tuple(SQUASHERS)):
+            if isinstance(module, WATCHED):
                 self.handles.append(module.register_forward_hook(self._hook(name.removeprefix("net."))))
 
     def on_train_batch_end(

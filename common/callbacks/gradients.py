@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from common.callbacks import log_interval
+from common.callbacks import is_log_step
 from common.checkpoints import newest_first
 from common.errors import UserError
 
@@ -17,8 +18,9 @@ from common.errors import UserError
 class GradientMonitor(Callback):
     """Logs `grad/norm`, the 2-norm of all gradients together, and guards against NaN and infinity.
 
-    The loss is looked at before the backward pass and the norm before the optimizer's step, so weights and checkpoints
-    never take in a non-finite number. (A gradient scaler, under `16-mixed`, deals with infinite gradients itself.)
+    The norm is looked at before the optimizer's step, so weights and checkpoints never take in a non-finite number. A loss
+    that is not finite makes its gradient so, by the sum over processes in all of them: they stop together. (A gradient
+    scaler, under `16-mixed`, deals with infinite gradients itself; there the loss is looked at.)
 
     Args:
         checkpoints: the folder that the message about a stop points to.
@@ -29,22 +31,25 @@ class GradientMonitor(Callback):
 
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints = checkpoints
+        self.loss = torch.zeros(())
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stops on a loss that is not finite."""
-        if not torch.isfinite(loss).all():
-            self._stop(trainer, f"the loss is {loss.item()}")
+        """Keeps the loss."""
+        self.loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Logs the norm, and stops if it is not finite."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if getattr(trainer.precision_plugin, "scaler", None) is None and not torch.isfinite(norm):
-            self._stop(trainer, "the gradient is not finite")
-        if trainer.global_step % log_interval(trainer) == 0:
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if not torch.isfinite(self.loss if scaled else norm):
+            self._stop(trainer)
+        if is_log_step(trainer):
             pl_module.log("grad/norm", norm)
 
-    def _stop(self, trainer: Trainer, what: str) -> None:
+    def _stop(self, trainer: Trainer) -> None:
+        loss = self.loss.item()
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         good = newest_first(self.checkpoints)
         where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
         raise UserError(

@@ -11,24 +11,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
+from common.checkpoints import newest_first
 from common.errors import Preempted
 
 
-class ResumeCheckpoints(Callback):
+class ResumeCheckpoints(Checkpoint):
     """Saves `step-*.ckpt` every few steps and at the end of every epoch, and keeps the newest two.
 
     A run killed at any moment and resumed from the newest ends with the weights of an uninterrupted one, bit for bit on
     a CPU in float32: the trainer's counters say which batch comes next (`common.batches.data_position`), and each
     process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
-    On SIGTERM the step at hand is finished, its state saved, and `Preempted` raised in all processes at the same step.
+    As a `Checkpoint` it comes after all other callbacks, early stopping included, and after the choice of the best where
+    that stands before it in the list: what they have done is in the file.
+
+    On SIGTERM the step at hand is finished, its state saved, its figures logged, and then `Preempted` raised in all
+    processes at the same step. (Lightning's own handler would broadcast from wherever the signal finds a process.)
 
     Args:
         folder: where the checkpoints go.
         project: the capstone's name, stamped into every checkpoint.
-        every_n_steps: steps between two of them; 0 for the ends of epochs only.
+        every_n_steps: steps (of all optimizers together) between two of them; 0 for the ends of epochs only.
     """
 
     KEEP = 2
@@ -38,47 +44,60 @@ class ResumeCheckpoints(Callback):
         self.project = project
         self.every_n_steps = every_n_steps
         self.stop_asked = False
+        self._step = 0
+        self._stopped_at: Path | None = None
         self._restored: list[dict[str, Any]] | None = None
-        self._old_handler: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the random states back, and SIGTERM over."""
+        """Takes the random states back."""
         self._restore_random_state(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes SIGTERM over, and inside an epoch the random states back again: making the loader has drawn from them."""
         if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGTERM, self._note)  # Lightning, which has just done so, gives it back at the end
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0:
+            self._restore_random_state(trainer)
+        self._restored = None
+        self._step = trainer.global_step
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.stop_asked = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the random states back once more: in the middle of an epoch, making the loader has drawn from them."""
-        if trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0:
-            self._restore_random_state(trainer)
-        self._restored = None
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves where it is due. After an epoch's last batch the save waits for the validation, unless told to stop."""
-        stop = trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False)
-        last = batch_idx + 1 >= trainer.num_training_batches
-        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and not last
-        if stop and not last:
-            raise Preempted(str(self._save(trainer)))
-        if due:
+        """Saves where it is due. After an epoch's last batch that waits for the validation, which the file then knows of."""
+        before, self._step = self._step, trainer.global_step
+        # accumulated gradients are in no checkpoint: between two steps of the optimizer there is nothing to continue from
+        if self._step == before or batch_idx + 1 >= trainer.num_training_batches:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False):
+            self._stopped_at = self._save(trainer)
+        elif self.every_n_steps and self._step // self.every_n_steps > before // self.every_n_steps:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves at the end of the epoch, after its validation."""
         path = self._save(trainer)
         if trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False):
-            raise Preempted(str(path))
+            self._stopped_at = path
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives SIGTERM back."""
-        if self._old_handler is not None:
-            signal.signal(signal.SIGTERM, self._old_handler)
-            self._old_handler = None
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops here if it was asked to: after Lightning has logged what the last step's callbacks left to it."""
+        self._leave_if_stopped()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same after an epoch's end."""
+        self._leave_if_stopped()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same after the last epoch: the test is left to the run that resumes."""
+        self._leave_if_stopped()
+
+    def _leave_if_stopped(self) -> None:
+        if self._stopped_at is not None:
+            raise Preempted(str(self._stopped_at))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the project's name and every process's random states."""
@@ -102,7 +121,7 @@ class ResumeCheckpoints(Callback):
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.KEEP]:
+            for old in newest_first(self.folder, "step-*.ckpt")[self.KEEP :]:
                 old.unlink()
         return path
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from common.callbacks import log_interval
+from common.callbacks import is_log_step
 
 
 class Throughput(Callback):
@@ -48,7 +49,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts a step."""
-        log = (batch_idx + 1) % log_interval(trainer) == 0
+        log = is_log_step(trainer)
         if log and pl_module.device.type == "cuda":
             torch.cuda.synchronize()  # the device works behind the program; once in a while it is waited for
         now = time.perf_counter()
@@ -66,14 +67,24 @@ class Throughput(Callback):
         """Validation in the middle of an epoch is not a step."""
         self._resumed = 0.0
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Neither is saving, which other callbacks do after this one has seen the step's end."""
+        self._resumed = 0.0
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self.seconds = time.perf_counter() - self._started
 
 
 def first_dimension(batch: Any) -> int:
-    """The length of the first tensor in a nest of tuples, lists and dicts; 1 if there is none."""
-    if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.dim() else 1
-    items = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((first_dimension(item) for item in items), 1)
+    """The length of the first tensor in a nest of tuples, lists and mappings; 1 if there is none."""
+    return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
+
+
+def tensors_in(nest: Any) -> Iterator[torch.Tensor]:
+    """The tensors in a nest of tuples, lists and mappings, in order."""
+    if isinstance(nest, torch.Tensor):
+        yield nest
+    elif isinstance(nest, (tuple, list, Mapping)):
+        for item in nest.values() if isinstance(nest, Mapping) else nest:
+            yield from tensors_in(item)

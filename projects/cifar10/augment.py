@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -116,16 +115,6 @@ def cut(images: Tensor, hole: Tensor, side: int, color: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     mask = inside(hole[:, 0], height)[:, None, :, None] & inside(hole[:, 1], width)[:, None, None, :]
     return torch.where(mask, color, images)  # mask: (batch, 1, height, width)
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 or float pictures (batch, channels, height, width), shrunk to `size` x `size` by antialiased interpolation.
-
-    Returns float in 0..255, or `images` untouched where the size is right already.
-    """
-    if images.shape[-1] == size:
-        return images
-    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def test_views(images: Tensor, level: int) -> list[tuple[float, Tensor]]:

@@ -65,6 +65,8 @@ class CIFAR10Data(LightningDataModule):
             raise UserError(f"--data.loader {loader}: use device or classic")
         if batch_size < 1 or eval_batch_size < 1 or val_size < 0:
             raise UserError("--data.batch_size and eval_batch_size are at least 1, val_size at least 0")
+        if pad >= SIZE or cutout >= SIZE:
+            raise UserError(f"--data.pad and cutout are pixels of a picture of {SIZE} x {SIZE}: less than {SIZE}")
         try:
             self.augmentation = Augmentation(flip, pad, cutout)
         except ValueError as error:
@@ -78,16 +80,16 @@ class CIFAR10Data(LightningDataModule):
         self.num_workers = num_workers
         self.extra = extra
         self.source: Source | None = None
+        self.splits: dict[str, LabelledImages] = {}
         self.train: LabelledImages
         self.val: LabelledImages
         self.test: LabelledImages
 
     @property
     def source_label(self) -> str:
-        """What figures call the data."""
-        self.resolve()
-        assert self.source is not None
-        return self.name or self.source.label
+        """What figures call the data: `name`, or the source with the way its pixels were stored, as `cifar10-jpeg75`."""
+        pictures = self.test if hasattr(self, "test") else self.load()["test"]
+        return self.name or "-".join(filter(None, [self.resolve().label, pictures.encoding]))
 
     @property
     def class_names(self) -> list[str]:
@@ -105,23 +107,31 @@ class CIFAR10Data(LightningDataModule):
             self.source = resolve_source(self.source_option, HUB_ID)
         return self.source
 
+    def load(self) -> dict[str, LabelledImages]:
+        """The splits "train" and "test" as the source has them, read once."""
+        if not self.splits:
+            self.splits = load_images(self.resolve(), SIZE, render_sample)
+        return self.splits
+
     def prepare_data(self) -> None:
         """Decodes the pictures once for all processes, into the cache."""
-        self._splits = load_images(self.resolve(), SIZE, render_sample)
+        if not hasattr(self, "test"):  # else the test after training would read them again
+            self.load()
 
     def setup(self, stage: str) -> None:
         """Splits off the validation pictures and moves everything to the device."""
         if hasattr(self, "test"):
             return
-        splits = getattr(self, "_splits", None) or load_images(self.resolve(), SIZE, render_sample)
+        splits = self.load()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         full = splits["train"]
         if self.val_size >= len(full):
             raise UserError(f"--data.val_size {self.val_size}: the source has {len(full)} training pictures")
         order = torch.randperm(len(full), generator=torch.Generator().manual_seed(VAL_SPLIT_SEED))
-        self.val = select(full, order[: self.val_size]).to(device)
-        self.train = select(full, order[self.val_size :]).to(device)
+        self.val = full[order[: self.val_size]].to(device)
+        self.train = full[order[self.val_size :]].to(device)
         self.test = splits["test"].to(device)
+        self.splits = {}  # a second copy would only take up memory
         if self.extra is not None:
             self.train = self.train.joined_with(load_extra(self.extra, full.class_names).to(device))
         # the run's seed; asked for here because it is the same in every process and after a resume
@@ -134,7 +144,7 @@ class CIFAR10Data(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Every training picture exactly once an epoch, shuffled and augmented."""
-        return DeviceLoader(self) if self.loader == "device" else classic_loader(self)
+        return DeviceLoader(self) if self.loader == "device" else ClassicLoader(self)
 
     def val_dataloader(self) -> Any:
         """The held-out pictures, as they are."""
@@ -212,7 +222,7 @@ class ClassicDataset(Dataset[tuple[Tensor, Tensor]]):
         """The picture `key = (epoch, index)`: its own random state makes it the same in any worker and after a resume."""
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1_000_003 + epoch) * 1_000_003 + index)
+            torch.default_generator.manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**63)
             return self.transform(self.images[index]), self.labels[index]
 
 
@@ -233,19 +243,27 @@ class ClassicBatches(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in batch.tolist()]
 
 
-def classic_loader(data: CIFAR10Data) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A plain DataLoader over `ClassicDataset`; its batches come out on the CPU."""
-    return DataLoader(
-        ClassicDataset(data),
-        batch_sampler=ClassicBatches(data),
-        num_workers=data.num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+class ClassicLoader:
+    """A plain DataLoader over `ClassicDataset`; its batches come out on the CPU.
 
+    Workers ask for their first batches as soon as the DataLoader is iterated, and Lightning does that before a resumed
+    run's position is restored; this iterator opens it only when the first batch is asked for.
+    """
 
-def select(data: LabelledImages, index: Tensor) -> LabelledImages:
-    """The pictures of `index`, copied."""
-    return LabelledImages(data.images[index], data.labels[index], data.class_names)
+    def __init__(self, data: CIFAR10Data) -> None:
+        self.loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            ClassicDataset(data),
+            batch_sampler=ClassicBatches(data),
+            num_workers=data.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # of the workers' seeds, which nothing depends on; else it would be the run's
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self.loader
 
 
 def render_sample() -> dict[str, LabelledImages]:

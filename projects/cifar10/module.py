@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from common.errors import UserError
-from projects.cifar10.augment import resize
 from projects.cifar10.inference import predict_logits
-from projects.cifar10.networks import ResNet18, SpeedNet
+from projects.cifar10.networks import ResNet18, SpeedNet, resize
 from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
 
 LOOKAHEAD_STEPS = 5
+SMALLEST = 9  # pixels: the speed network halves the size three times
 
 
 class CIFAR10Module(LightningModule):
@@ -85,6 +86,9 @@ class CIFAR10Module(LightningModule):
             if value not in choices:
                 raise UserError(f"--model.{option} {value}: use one of {', '.join(map(str, choices))}")
         resolutions = [(float(share), int(size)) for share, size in resolutions or []]
+        for share, size in resolutions:
+            if not 0 <= share <= 1 or size < SMALLEST:
+                raise UserError(f"--model.resolutions [{share}, {size}]: a share is 0 to 1, a size {SMALLEST} or more")
         widths = (widths[0], widths[1], widths[2])
         self.save_hyperparameters()
         self.net: SpeedNet | ResNet18
@@ -92,8 +96,10 @@ class CIFAR10Module(LightningModule):
             self.net = ResNet18(num_classes)
         else:
             self.net = SpeedNet(widths, depth, bn_momentum, num_classes)
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.to(memory_format=torch.channels_last)
         self.slow_weights = Lookahead(self.net) if lookahead else None
+        # losses as metrics too: `log(..., sync_dist=True)` rounds the mean batch size of the processes down
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy_plain = MulticlassAccuracy(num_classes, average="micro")
@@ -137,7 +143,8 @@ class CIFAR10Module(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss at the picture size that is due."""
         images, labels = batch
-        loss = self.compute_loss((resize(images, self.current_resolution(images.shape[-1])), labels))
+        self.net.normalize.size = self.current_resolution(images.shape[-1])
+        loss = self.compute_loss((resize(images, self.net.normalize.size), labels))
         self.log("train/loss", loss)
         return loss
 
@@ -155,8 +162,9 @@ class CIFAR10Module(LightningModule):
         """Loss without smoothing and accuracy, of the plain picture."""
         images, labels = batch
         logits = self(images).float()
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.val_accuracy.update(logits, labels)
-        self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+        self.log("val/loss", self.val_loss)
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -164,10 +172,11 @@ class CIFAR10Module(LightningModule):
         images, labels = batch
         plain = self(images).float()
         logits = predict_logits(self.net, images, self.hparams["tta"])
+        self.test_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.test_accuracy.update(logits, labels)
         self.test_accuracy_plain.update(plain, labels)
         self.test_calibration.update(logits.softmax(1), labels)
-        self.log("test/loss", F.cross_entropy(logits, labels), batch_size=len(labels), sync_dist=True)
+        self.log("test/loss", self.test_loss)
         self.log("test/accuracy", self.test_accuracy)
         self.log("test/accuracy_plain", self.test_accuracy_plain)
         self.log("test/calibration_error", self.test_calibration)
@@ -192,8 +201,12 @@ class CIFAR10Module(LightningModule):
                 },
             )
         optimizer = MuonSGD(groups)
-        steps = int(self.trainer.estimated_stepping_batches)
-        whiten_steps = min(steps, h["whiten_bias_epochs"] * math.ceil(steps / max(1, self.trainer.max_epochs or 1)))
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError("--max_epochs -1: the learning rate falls to zero at the end; set one, or --max_steps")
+        steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
+        self.trainer.fit_loop.setup_data()  # with --max_steps alone nobody has counted the batches yet
+        epoch_steps = math.ceil(min(steps, self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
+        whiten_steps = min(steps, h["whiten_bias_epochs"] * epoch_steps)
 
         def rate(step: int) -> float:
             done = min(1.0, step / steps)
@@ -211,12 +224,20 @@ class CIFAR10Module(LightningModule):
         if isinstance(self.net, SpeedNet) and self.trainer.world_size == 1:  # DDP expects the same gradients throughout
             self.net.whiten.get_parameter("bias").requires_grad_(self.current_epoch < self.hparams["whiten_bias_epochs"])
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Returns to the slow weights where the recipe keeps them; they weigh more as training goes on."""
-        step = self.trainer.global_step
-        if self.slow_weights is not None and step % LOOKAHEAD_STEPS == 0:
-            done = step / self.trainer.estimated_stepping_batches
-            self.slow_weights.update(self.net, 0.0 if done >= 1 else 0.95**LOOKAHEAD_STEPS * done**3)
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Steps, and returns to the slow weights where the recipe keeps them; they weigh more as training goes on.
+
+        A part of the step, so that a checkpoint saved at the batch's end holds what came of it.
+        """
+        super().optimizer_step(*args, **options)
+        if self.slow_weights is None:
+            return
+        step = self.trainer.global_step + 1  # Lightning counts it only after this
+        done = step / self.trainer.estimated_stepping_batches
+        if step % LOOKAHEAD_STEPS == 0:
+            self.slow_weights.update(self.net, 0.95**LOOKAHEAD_STEPS * min(1.0, done) ** 3)
+        if done >= 1:
+            self.slow_weights.update(self.net, 1.0)  # training ends on the slow weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what prediction needs, the names of the classes, and what resuming needs, the slow weights."""

@@ -7,11 +7,30 @@ needed to classify a picture. Only `torch` is imported: copy this file anywhere.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Adds a tensor up over all processes; its gradient is the sum of theirs, as each of them goes on with the sum."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        """(...) -> the same shape, the same numbers in every process."""
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        """(...) -> the same shape."""
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -26,29 +45,47 @@ class BatchNorm2d(nn.BatchNorm2d):
         """(batch, channels, height, width) -> the same shape."""
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
-        x32 = x.float()
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        # all processes have the same running mean; measured from there, the difference of squares below keeps its digits
+        x32 = x.to(torch.promote_types(x.dtype, torch.float32)) - self.running_mean.view(1, -1, 1, 1)
         count = x32.new_tensor([x32.numel() / self.num_features])
         sums = torch.cat([x32.sum((0, 2, 3)), x32.square().sum((0, 2, 3)), count])  # (2 * channels + 1,)
-        sums = all_reduce(sums)
+        sums = SumOverProcesses.apply(sums)
         total = sums[-1].detach()
         mean, square = (sums[:-1] / total).chunk(2)
-        var = square - mean.square()
+        var = (square - mean.square()).clamp(min=0)  # rounding may take a constant channel's below zero
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(var.detach() * total / (total - 1), self.momentum)
+            self.running_mean.add_(mean.detach(), alpha=self.momentum)
+            self.running_var.mul_(1 - self.momentum).add_(var.detach() * total / (total - 1), alpha=self.momentum)
+            self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((self.bias - mean * scale).view(1, -1, 1, 1), x32, scale.view(1, -1, 1, 1)).to(x.dtype)
 
 
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 or float pictures (batch, channels, height, width), shrunk to `size` x `size` by antialiased interpolation.
+
+    Returns float in 0..255, or `images` untouched where the size is right already.
+    """
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
 class Normalize(nn.Module):
-    """uint8 pictures to zero-mean, unit-variance channels. Mean and standard deviation are set from the training data."""
+    """uint8 pictures to zero-mean, unit-variance channels. Mean and standard deviation are set from the training data.
+
+    Outside of training, pictures are first brought to the `size` in pixels that the network was last trained on (0: they
+    stay as they are): a network that has only seen small pictures knows nothing of large ones. It is part of the state.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
+        self.size = 0
         self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
         self.register_buffer("std", torch.full((3, 1, 1), 0.25))
 
@@ -58,8 +95,18 @@ class Normalize(nn.Module):
         self.mean.copy_(pixels.mean(1).view(3, 1, 1))
         self.std.copy_(pixels.std(1).view(3, 1, 1))
 
+    def get_extra_state(self) -> Tensor:
+        """The size, for the state dict."""
+        return torch.tensor(self.size)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the size back."""
+        self.size = int(state)
+
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 3, height, width) uint8, or float already in 0..255 -> the same shape in the buffers' precision."""
+        """(batch, 3, height, width), uint8 or float in 0..255 -> (batch, 3, height, width), or `size` for both."""
+        if self.size and not self.training:
+            x = resize(x, self.size)
         return (x.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 

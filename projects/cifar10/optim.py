@@ -14,7 +14,8 @@ def orthogonalize(matrix: Tensor, steps: int = 3, eps: float = 1e-7) -> Tensor:
     """Pushes all singular values of `matrix` (rows, columns) towards 1 by Newton-Schulz iteration, in bfloat16.
 
     Each step maps a singular value s to a s + b s^3 + c s^5. The coefficients trade exactness for speed: values land
-    between about 0.7 and 1.2, which serves an update direction as well as 1 does (Jordan et al., "Muon", 2024).
+    between about 0.7 and 1.2, which serves an update direction as well as 1 does (Jordan et al., "Muon", 2024). Three
+    steps bring all those there that are at least 2 % of the matrix's norm; a smaller one grows by a^3, to 41 times itself.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.bfloat16()
@@ -51,7 +52,7 @@ class MuonSGD(Optimizer):
         super().__init__(params, {**defaults, "newton_schulz_steps": newton_schulz_steps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -117,5 +118,6 @@ class Lookahead:
         """Moves the slow weights by 1 - `decay` of the way to those of `net`, and then `net` onto them."""
         state = net.state_dict()
         for key, slow in self.slow.items():
+            slow = self.slow[key] = slow.to(state[key].device)  # a network moves there after it was copied
             slow.lerp_(state[key], 1 - decay)
             state[key].copy_(slow)

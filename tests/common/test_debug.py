@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import debug
+from common.debug.gradients import tiny_double_batch
 from common.errors import UserError
 
 CPU = {"accelerator": "cpu", "devices": 1}
@@ -389,7 +390,7 @@ def test_gradients_ask_for_float64_all_the_way():
         def compute_loss(self, batch):
             return super().compute_loss(batch).float()
 
-    with pytest.raises(UserError, match="torch.float32"):
+    with pytest.raises(UserError, match=r"torch\.float32"):
         debug.check_gradients(Rounding(), pictures())
     with pytest.raises(UserError, match="no parameter is trainable"):
         debug.print_gradients(debug.check_gradients(Classifier().requires_grad_(False), pictures()))
@@ -410,7 +411,7 @@ class Sample:
 def test_tiny_batches_keep_their_nest():
     pair = Pair(torch.rand(9, 2), torch.arange(9))
     batch = {"sample": Sample(torch.zeros(9, 3, dtype=torch.uint8), pair, "x"), "rest": [torch.rand(7), 3]}
-    tiny = debug.tiny_double_batch(batch)
+    tiny = tiny_double_batch(batch)
     sample, (weights, number) = tiny["sample"], tiny["rest"]
     assert isinstance(sample, Sample) and isinstance(sample.pair, Pair)
     assert (sample.images.dtype, tuple(sample.images.shape), sample.name) == (torch.uint8, (4, 3), "x")

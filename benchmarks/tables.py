@@ -1,0 +1,153 @@
+"""The tables of the READMEs, made from `results/*.json`: `python -m benchmarks.tables` writes them anew.
+
+A table stands in a README between `<!-- table: NAME -->` and `<!-- end of table -->`; a test fails if it says anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import RESULTS, read_result
+
+ROOT = RESULTS.parent
+READMES = [ROOT / "README.md", *sorted((ROOT / "projects").glob("*/README.md"))]
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+# what the runs of results/cifar10-ideas.json are tests of, in the order of the table
+CIFAR10_IDEAS: dict[str, str] = {}
+
+
+def rows(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def percent(result: dict[str, Any], key: str) -> str:
+    """Mean and deviation of a share, in per cent."""
+    return f"{100 * result['mean'][key]:.2f} ± {100 * result['deviation'][key]:.2f} %"
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as minutes."""
+    return f"{seconds / 60:.1f} min"
+
+
+def front() -> str:
+    """One line for each capstone that has been measured."""
+    result = read_result("cifar10-default")
+    benchmark = read_result("cifar10-benchmark")
+    return rows(
+        ["capstone", "figure", "value", "data", "on", "training", "seeds"],
+        [
+            [
+                "[`cifar10`](projects/cifar10/README.md)",
+                "test accuracy",
+                f"**{percent(result, 'test/accuracy')}**",
+                f"`{result['data_source']}`",
+                result["device"],
+                minutes(result["mean"]["train_seconds"]),
+                str(len(result["seeds"])),
+            ],
+            [
+                "",
+                "against textbook ResNet-18 training",
+                f"**{benchmark['time_to_accuracy']['ratio']:.0f}×** as fast",
+                "",
+                benchmark["device"],
+                "",
+                "",
+            ],
+            [
+                "",
+                "data path against DataLoader + torchvision v2",
+                f"**{benchmark['data_path']['ratio']:.0f}×** the pictures a second",
+                "",
+                benchmark["device"],
+                "",
+                "",
+            ],
+        ],
+    )
+
+
+def cifar10_figures() -> str:
+    """The default recipe's figures."""
+    result = read_result("cifar10-default")
+    keys = {
+        "test accuracy, six views": "test/accuracy",
+        "test accuracy, plain": "test/accuracy_plain",
+    }
+    body = [[name, percent(result, key)] for name, key in keys.items()]
+    error = result["mean"]["test/calibration_error"], result["deviation"]["test/calibration_error"]
+    body.append(["expected calibration error, six views", f"{100 * error[0]:.1f} ± {100 * error[1]:.1f} points"])
+    seconds = result["mean"]["train_seconds"], result["deviation"]["train_seconds"]
+    body.append(["training", f"{seconds[0]:.0f} ± {seconds[1]:.0f} s"])
+    body.append(["pictures a second", f"{result['mean']['samples_per_second']:.0f}"])
+    return rows([f"`{result['data_source']}`, {len(result['seeds'])} seeds, {result['device']}", ""], body)
+
+
+def cifar10_benchmark() -> str:
+    """What `benchmarks/cifar10.py` measured."""
+    result = read_result("cifar10-benchmark")
+    step, data, time = result["step"], result["data_path"], result["time_to_accuracy"]
+    return rows(
+        ["side by side", "ours", "theirs", "ratio"],
+        [
+            [
+                "a Trainer step with all callbacks, plain PyTorch loop",
+                f"{step['trainer_step_ms']:.0f} ms",
+                f"{step['plain_step_ms']:.0f} ms",
+                f"{step['median_of_ratios']:.3f}",
+            ],
+            [
+                f"augmented pictures a second, DataLoader with torchvision v2 and {data['workers']} workers",
+                f"{data['ours_images_per_second']:,.0f}",
+                f"{data['dataloader_images_per_second']:,.0f}",
+                f"{data['ratio']:.0f}×",
+            ],
+            [
+                f"training, ResNet-18 for {time['resnet18_epochs']} epochs (projected from measured steps)",
+                minutes(time["ours_seconds"]),
+                f"{time['resnet18_epochs'] * time['resnet18_seconds_per_epoch'] / 3600:.0f} h",
+                f"{time['ratio']:.0f}×",
+            ],
+        ],
+    )
+
+
+def cifar10_ideas() -> str:
+    """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
+    runs = read_result("cifar10-ideas")["runs"]
+    body = []
+    for name, idea in CIFAR10_IDEAS.items():
+        run = runs[name]
+        best = run["best_validation"]
+        body.append([idea, str(run["epochs"]), f"{100 * best['val/accuracy']:.1f} %", f"{best['val/loss']:.3f}"])
+    return rows(["idea", "epochs", "validation accuracy, plain", "validation loss"], body)
+
+
+TABLES = {
+    "front": front,
+    "cifar10-figures": cifar10_figures,
+    "cifar10-benchmark": cifar10_benchmark,
+    "cifar10-ideas": cifar10_ideas,
+}
+
+
+def with_tables(text: str) -> str:
+    """A README's text with every table as the results have it."""
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def main() -> None:
+    """Writes the tables of all READMEs."""
+    for path in READMES:
+        path.write_text(with_tables(path.read_text()))
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+if __name__ == "__main__":
+    main()

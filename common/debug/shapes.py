@@ -1,0 +1,121 @@
+"""`--debug shapes`: what does each layer do to its input, at what cost?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from common.debug.batches import loss_of, map_tensors, repeatable, shapes_in
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+
+@dataclass
+class LayerShape:
+    """One call of a layer, with the shape of every tensor that went in and came out.
+
+    `parameters` leaves out weights counted in an earlier row, and `milliseconds` the time of layers called
+    from inside this one, so that both columns can be added up.
+    """
+
+    name: str
+    kind: str
+    inputs: list[tuple[int, ...]]
+    outputs: list[tuple[int, ...]]
+    parameters: int
+    milliseconds: float
+
+
+def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
+    """Runs `compute_loss(batch)` without gradients and lists its layers in the order of their calls.
+
+    A layer is a module without children, or one with weights of its own beside them (as attention has).
+
+    Raises:
+        UserError: a layer failed; the text names it and the shapes that it was given.
+    """
+    rows: list[LayerShape] = []
+    running: list[tuple[LayerShape, float]] = []  # layers that have not returned yet, and when they began
+    counted: set[nn.Parameter] = set()
+
+    def clock() -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)  # a kernel runs on after the call that launched it returns
+        return perf_counter() * 1000
+
+    def begin(name: str, layer: nn.Module, inputs: Any) -> None:
+        new = set(layer.parameters(recurse=False)) - counted
+        counted.update(new)
+        size = sum(weight.numel() for weight in new)
+        rows.append(LayerShape(name, type(layer).__name__, shapes_in(inputs), [], size, 0.0))
+        running.append((rows[-1], clock()))
+
+    def end(output: Any) -> None:
+        row, started = running.pop()
+        elapsed = clock() - started
+        row.outputs = shapes_in(output)
+        row.milliseconds += elapsed
+        if running:
+            running[-1][0].milliseconds -= elapsed
+
+    hooks = []
+    for name, layer in module.named_modules():
+        is_layer = not list(layer.children()) or list(layer.parameters(recurse=False))
+        if layer is not module and is_layer:
+            hooks += [
+                layer.register_forward_pre_hook(
+                    lambda layer, args, kwargs, name=name: begin(name, layer, (args, kwargs)),
+                    with_kwargs=True,
+                ),
+                layer.register_forward_hook(lambda layer, args, output: end(output)),
+            ]
+    batch = map_tensors(lambda tensor: tensor.to(module.device), batch)
+    try:
+        for _ in range(2):  # the first pass pays for memory and the choice of kernels; the second is kept
+            rows.clear()
+            counted.clear()
+            with torch.no_grad(), repeatable(module):
+                loss_of(module, batch)
+    except Exception as error:
+        if not running:
+            raise
+        row, reason = running[-1][0], " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{row.name} ({row.kind}) failed on {shape_text(row.inputs)}: {reason}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return rows
+
+
+def shape_text(shapes: list[tuple[int, ...]]) -> str:
+    """Shapes as people write them: `4x3x32x32, 4`."""
+    return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes) or "no tensor"
+
+
+def print_shapes(rows: list[LayerShape], module: LightningModule) -> None:
+    """Prints `rows` with their totals, and how many weights of `module` are in no layer among them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(row.parameters for row in rows)
+    table = Table(title=f"{type(module).__name__}: one batch, layer by layer", show_footer=True)
+    table.add_column("layer", "total", overflow="fold")
+    table.add_column("kind", f"{len(rows)} calls")
+    table.add_column("input")
+    table.add_column("output")
+    table.add_column("parameters", f"{total:,}", justify="right")
+    table.add_column("ms", f"{sum(row.milliseconds for row in rows):.2f}", justify="right")
+    for row in rows:
+        shapes = shape_text(row.inputs), shape_text(row.outputs)
+        table.add_row(row.name, row.kind, *shapes, f"{row.parameters:,}", f"{row.milliseconds:.2f}")
+    Console().print(table)
+    print("Weights that are used again count only where they are used first.")
+    unused = sum(weight.numel() for weight in module.parameters()) - total
+    if unused:
+        print(f"{unused:,} more parameters of the module are in no layer that was called itself.")

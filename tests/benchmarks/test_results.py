@@ -1,0 +1,88 @@
+"""What READMEs quote is what the result files say, and result files say what the runs measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from benchmarks.tables import BLOCK, READMES, TABLES, with_tables
+from common.errors import UserError
+
+SUMMARY = {
+    "project": "cifar10",
+    "data_source": "somewhere",
+    "recipe": "default",
+    "device": "a processor",
+    "devices": 1,
+    "precision": "32-true",
+    "parameters": 7,
+    "epochs": 2,
+    "steps": 20,
+    "train_seconds": 60.0,
+    "wall_seconds": 70.0,
+    "samples_per_second": 500.0,
+}
+
+
+def run_folder(root: Path, seed: int, accuracy: float, **changes: object) -> Path:
+    folder = root / f"run-{seed}"
+    folder.mkdir()
+    summary = {
+        **SUMMARY,
+        "name": folder.name,
+        "command": f"train --seed {seed}",
+        "seed": seed,
+        "test": {"test/accuracy": accuracy},
+        "best_validation": {"val/loss": 1.0 - accuracy},
+        **changes,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_gathered_runs_have_their_mean_and_deviation(tmp_path):
+    accuracies = [0.90, 0.92, 0.91]
+    gathered = results.gather([run_folder(tmp_path, seed, accuracy) for seed, accuracy in enumerate(accuracies)])
+    assert gathered["mean"]["test/accuracy"] == pytest.approx(statistics.mean(accuracies))
+    assert gathered["deviation"]["test/accuracy"] == pytest.approx(0.01)
+    assert gathered["each"]["test/accuracy"] == accuracies
+    assert (gathered["seeds"], gathered["commands"][2]) == ([0, 1, 2], "train --seed 2")
+    assert gathered["deviation"]["train_seconds"] == 0
+
+
+@pytest.mark.parametrize("change", [{"data_source": "sample"}, {"steps": 21}, {"recipe": "other"}])
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path, change):
+    folders = [run_folder(tmp_path, 0, 0.9), run_folder(tmp_path, 1, 0.9, **change)]
+    with pytest.raises(UserError, match=f"differ in {next(iter(change))}"):
+        results.gather(folders)
+
+
+def test_an_unfinished_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"run-9: no summary\.json"):
+        results.gather([tmp_path / "run-9"])
+
+
+def test_a_result_comes_back_with_five_digits_and_what_made_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "benchmarks" / "x.py"), "--steps", "3"])
+    results.write_result("thing", {"a": [1.23456789, 2], "b": {"c": 123456.789}})
+    read = results.read_result("thing")
+    assert (read["a"], read["b"]) == ([1.2346, 2], {"c": 123460.0})
+    assert read["command"] == "python -m benchmarks.x --steps 3"
+    assert set(read["versions"]) == {"python", "torch", "lightning"}
+    with pytest.raises(UserError, match="not measured yet"):
+        results.read_result("other")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_the_tables_of_a_readme_are_those_of_the_results(readme):
+    text = readme.read_text()
+    assert with_tables(text) == text, "run `python -m benchmarks.tables`"
+
+
+def test_every_table_stands_in_some_readme():
+    assert {name for path in READMES for _, name, _ in BLOCK.findall(path.read_text())} == set(TABLES)

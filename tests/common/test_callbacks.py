@@ -1,0 +1,337 @@
+"""What the measuring callbacks log is what a computation by hand gives, in every step that is logged."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from common.callbacks import throughput
+from common.callbacks.activations import ActivationStats, dead_share, saturated_share
+from common.callbacks.gradients import GradientMonitor
+from common.callbacks.progress import EpochLines
+from common.callbacks.throughput import Throughput, first_dimension
+from common.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|logging interval|no `val_dataloader`).*")
+
+
+class Rows(Logger):
+    """Keeps what it is given: step -> figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, dict[str, float]] = {}
+
+    name, version = "rows", 0
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.setdefault(step, {}).update(metrics)
+
+    def log_hyperparams(self, params):
+        pass
+
+
+class Net(LightningModule):
+    """A network with every kind of activation; notes what a step did as it happened."""
+
+    def __init__(self, loss=None) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 5, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(20, 6),
+            nn.GELU(),
+            nn.Linear(6, 8),
+            nn.Tanh(),
+            nn.Linear(8, 3),
+            nn.Sigmoid(),
+        )
+        with torch.no_grad():
+            self.net[0].bias[:3] = torch.tensor([-9.0, 9.0, -9.0])  # channels 0 and 2 never fire
+            self.net[5].weight.mul_(8)  # far into the ends of tanh
+        self.loss = loss
+        self.norms: list[float] = []
+        self.outputs: list[dict[str, torch.Tensor]] = []
+
+    def training_step(self, batch, index):
+        x, seen = batch[0], {}
+        for name, layer in self.net.named_children():
+            x = layer(x)
+            seen[name] = x.detach()
+        self.outputs.append(seen)
+        loss = F.mse_loss(x, torch.zeros_like(x))
+        if self.loss is not None:
+            loss = self.loss(self, loss)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", batch[0].mean())
+
+    def on_before_optimizer_step(self, optimizer):
+        self.norms.append(math.sqrt(sum(float(g) ** 2 for p in self.parameters() for g in p.grad.flatten())))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, **options) -> dict[int, dict[str, float]]:
+    """Trains on `samples` in batches of 4 and returns what was logged."""
+    loader = DataLoader(TensorDataset(torch.rand(samples, 1, 4, 4)), batch_size=4)
+    logger = Rows()
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        log_every_n_steps=every,
+        num_sanity_val_steps=0,
+        callbacks=list(callbacks),
+        logger=logger,
+        **quiet,
+        **options,
+    )
+    trainer.fit(module, loader, loader if val else None)
+    return logger.rows
+
+
+def test_figures_come_with_every_logged_step_however_short_the_epochs(tmp_path):
+    rows = fit(Net(), GradientMonitor(tmp_path), ActivationStats(), Throughput(), samples=8, epochs=6, every=5)
+    names = {"train/loss", "grad/norm", "perf/samples_per_second", "act/dead/1", "act/saturated/6"}
+    assert {step for step, row in rows.items() if names <= row.keys()} == {4, 9}
+    assert not any(names & row.keys() for step, row in rows.items() if step not in (4, 9))
+
+
+# gradients
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_val": 0.01}, {"accumulate_grad_batches": 2}])
+def test_gradient_norm_is_that_of_all_gradients_before_clipping(tmp_path, options):
+    module = Net()
+    rows = fit(module, GradientMonitor(tmp_path), every=2, **options)
+    assert len(module.norms) == (4 if "accumulate_grad_batches" in options else 6)
+    assert min(module.norms) > 0.01
+    logged = {step: row["grad/norm"] for step, row in rows.items() if "grad/norm" in row}
+    assert logged == pytest.approx({step: norm for step, norm in enumerate(module.norms) if step % 2}, rel=1e-5)
+
+
+class Snapshot(Callback):
+    """The weights as the last finished step left them."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.weights = {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def at_step(step, loss):
+    return lambda module, usual: loss(usual) if module.global_step == step else usual
+
+
+@pytest.mark.parametrize(
+    "loss, what",
+    [
+        (lambda usual: usual * math.nan, "the loss is nan"),
+        (lambda usual: usual * math.inf, "the loss is inf"),
+        (lambda usual: (usual * 0).sqrt(), "the gradient is not finite"),  # 0, with an infinite slope
+    ],
+)
+def test_a_number_that_is_not_finite_stops_before_the_step(tmp_path, loss, what):
+    for name in ("step-00000002.ckpt", "best-00000002.ckpt"):
+        (tmp_path / name).touch()
+    module, snapshot = Net(at_step(4, loss)), Snapshot()
+    with pytest.raises(UserError) as caught:
+        fit(module, GradientMonitor(tmp_path), snapshot)
+    assert str(caught.value).startswith(
+        f"stopped before step 5: {what}; the last good checkpoint is {tmp_path}/step-00000002.ckpt. "
+    )
+    assert "--trainer.gradient_clip_val 1" in str(caught.value)
+    assert all(torch.equal(value, snapshot.weights[name]) for name, value in module.state_dict().items())
+    assert module.global_step == 4
+
+
+def test_without_a_checkpoint_it_says_so(tmp_path):
+    with pytest.raises(UserError, match="stopped before step 1: the loss is nan; there is no checkpoint yet"):
+        fit(Net(at_step(0, lambda usual: usual * math.nan)), GradientMonitor(tmp_path / "none"))
+
+
+def monitored(tmp_path, scaler, loss, gradient):
+    """Takes a monitor through a step with a given loss and gradient."""
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.full((2,), gradient)
+    logged = {}
+    trainer = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        global_step=0,
+        _logger_connector=SimpleNamespace(should_update_logs=True),
+    )
+    module = SimpleNamespace(log=logged.__setitem__)
+    monitor = GradientMonitor(tmp_path)
+    monitor.on_before_backward(trainer, module, torch.tensor(loss))
+    monitor.on_before_optimizer_step(trainer, module, torch.optim.SGD([weight], 0.1))
+    return logged
+
+
+def test_a_scaler_deals_with_gradients_but_not_with_losses(tmp_path):
+    assert monitored(tmp_path, None, 1.0, 3.0)["grad/norm"] == pytest.approx(math.sqrt(18))
+    assert monitored(tmp_path, object(), 1.0, math.inf)["grad/norm"] == math.inf
+    with pytest.raises(UserError, match="the loss is nan"):
+        monitored(tmp_path, object(), math.nan, 1.0)
+
+
+def test_one_process_does_not_stop_alone(tmp_path):
+    # its loss is known to it only; the gradient, summed over processes, to all
+    assert monitored(tmp_path, None, math.nan, 1.0)["grad/norm"] == pytest.approx(math.sqrt(2))
+
+
+# activations
+
+
+def dead_by_hand(output):
+    """Unit by unit: a channel of (batch, channels, height, width), else an entry of the last dimension."""
+    units = output.unbind(1) if output.dim() == 4 else output.unbind(-1)
+    return sum(all(value <= 0 for value in unit.flatten().tolist()) for unit in units) / len(units)
+
+
+def saturated_by_hand(output, low, high):
+    values, margin = output.flatten().tolist(), (high - low) / 100
+    return sum(value < low + margin or value > high - margin for value in values) / len(values)
+
+
+def test_dead_and_saturated_shares_are_those_counted_by_hand():
+    module = Net()
+    rows = fit(module, ActivationStats(), every=2)
+    assert sorted(rows) == [1, 3, 5]
+    for step, row in rows.items():
+        seen = module.outputs[step]
+        figures = {name: value for name, value in row.items() if name.startswith("act/")}
+        assert figures == pytest.approx(
+            {
+                "act/dead/1": dead_by_hand(seen["1"]),
+                "act/dead/4": dead_by_hand(seen["4"]),
+                "act/saturated/6": saturated_by_hand(seen["6"], -1, 1),
+                "act/saturated/8": saturated_by_hand(seen["8"], 0, 1),
+            }
+        )
+    assert rows[1]["act/dead/1"] >= 0.4 and rows[1]["act/saturated/6"] > 0.02, "else there was nothing to find"
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_hooks_are_on_in_logged_steps_only():
+    counts = []
+
+    class Count(Callback):
+        def on_before_backward(self, trainer, module, loss):
+            counts.append(sum(len(layer._forward_hooks) for layer in module.modules()))
+
+    fit(Net(), ActivationStats(), Count(), every=3)
+    assert counts == [0, 0, 4, 0, 0, 4]
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (7, 9), (2, 4, 9)])
+def test_a_unit_is_a_channel_or_a_feature(shape):
+    output = torch.randn(shape)
+    output.select(1 if len(shape) == 4 else -1, 2).abs_().neg_()  # a unit that never fires
+    assert dead_share(output).item() > 0
+    assert dead_share(output).item() == pytest.approx(dead_by_hand(output))
+    assert dead_share(torch.zeros(shape)).item() == 1
+
+
+def test_saturation_begins_one_per_cent_from_the_ends():
+    output = torch.tensor([-1.0, -0.981, -0.979, 0.0, 0.979, 0.981])
+    assert saturated_share(output, -1, 1).item() == pytest.approx(3 / 6)
+    assert saturated_share(torch.tensor([0.009, 0.011, 0.989, 0.991]), 0, 1).item() == pytest.approx(2 / 4)
+
+
+# throughput
+
+
+class Clock(Callback):
+    """Time that passes only where it is told to: 1 s in a step, 0.25 s for a batch, 10 s validation, 100 s saving."""
+
+    def __init__(self, monkeypatch, path=None) -> None:
+        self.now, self.path = 1000.0, path
+        monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def on_before_backward(self, trainer, module, loss):
+        self.now += 1
+
+    def on_validation_end(self, trainer, module):
+        self.now += 10
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if self.path is not None and index == 1:
+            trainer.save_checkpoint(self.path)
+            self.now += 100
+
+
+def test_throughput_counts_samples_and_the_time_of_steps_alone(monkeypatch, tmp_path):
+    meter = Throughput()
+    rows = fit(Net(), meter, Clock(monkeypatch, tmp_path / "x.ckpt"), every=2, val=True)
+    assert (meter.samples, meter.steps_seconds, meter.samples_per_second) == (20, 6.0, 20 / 6)
+    assert meter.seconds == 6 + 2 * 10 + 2 * 100
+    windows = {step: row["perf/samples_per_second"] for step, row in rows.items() if "perf/step_seconds" in row}
+    assert windows == {1: (4 + 4) / 2, 3: (2 + 4) / 2, 5: (4 + 2) / 2}  # an epoch is 4, 4 and 2 samples
+    assert all(row["perf/step_seconds"] == 1 for row in rows.values() if "perf/step_seconds" in row)
+
+
+def test_throughput_leaves_out_validation_inside_an_epoch(monkeypatch):
+    meter = Throughput()
+    fit(Net(), meter, Clock(monkeypatch), val=True, val_check_interval=1)
+    assert (meter.samples, meter.steps_seconds) == (20, 6.0)
+
+
+def test_throughput_waits_for_data(monkeypatch):
+    clock, meter = Clock(monkeypatch), Throughput()
+    usual = torch.utils.data.TensorDataset.__getitem__
+    monkeypatch.setattr(
+        TensorDataset, "__getitem__", lambda self, i: (setattr(clock, "now", clock.now + 0.25), usual(self, i))[1]
+    )
+    fit(Net(), meter, clock)
+    assert meter.steps_seconds == 6 + 20 * 0.25
+
+
+def test_throughput_counts_all_processes():
+    meter = Throughput()
+    trainer = SimpleNamespace(
+        world_size=3, num_training_batches=2, _logger_connector=SimpleNamespace(should_update_logs=False)
+    )
+    for index in range(2):
+        meter.on_train_batch_end(trainer, SimpleNamespace(), None, {"x": torch.zeros(5, 2)}, index)
+    assert meter.samples == 2 * 3 * 5
+    assert Throughput().samples_per_second == 0
+
+
+@pytest.mark.parametrize(
+    "batch, length",
+    [
+        (torch.zeros(7, 2), 7),
+        ((torch.zeros(6, 1), torch.zeros(5)), 6),
+        ({"names": ["a", "b"], "images": torch.zeros(4, 1)}, 4),
+        ([torch.tensor(1.0), {"x": (torch.zeros(3),)}], 3),
+        ("nothing", 1),
+        ((), 1),
+    ],
+)
+def test_first_dimension_is_that_of_the_first_tensor(batch, length):
+    assert first_dimension(batch) == length
+
+
+# progress
+
+
+def test_an_epoch_is_a_line(capsys):
+    fit(Net(), EpochLines(), val=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        assert words[:4] == ["epoch", str(number), "step", str(3 * number)]
+        assert words[4:8:2] == ["train/loss", "val/loss"] and words[-1] == "s"
+        assert all(float(word) >= 0 for word in words[5:8:2])

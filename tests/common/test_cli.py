@@ -1,0 +1,293 @@
+"""The command line: flags beat files, help is quick and complete, and every mistake is one line."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.cli import (
+    TRAINER_FLAGS,
+    CapstoneCLI,
+    find_config,
+    guarded,
+    main,
+    normalize_arguments,
+    with_saved_config,
+)
+from common.errors import Preempted, UserError
+from projects.cifar10.train import PROJECT
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT = Path("recipes/default.yaml")
+
+
+# the order and the form of arguments
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("--devices 2", "--trainer.devices 2"),
+        ("--devices=2 --precision=16-mixed", "--trainer.devices=2 --trainer.precision=16-mixed"),
+        ("--max_epochs 3 --config x.yaml", "--config x.yaml --trainer.max_epochs 3"),
+        ("--max_epochs 3 --config=x.yaml -c y.yaml", "--config x.yaml --config y.yaml --trainer.max_epochs 3"),
+        ("--trainer.max_epochs 3 --name a", "--trainer.max_epochs 3 --name a"),
+        ("--wandb", "--wandb=true"),
+        ("--wandb --name a", "--wandb=true --name a"),
+        ("--wandb false --name a", "--wandb false --name a"),
+        ("--wandb=false", "--wandb=false"),
+        ("--fast_dev_run", "--trainer.fast_dev_run=true"),
+        ("--fast_dev_run 3 --wandb", "--trainer.fast_dev_run 3 --wandb=true"),
+        ("--name devices", "--name devices"),
+        ("--name=--devices=2", "--name=--devices=2"),
+        ("--config", "--config "),
+    ],
+)
+def test_short_flags_mean_the_trainers_and_files_go_in_front(given, meant):
+    assert normalize_arguments(given.split(), None) == meant.split(" ")
+
+
+def test_the_default_recipe_is_used_where_no_file_is_named():
+    assert normalize_arguments(["--devices", "2"], DEFAULT) == ["--config", str(DEFAULT), "--trainer.devices", "2"]
+    assert normalize_arguments(["-c", "x.yaml"], DEFAULT) == ["--config", "x.yaml"]
+    assert normalize_arguments([], None) == []
+    assert CapstoneCLI(PROJECT, []).config.config[-1].relative.endswith("projects/cifar10/recipes/default.yaml")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 5\ntrainer:\n  max_epochs: 3\n  devices: 2\nmodel:\n  depth: 3\ndata:\n  pad: 1\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["{flag} {value}", "{flag}={value}"])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_flag_beats_the_file_wherever_it_stands(recipe, form, place):
+    flags = [("--max_epochs", 7), ("--trainer.devices", 1), ("--seed", 9), ("--data.pad", 4)]
+    words = [word for flag, value in flags for word in form.format(flag=flag, value=value).split()]
+    config = CapstoneCLI(PROJECT, [*words, "--config", recipe] if place == "before" else ["--config", recipe, *words]).config
+    assert (config.trainer.max_epochs, int(config.trainer.devices), config.seed, config.data.pad) == (7, 1, 9, 4)
+    assert config.model.depth == 3, "what no flag names comes from the file"
+
+
+def test_of_two_files_the_later_wins(recipe, tmp_path):
+    (tmp_path / "more.yaml").write_text("trainer:\n  max_epochs: 4\n")
+    config = CapstoneCLI(PROJECT, ["--config", recipe, "--config", str(tmp_path / "more.yaml")]).config
+    assert (config.trainer.max_epochs, config.seed) == (4, 5)
+
+
+def test_a_recipe_is_found_from_anywhere(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("recipe.yaml", Path("/nowhere")) == "recipe.yaml"
+    assert find_config("recipes/default.yaml", PROJECT.folder) == str(PROJECT.folder / "recipes/default.yaml")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "default.yaml").write_text("seed: 1\n")
+    assert find_config("recipes/default.yaml", PROJECT.folder) == "recipes/default.yaml", "here goes first"
+
+
+# mistakes
+
+
+def mistake(*args: str) -> str:
+    with pytest.raises(UserError) as caught:
+        CapstoneCLI(PROJECT, list(args))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "args, line",
+    [
+        (["--bogus", "3"], r"Unrecognized arguments: --bogus 3 \(see --help\)"),
+        (["--max_epoch", "3"], "Unrecognized arguments: --max_epoch 3"),  # half a flag is none
+        (["--model.width", "3"], "--model.width"),
+        (["--max_epochs", "x"], r"trainer\.max_epochs: x is none of int \(see --help\)"),
+        (["--precision", "8"], r"trainer\.precision: 8 is none of Literal\[64, 32, 16\], .*'bf16-mixed'"),
+        (["--data.batch_size", "x"], r"data\.batch_size.*int.*x"),
+        (["--debug", "all"], r"debug: all is none of Literal\['overfit', 'shapes', 'gradients'\]"),
+        (["--checkpoint_every", "-1"], "checkpoint_every.*-1 does not conform to restriction v>=0"),
+        (["--patience", "-1"], "patience: -1 is none of NonNegativeInt"),
+        (["--max_epochs"], r"trainer\.max_epochs: expected one argument"),
+        (["--config", "missing.yaml"], "--config missing.yaml: no such file, neither here nor in .*projects/cifar10"),
+        (["--config"], "--config : no such file"),
+    ],
+)
+def test_a_wrong_flag_is_named(args, line):
+    assert re.search(line, mistake(*args))
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        ("trainer: [\n", "--config .*bad.yaml: not YAML: .*line 2, column 1"),
+        ("\xff\xfe", "--config .*bad.yaml: not YAML"),
+        ("trainer:\n  bogus: 3\n", "bogus"),
+        ("just words\n", "just words"),
+        ("max_epochs: 3\n", "the configuration sets max_epochs: 3 at its top; write it below trainer:"),
+        ("accelerator: cpu\n", "the configuration sets accelerator: cpu at its top"),
+        ("trainer:\n  max_epochs: many\n", r"trainer\.max_epochs: many is none of int"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, content, line):
+    (tmp_path / "bad.yaml").write_bytes(content.encode("latin1"))
+    assert re.search(line, mistake("--config", str(tmp_path / "bad.yaml")))
+
+
+def test_parsing_builds_nothing(monkeypatch):
+    for part in (PROJECT.module, PROJECT.data):
+        monkeypatch.setattr(part, "setup", pytest.fail)
+    cli = CapstoneCLI(PROJECT, ["--model.depth", "2"])
+    assert not hasattr(cli, "model") and not hasattr(cli, "trainer")
+
+
+# the configuration that a resumed run takes up
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A run "a" that has written its configuration, and a run "b" that has not; we stand beside `runs`."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path("runs/cifar10", name, "checkpoints").mkdir(parents=True)
+    Path("runs/cifar10/a/config.yaml").touch()
+    return "runs/cifar10/a/config.yaml"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--resume", "auto", "--name", "a"],
+        ["--name=a", "--max_epochs", "3", "--resume=auto"],
+        ["--resume", "runs/cifar10/a/checkpoints/step-1.ckpt"],
+        ["--resume", "runs/cifar10/a/checkpoints/step-1.ckpt", "--name", "new"],
+    ],
+)
+def test_a_resumed_run_keeps_its_configuration(saved, args):
+    config, path, *rest = with_saved_config(args, "cifar10")
+    assert (config, Path(path).resolve(), rest) == ("--config", Path(saved).resolve(), args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--name", "a"],
+        ["--resume", "auto"],
+        ["--resume", "auto", "--name", "b"],
+        ["--resume", "auto", "--name", "a", "--config", "x.yaml"],
+        ["--resume", "auto", "--name", "a", "--config=x.yaml"],
+        ["-c", "x.yaml", "--resume", "auto", "--name", "a"],
+    ],
+)
+def test_otherwise_the_arguments_stay_as_they_are(saved, args):
+    assert with_saved_config(args, "cifar10") == args
+
+
+# exit codes
+
+
+def raiser(error: BaseException):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("no such thing"), 2, "error: no such thing\n"),
+        (Preempted("x.ckpt"), 75, "stopped by SIGTERM; state saved in x.ckpt\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_a_user_can_put_right_is_a_line_and_an_exit_code(capsys, error, code, line):
+    assert guarded(raiser(error)) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_of_several_processes_one_says_where_they_stopped(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert guarded(raiser(Preempted("x.ckpt"))) == 75
+    assert capsys.readouterr() == ("", "")
+
+
+def test_success_is_0_and_a_fault_of_ours_keeps_its_traceback():
+    assert guarded(lambda: None) == 0 and guarded(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        guarded(raiser(ZeroDivisionError()))
+
+
+# help
+
+
+def help_text(capsys) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(PROJECT, ["--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def options(text: str) -> dict[str, str]:
+    """flag -> what help says of it, in one line"""
+    blocks = re.findall(r"^  (-.*(?:\n(?: {3,}.*|))*)", text, re.MULTILINE)
+    return {re.match(r"(?:-\w\b.*, )?(--[\w.]+)", block)[1]: " ".join(block.split()) for block in blocks}
+
+
+def test_help_gives_every_option_a_sentence_and_a_type(capsys):
+    found = options(help_text(capsys))
+    assert len(found) > 80
+    for flag, (kind, sentence) in TRAINER_FLAGS.items():
+        assert found[f"--{flag}"] == f"--{flag} {kind} {sentence} (type: {kind})"
+    for flag in ("seed", "name", "wandb", "resume", "debug", "checkpoint_every", "patience"):
+        assert f"--{flag}" in found
+    for flag, text in found.items():
+        if flag in ("--help", "--config", "--print_config", "--trainer", "--model", "--data") or flag.endswith(".help"):
+            continue
+        before, is_typed, _ = text.partition("(type: ")
+        assert is_typed and len(before.split()) >= 5, text
+
+
+def test_help_says_what_the_command_is(capsys):
+    usage = "usage: python -m projects.cifar10.train [--config recipes/NAME.yaml] [flags]"
+    assert help_text(capsys).splitlines()[0] == usage
+
+
+def command(*args: str) -> tuple[float, subprocess.CompletedProcess]:
+    """Runs Python; returns its processor seconds, which do not depend on what else the machine does, and how it ended."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    before = used()
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True)
+    return used() - before, done
+
+
+def test_help_takes_little_longer_than_importing_the_framework():
+    times: dict[str, float] = {"imports": 1e9, "help": 1e9}
+    for _ in range(3):  # the first time reads from the disk
+        seconds, done = command("-X", "importtime", "-m", "projects.cifar10.train", "--help")
+        assert done.returncode == 0 and done.stdout.startswith("usage: ")
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert all(line.startswith("import time:") for line in done.stderr.splitlines())
+        assert {"torch", "lightning", "projects.cifar10.module"} <= imported
+        assert not {"datasets", "wandb", "pyarrow", "PIL.JpegImagePlugin", "common.run"} & imported
+        times["help"] = min(times["help"], seconds)
+        times["imports"] = min(times["imports"], command("-c", "import torch, lightning")[0])
+        if times["help"] <= 2 * times["imports"]:
+            break
+    assert times["help"] <= 2 * times["imports"], times
+
+
+def test_a_wrong_flag_ends_the_process_with_one_line():
+    _, done = command("-m", "projects.cifar10.train", "--bogus", "3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: Unrecognized arguments: --bogus 3 (see --help)\n"

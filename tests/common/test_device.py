@@ -1,0 +1,157 @@
+"""What is said of devices that are not there, which number format a machine gets, and what glibc is told."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from common import device
+from common.errors import UserError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this a machine with so many GPUs and such a processor."""
+
+    def make(gpus: int = 0, bf16: bool = True, mps: bool = False, cpuinfo: str | None = "") -> None:
+        class CpuInfo:
+            def __init__(self, path):
+                assert path == "/proc/cpuinfo"
+
+            def read_text(self):
+                if cpuinfo is None:
+                    raise FileNotFoundError("/proc/cpuinfo")
+                return cpuinfo
+
+        monkeypatch.setattr(device, "Path", CpuInfo)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return make
+
+
+# devices
+
+
+@pytest.mark.parametrize("devices", ["auto", 1, 2, "2", [0]])
+def test_devices_of_a_cpu_pass(machine, devices):
+    machine()
+    device.check_devices("cpu", devices)
+    device.check_devices("auto", devices)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_missing_gpu_is_said_to_be_missing(machine, accelerator):
+    machine()
+    with pytest.raises(UserError, match=r"no GPU was found on this machine; use --accelerator cpu \(or auto\)"):
+        device.check_devices(accelerator, 1)
+    machine(gpus=1)
+    device.check_devices(accelerator, 1)
+    machine(mps=True)
+    device.check_devices("gpu", 1)
+
+
+@pytest.mark.parametrize("devices", [0, "0", [], "[]", ""])
+def test_no_device_at_all_is_refused(machine, devices):
+    machine()
+    with pytest.raises(UserError, match="no device to train on; use 1 or more, or auto"):
+        device.check_devices("cpu", devices)
+
+
+def test_more_gpus_than_there_are_get_refused(machine):
+    machine(gpus=2)
+    device.check_devices("gpu", 2)
+    with pytest.raises(UserError, match=r"--devices 3: this machine has 2 GPU\(s\)"):
+        device.check_devices("gpu", 3)
+    device.check_devices("cpu", 3)
+
+
+# number formats
+
+
+PLAIN = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx512f avx512_bf16x sse2\n"
+NATIVE = PLAIN.replace("avx512_bf16x", "avx512_bf16")
+ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, precision",
+    [
+        (PLAIN, "32-true"),
+        (NATIVE, "bf16-mixed"),
+        (PLAIN.replace("sse2", "amx_bf16"), "bf16-mixed"),
+        (ARM, "bf16-mixed"),
+        (ARM.replace("bf16", "crc32"), "32-true"),
+        ("bugs\t: avx512_bf16\n", "32-true"),
+        ("", "32-true"),
+        (None, "32-true"),
+    ],
+)
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_a_processor_gets_bf16_if_it_has_it(machine, cpuinfo, precision, accelerator):
+    machine(cpuinfo=cpuinfo)
+    assert device.default_precision(accelerator) == precision
+
+
+def test_a_gpu_gets_bf16_if_it_does_not_emulate_it(machine):
+    for bf16, precision in [(True, "bf16-mixed"), (False, "32-true")]:
+        for accelerator in ("gpu", "cuda", "auto"):
+            machine(gpus=1, bf16=bf16, cpuinfo=PLAIN if bf16 else NATIVE)
+            assert device.default_precision(accelerator) == precision
+    machine(gpus=1, bf16=False, cpuinfo=NATIVE)
+    assert device.default_precision("cpu") == "bf16-mixed", "asked for the processor, the GPU does not count"
+
+
+def test_apple_silicon_gets_32_bit(machine):
+    machine(mps=True, cpuinfo=NATIVE)
+    assert {device.default_precision(name) for name in ("mps", "gpu", "auto")} == {"32-true"}
+
+
+def test_devices_have_names_for_people(machine, monkeypatch):
+    machine(cpuinfo=PLAIN)
+    assert device.device_name(torch.device("cpu")) == f"Some CPU @ 2 GHz, {torch.get_num_threads()} threads"
+    machine(cpuinfo=None)
+    monkeypatch.setattr(device.platform, "machine", lambda: "riscv64")
+    assert device.device_name(torch.device("cpu")).startswith("riscv64, ")
+
+
+# the allocator
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What `mallopt` was told."""
+    calls: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name):
+            self.mallopt = lambda option, value: calls.append((option, value)) or 1
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    return calls
+
+
+def test_glibc_is_told_to_keep_memory(told):
+    assert device.keep_freed_memory()
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+    assert dict(told) == {m_mmap_max: 0, m_trim_threshold: 2**31 - 1, m_top_pad: 2**28}
+
+
+def test_what_the_environment_says_of_memory_wins(told, monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert not device.keep_freed_memory()
+    assert told == []
+
+
+def test_other_systems_keep_their_habits(told, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError("no libc.so.6")))
+    assert not device.keep_freed_memory()
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    assert not device.keep_freed_memory()
+    assert told == []

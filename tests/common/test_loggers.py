@@ -1,0 +1,254 @@
+"""`metrics.csv` survives a resume; W&B's own file holds everything that a run promises to log, and never makes it wait."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common import loggers
+from common.errors import UserError
+from common.loggers import csv_logger, offline_reason, read_metrics, wandb_logger
+
+# metrics.csv
+
+
+def write_rows(folder: Path, rows: list[dict[str, float]]) -> None:
+    logger = csv_logger(folder)
+    for row in rows:
+        logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+    logger.save()
+
+
+ROWS = [
+    {"step": 0, "train/loss": 3.0},
+    {"step": 1, "train/loss": 2.0},
+    {"step": 1, "val/loss": 2.5, "epoch": 0},  # the end of an epoch of two steps
+    {"step": 2, "train/loss": 1.0},
+    {"step": 3, "train/loss": 0.5},
+    {"step": 3, "val/loss": 0.7, "epoch": 1},
+    {"step": 4, "test/loss": 0.6},
+]
+
+
+def test_figures_are_read_back_as_they_were_logged(tmp_path):
+    write_rows(tmp_path, ROWS)
+    assert read_metrics(tmp_path / "metrics.csv") == ROWS
+
+
+@pytest.mark.parametrize("steps_done, kept", [(0, 0), (1, 1), (2, 3), (3, 4), (4, 6), (5, 7)])
+def test_a_resumed_run_keeps_the_figures_of_the_steps_it_does_not_repeat(tmp_path, steps_done, kept):
+    write_rows(tmp_path, ROWS)
+    logger = csv_logger(tmp_path, steps_done)
+    assert (read_metrics(tmp_path / "metrics.csv") if kept else []) == ROWS[:kept]
+    logger.log_metrics({"train/loss": 9.0, "new": 1.0}, step=steps_done)
+    logger.save()
+    assert read_metrics(tmp_path / "metrics.csv") == [*ROWS[:kept], {"step": steps_done, "train/loss": 9.0, "new": 1.0}]
+    assert read_metrics(tmp_path / "metrics.before-resume.csv") == ROWS, "nothing is lost"
+
+
+def test_a_line_cut_short_by_a_kill_does_not_stop_a_resume(tmp_path):
+    write_rows(tmp_path, ROWS)
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text() + "3")
+    csv_logger(tmp_path, 3)
+    assert read_metrics(path) == ROWS[:4]
+
+
+def test_only_the_first_process_touches_the_file(tmp_path, monkeypatch):
+    write_rows(tmp_path, ROWS)
+    monkeypatch.setattr(loggers.rank_zero_only, "rank", 1)
+    csv_logger(tmp_path, 1).save()
+    assert [path.name for path in tmp_path.glob("metrics*")] == ["metrics.csv"]
+    assert read_metrics(tmp_path / "metrics.csv") == ROWS
+
+
+# W&B: online or not
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Who was asked for an answer, which was yes."""
+    asked: list[str] = []
+    monkeypatch.setattr(loggers, "reachable", lambda server, timeout: asked.append(server) is None)
+    return asked
+
+
+def test_without_a_key_it_is_offline(answers):
+    assert offline_reason().startswith("no API key")
+    assert answers == []
+
+
+def test_with_a_key_and_a_server_it_is_online(answers, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert offline_reason() == ""
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine wandb.example\n  login user\n  password secret\n")
+    assert offline_reason().startswith("no API key"), "that key is another server's"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
+    assert offline_reason() == ""
+    assert answers == ["https://api.wandb.ai", "https://wandb.example"]
+
+
+def test_what_wandb_mode_says_wins(answers, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    for mode in ("offline", "dryrun"):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert offline_reason() == f"WANDB_MODE is {mode}"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert offline_reason() == "", "there is nothing to upload later"
+    assert answers == []
+
+
+def test_a_server_out_of_reach_costs_seconds(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://nowhere.invalid")  # RFC 2606: never a host
+    began = time.perf_counter()
+    assert offline_reason() == "https://nowhere.invalid cannot be reached"
+    assert time.perf_counter() - began < 5
+
+
+def test_a_key_that_is_not_taken_is_an_error_of_one_line(answers, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(UserError, match=r"--wandb: .*API key.*; set WANDB_MODE=offline") as caught:
+        wandb_logger(tmp_path, "p", {}, {}, pytest.fail)
+    assert "\n" not in str(caught.value)
+
+
+# W&B: what is in its file
+
+
+def records(path: Path) -> Iterator:
+    """The records of a `.wandb` file: LevelDB's log format, blocks of 32 KiB after a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        if room < 7:  # too little for a record's head: padding
+            at += room
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # the whole record, or its last part
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def ended(path: Path) -> list:
+    """Its records; W&B's own process may still be writing them when the run has ended."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = list(records(path))
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        assert time.monotonic() < deadline, f"the run in {path} was never ended"
+        time.sleep(0.05)
+
+
+def items(entries) -> dict:
+    return {"/".join(entry.nested_key) or entry.key: json.loads(entry.value_json) for entry in entries}
+
+
+class WandbFile:
+    """An offline run, read back."""
+
+    def __init__(self, run_folder: Path) -> None:
+        (path,) = run_folder.glob("wandb/offline-run-*/*.wandb")
+        self.files_folder = path.parent / "files"
+        self.history: list[dict] = []
+        self.config: dict = {}
+        self.summary: dict = {}
+        self.files: list[str] = []
+        for record in ended(path):
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
+                self.history.append(items(record.history.item))
+            elif kind == "summary":
+                self.summary |= items(record.summary.update)
+            elif kind == "run":
+                self.run = record.run
+                self.config |= items(record.run.config.update)
+            elif kind == "config":
+                self.config |= items(record.config.update)
+            elif kind == "files":
+                self.files += [file.path for file in record.files.files]
+
+
+@pytest.fixture(scope="module")
+def logged(full_run) -> WandbFile:
+    assert full_run.code == 0, full_run.err
+    return WandbFile(full_run.run("full"))
+
+
+def test_a_run_without_a_key_says_that_it_is_offline(full_run):
+    line = next(line for line in full_run.out.splitlines() if line.startswith("W&B"))
+    assert line.startswith("W&B: offline, no API key")
+    assert line.endswith("`wandb sync runs/cifar10/full/wandb/offline-run-*`")
+
+
+def test_the_run_has_its_name_and_project(logged):
+    assert (logged.run.project, logged.run.display_name) == ("capstones-cifar10", "full")
+
+
+def test_the_whole_configuration_is_recorded(full_run, logged):
+    written = yaml.safe_load((full_run.run("full") / "config.yaml").read_text())
+    assert {key: logged.config[key] for key in written} == written
+    assert logged.config["data/source"] == "sample"
+    assert logged.config["seed"] == 3 and logged.config["trainer"]["precision"] == "32-true"
+
+
+def test_the_history_has_what_metrics_csv_has(full_run, logged):
+    rows = read_metrics(full_run.run("full") / "metrics.csv")
+    history = [
+        {"step" if key == "trainer/global_step" else key: value for key, value in row.items() if not key.startswith("_")}
+        for row in logged.history
+        if not any(key.startswith("plots/") for key in row)
+    ]
+    assert history == rows
+    names = {key for row in logged.history for key in row}
+    assert {"train/loss", "val/loss", "val/accuracy", "test/accuracy", "grad/norm", "perf/samples_per_second"} <= names
+    assert any(name.startswith("lr-") for name in names) and any(name.startswith("act/dead/") for name in names)
+    assert all("trainer/global_step" in row for row in logged.history)
+
+
+def test_the_summary_keeps_the_best(logged):
+    accuracies = [row["val/accuracy"] for row in logged.history if "val/accuracy" in row]
+    losses = [row["val/loss"] for row in logged.history if "val/loss" in row]
+    assert len(accuracies) == len(losses) == 2
+    assert logged.summary["val/accuracy"] == {"max": max(accuracies)}
+    assert logged.summary["val/loss"] == {"min": min(losses)}
+    assert logged.summary["perf/train_seconds"] > 0
+
+
+def test_pictures_are_in_the_run(logged):
+    names = {key.split("/")[1] for row in logged.history for key in row if key.startswith("plots/")}
+    assert names == {"filters", "gallery", "confusion", "calibration", "mistakes", "curves"}
+    pictures = [path for path in logged.files if path.endswith(".png")]
+    assert len(pictures) == 6
+    assert all((logged.files_folder / path).read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_the_best_is_kept_when_it_is_not_the_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    said: list[str] = []
+    logger = wandb_logger(tmp_path, "p", {"val/accuracy": "max", "val/loss": "min"}, {"a": {"b": 1}}, said.append)
+    for step, (accuracy, loss) in enumerate([(0.1, 3.0), (0.9, 1.0), (0.5, 2.0)]):
+        logger.log_metrics({"val/accuracy": accuracy, "val/loss": loss, "train/loss": loss}, step=10 * step)
+    logger.experiment.finish()
+    file = WandbFile(tmp_path)
+    assert said[0].startswith("W&B: offline, WANDB_MODE is offline")
+    assert (file.summary["val/accuracy"], file.summary["val/loss"]) == ({"max": 0.9}, {"min": 1.0})
+    assert file.summary["train/loss"] == 2.0
+    assert [row["trainer/global_step"] for row in file.history] == [0, 10, 20]
+    assert file.config["a"] == {"b": 1}

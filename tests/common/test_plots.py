@@ -1,0 +1,153 @@
+"""Every picture is a PNG that shows the numbers that it was given."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.classification import MulticlassCalibrationError
+
+from common import plots
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved, as matplotlib objects."""
+    figures, save = [], plots._save
+
+    def keep(figure, path):
+        figures.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", keep)
+    return figures
+
+
+def is_png(path) -> bool:
+    with Image.open(path) as image:
+        image.load()
+        return image.format == "PNG" and min(image.size) > 50
+
+
+def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): tuple(np.asarray(part).tolist() for part in line.get_data()) for line in axes.get_lines()}
+
+
+# curves
+
+
+ROWS = [
+    {"step": 0.0, "train/loss": 3.0, "grad/norm": 1.0, "act/dead/block.0": 0.5, "act/saturated/gate": 0.25},
+    {"step": 0.0, "lr-SGD/filters": 0.2, "lr-SGD/head": 100.0},
+    {"step": 9.0, "val/loss": 2.5, "val/accuracy": 0.4, "epoch": 0.0},
+    {"step": 10.0, "train/loss": 2.0, "act/dead/block.0": 0.25},
+    {"step": 10.0, "lr-SGD/filters": 0.1, "lr-SGD/head": 0.0},
+    {"step": 11.0, "test/accuracy": 0.5, "epoch": 1.0},
+]
+
+
+def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
+    path = plots.draw_curves(ROWS, tmp_path / "plots" / "curves.png")
+    assert path == tmp_path / "plots" / "curves.png" and is_png(path)
+    panels = {axes.get_title(): lines(axes) for axes in drawn[0].axes if axes.get_visible()}
+    assert panels == {
+        "loss": {"train": ([0.0, 10.0], [3.0, 2.0]), "val": ([9.0], [2.5])},
+        "accuracy": {"val": ([9.0], [0.4])},
+        "grad/norm": {"grad": ([0.0], [1.0])},
+        "share of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
+        "share of saturated units": {"gate": ([0.0], [0.25])},
+        "learning rate / its maximum": {"filters": ([0.0, 10.0], [1.0, 0.5]), "head": ([0.0, 10.0], [1.0, 0.0])},
+    }
+    assert list(panels)[:2] == ["accuracy", "loss"], "what is trained for comes first"
+
+
+def test_without_curves_there_is_no_picture(tmp_path):
+    assert plots.draw_curves([{"step": 1.0, "epoch": 0.0, "test/accuracy": 0.5}], tmp_path / "x.png") is None
+    assert plots.draw_curves([], tmp_path / "x.png") is None
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_curves_survive_what_is_not_finite(tmp_path):
+    rows = [{"step": 0.0, "train/loss": math.inf, "lr-SGD": 0.0}, {"step": 1.0, "train/loss": math.nan, "lr-SGD": 0.0}]
+    assert is_png(plots.draw_curves(rows, tmp_path / "x.png"))
+
+
+# confusion
+
+
+def test_confusion_shows_the_shares_of_each_true_class(tmp_path, drawn):
+    counts = torch.tensor([[90, 10, 0], [1, 2, 3], [0, 0, 0]])  # nothing was of the last class
+    assert is_png(plots.draw_confusion(counts, ["cat", "dog", "eel"], tmp_path / "x.png"))
+    (axes,) = drawn[0].axes
+    texts = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "90", (0, 1): "10", (1, 0): "17", (1, 1): "33", (1, 2): "50"}
+    expected = [[90, 10, 0], [100 / 6, 200 / 6, 300 / 6], [0, 0, 0]]
+    np.testing.assert_allclose(axes.images[0].get_array(), expected, rtol=1e-6)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+def test_a_share_too_small_to_round_up_leaves_its_cell_empty(tmp_path, drawn):
+    plots.draw_confusion(torch.tensor([[996, 4], [6, 994]]), ["a", "b"], tmp_path / "x.png")
+    assert sorted(text.get_text() for text in drawn[0].axes[0].texts) == ["1", "100", "99"]
+
+
+# calibration
+
+
+@pytest.mark.parametrize("samples, bins", [(2000, 15), (7, 15), (500, 4)])
+def test_calibration_error_is_that_of_torchmetrics(tmp_path, drawn, samples, bins):
+    logits, labels = torch.randn(samples, 5) * 2, torch.randint(0, 5, (samples,))
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    assert is_png(plots.draw_calibration(confidence, predicted == labels, tmp_path / "x.png", bins))
+    expected = MulticlassCalibrationError(5, n_bins=bins)(probabilities, labels).item()
+    assert drawn[0].axes[0].get_title() == f"Calibration: expected error {100 * expected:.1f} points"
+
+
+def test_calibration_shows_accuracy_and_share_of_each_bin(tmp_path, drawn):
+    confidence = torch.tensor([0.05, 0.15, 0.55, 0.58, 0.95, 1.0, 1.0, 0.97])
+    correct = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
+    plots.draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
+    upper, lower = drawn[0].axes
+    x, y = lines(upper)["this model"]
+    assert x == pytest.approx([0.05, 0.15, 0.565, 0.98])  # bins without a sample have no point
+    assert y == [0, 0, 0.5, 0.75]
+    heights = [bar.get_height() for bar in lower.patches]
+    assert heights == pytest.approx([1 / 8, 1 / 8, 0, 0, 0, 2 / 8, 0, 0, 0, 4 / 8])
+    assert [bar.get_x() + bar.get_width() / 2 for bar in lower.patches] == pytest.approx(np.arange(10) / 10 + 0.05)
+
+
+# pictures
+
+
+def test_pictures_stand_in_order_below_their_titles(tmp_path, drawn):
+    images = torch.randint(0, 256, (5, 3, 6, 4), dtype=torch.uint8)
+    titles = [f"number {i}" for i in range(5)]
+    assert is_png(plots.draw_images(images, titles, tmp_path / "x.png", columns=3))
+    shown = [axes for axes in drawn[0].axes if axes.images]
+    assert [axes.get_title() for axes in shown] == titles
+    for axes, image in zip(shown, images, strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image.permute(1, 2, 0))
+    assert len(drawn[0].axes) == 6 and not any(axes.axison for axes in drawn[0].axes)
+
+
+def test_a_single_picture_is_a_picture(tmp_path):
+    assert is_png(plots.draw_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ["one"], tmp_path / "x.png"))
+
+
+def test_filters_are_stretched_around_grey(tmp_path, drawn):
+    weight = torch.randn(13, 3, 2, 2, dtype=torch.bfloat16, requires_grad=True)
+    with torch.no_grad():
+        weight[0] = 0
+        weight[1] = torch.tensor([0.0, 1.0, -2.0, 4.0]).view(2, 2)
+    assert is_png(plots.draw_filters(weight, tmp_path / "x.png", "first layer"))
+    shown = [np.asarray(axes.images[0].get_array()) for axes in drawn[0].axes if axes.images]
+    assert len(shown) == 13 and drawn[0].get_suptitle() == "first layer"
+    np.testing.assert_array_equal(shown[0], np.full((2, 2, 3), 0.5))
+    np.testing.assert_allclose(shown[1][:, :, 0], [[0.5, 0.625], [0.25, 1.0]])
+    assert all(abs(image - 0.5).max() == pytest.approx(0.5) for image in shown[1:])

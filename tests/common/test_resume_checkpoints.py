@@ -1,0 +1,249 @@
+"""The checkpoints that a killed run continues from: the right ones, with everything in them. (Kills themselves are
+tested on a whole project, in `tests/projects`.)
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
+from common.checkpoints import logged_steps, read_checkpoint
+from common.errors import Preempted
+from common.loggers import csv_logger, read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|resumable|is not empty).*")
+
+
+class Model(LightningModule):
+    """One weight, whose validation loss is `losses[epoch]`."""
+
+    def __init__(self, losses=(3.0, 1.0, 2.0, 2.5)) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.losses = losses
+
+    def training_step(self, batch, index):
+        self.log("train/loss", float(self.global_step))
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch, index):
+        self.log("val/loss", self.losses[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class TwoOptimizers(Model):
+    """Three optimizer steps in a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, index):
+        first, second = self.optimizers()
+        for optimizer in (first, first, second):
+            optimizer.zero_grad()
+            self.manual_backward(self.weight * 1.0)
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), 0.1) for _ in range(2)]
+
+
+class KeepAll(ResumeCheckpoints):
+    KEEP = 100
+
+
+def fit(callbacks, module=None, epochs=2, **options):
+    """Trains in epochs of 5 batches."""
+    loader = DataLoader(TensorDataset(torch.ones(10, 1)), batch_size=2)
+    fit_options = {"ckpt_path": options.pop("ckpt_path", None)}
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    options = {**quiet, "max_epochs": epochs, "num_sanity_val_steps": 0, "log_every_n_steps": 1, **options}
+    trainer = Trainer(accelerator="cpu", callbacks=callbacks, **options)
+    trainer.fit(module or Model(), loader, loader, **fit_options)
+    return trainer
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def step_files(*steps: int) -> list[str]:
+    return [f"step-{step:08d}.ckpt" for step in steps]
+
+
+# when
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    fit([ResumeCheckpoints(tmp_path, "cifar10", 2)])
+    assert names(tmp_path) == step_files(8, 10)
+
+
+@pytest.mark.parametrize("every, steps", [(0, [5, 10]), (2, [2, 4, 5, 6, 8, 10]), (5, [5, 10]), (3, [3, 5, 6, 9, 10])])
+def test_they_come_every_few_steps_and_at_the_ends_of_epochs(tmp_path, every, steps):
+    fit([KeepAll(tmp_path, "cifar10", every)])
+    assert names(tmp_path) == step_files(*steps)
+
+
+def test_accumulated_gradients_are_never_left_out(tmp_path):
+    # the optimizer steps after batches 2, 4 and 5; what is between has no checkpoint that would be right
+    fit([KeepAll(tmp_path, "cifar10", 1)], accumulate_grad_batches=2)
+    assert names(tmp_path) == step_files(1, 2, 3, 4, 5, 6)
+    for path, batches in zip(sorted(tmp_path.iterdir()), [2, 4, 5, 2, 4, 5], strict=True):
+        progress = read_checkpoint(path)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        assert progress["ready"] == batches
+
+
+def test_steps_of_several_optimizers_are_counted_together(tmp_path):
+    fit([KeepAll(tmp_path, "gan", 4)], TwoOptimizers())
+    # 3 steps in a batch: the first batch's end beyond each multiple of 4, and the ends of epochs
+    assert names(tmp_path) == step_files(6, 9, 12, 15, 18, 21, 24, 30)
+    loggers_count = [logged_steps(read_checkpoint(path)) for path in sorted(tmp_path.iterdir())]
+    assert loggers_count == [2, 3, 4, 5, 6, 7, 8, 10]
+
+
+def test_files_with_larger_numbers_do_not_push_out_a_new_one(tmp_path):
+    fit([KeepAll(tmp_path, "cifar10", 0)], epochs=1)
+    for step in (100, 200):  # as a run leaves them that is taken back to an older checkpoint
+        path = tmp_path / f"step-{step:08d}.ckpt"
+        path.touch()
+        os.utime(path, (1, 1))
+    fit([ResumeCheckpoints(tmp_path, "cifar10", 0)], ckpt_path=tmp_path / "step-00000005.ckpt", epochs=3)
+    assert names(tmp_path) == step_files(10, 15)
+
+
+def test_lightnings_own_checkpoints_do_not_come_on_top(tmp_path):
+    fit([ResumeCheckpoints(tmp_path / "ours", "cifar10", 0)], default_root_dir=tmp_path, limit_val_batches=0)
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == step_files(5, 10)
+
+
+# what
+
+
+def test_the_project_and_the_random_states_are_in_them(tmp_path):
+    class Throw(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            self.state = torch.rand(1), random.random(), np.random.rand()
+            if trainer.global_step == 4:
+                self.expected = random_state()
+
+    throw = Throw()
+    fit([throw, KeepAll(tmp_path, "cifar10", 4)], epochs=1)
+    checkpoint = read_checkpoint(tmp_path / "step-00000004.ckpt")
+    assert checkpoint["project"] == "cifar10"
+    (state,) = checkpoint["random_states"]
+    assert torch.equal(state["torch"], throw.expected["torch"])
+    assert state["python"] == throw.expected["python"]
+    assert torch.equal(state["numpy"][1], throw.expected["numpy"][1])
+
+
+def test_an_epochs_checkpoint_knows_that_epochs_best_and_its_patience(tmp_path):
+    best = ModelCheckpoint(tmp_path, filename="best-{step}", monitor="val/loss", save_on_train_epoch_end=True)
+    fit([best, KeepAll(tmp_path, "cifar10", 0), EarlyStopping("val/loss", patience=9)], epochs=4)
+    for step, loss, best_step, waited in [(5, 3.0, 5, 0), (10, 1.0, 10, 0), (15, 1.0, 10, 1), (20, 1.0, 10, 2)]:
+        states = read_checkpoint(tmp_path / f"step-{step:08d}.ckpt")["callbacks"]
+        kept = next(state for name, state in states.items() if name.startswith("ModelCheckpoint"))
+        stopping = next(state for name, state in states.items() if name.startswith("EarlyStopping"))
+        assert kept["best_model_score"] == loss and kept["best_model_path"].endswith(f"best-step={best_step}.ckpt")
+        assert stopping["wait_count"] == waited
+
+
+def test_a_resumed_run_goes_on_with_the_best_so_far(tmp_path):
+    def callbacks():
+        best = ModelCheckpoint(tmp_path, filename="best-{step}", monitor="val/loss", save_on_train_epoch_end=True)
+        return [best, ResumeCheckpoints(tmp_path, "cifar10", 0)]
+
+    fit(callbacks(), epochs=2)
+    resumed = fit(callbacks(), epochs=4, ckpt_path=tmp_path / "step-00000010.ckpt")
+    assert resumed.checkpoint_callback.best_model_path == str(tmp_path / "best-step=10.ckpt")
+    assert (tmp_path / "best-step=10.ckpt").is_file()
+
+
+# SIGTERM, within a process
+
+
+class Terminate(Callback):
+    """Asks the process to stop in one of its batches."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_before_backward(self, trainer, module, loss):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "batch, options, saved",
+    [
+        (1, {}, 2),  # after the step at hand
+        (4, {}, 5),  # the last of an epoch: after its validation
+        (0, {"accumulate_grad_batches": 2}, 1),  # after the step that takes the gradients so far
+    ],
+)
+def test_sigterm_ends_the_step_saves_it_and_is_given_back(tmp_path, batch, options, saved):
+    before = signal.getsignal(signal.SIGTERM)
+    path = tmp_path / f"step-{saved:08d}.ckpt"
+    with pytest.raises(Preempted, match=f"stopped by SIGTERM; state saved in {path}") as caught:
+        fit([Terminate(batch), ResumeCheckpoints(tmp_path, "cifar10", 0)], **options)
+    assert caught.value.checkpoint == str(path)
+    assert names(tmp_path) == step_files(saved)
+    assert read_checkpoint(path)["global_step"] == saved
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("batch, steps", [(1, [0, 1]), (4, [0, 1, 2, 3, 4, 4])])  # and one of the validation
+def test_the_figures_of_the_last_step_before_sigterm_are_logged(tmp_path, batch, steps):
+    logger = csv_logger(tmp_path)
+    with pytest.raises(Preempted):
+        fit([Terminate(batch), ResumeCheckpoints(tmp_path, "cifar10", 0)], logger=logger)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == steps
+
+
+def test_sigterm_in_the_last_epoch_leaves_the_test_to_the_next_run(tmp_path):
+    with pytest.raises(Preempted, match="step-00000005"):
+        fit([Terminate(4), ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=1)
+
+
+# random states
+
+
+def draws() -> tuple:
+    return torch.rand(3).tolist(), torch.randn(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.gauss(0, 1)
+
+
+def test_random_states_go_through_a_file_and_back(tmp_path):
+    draws()  # leaves half of a pair of normal numbers behind in python and numpy
+    torch.save(random_state(), tmp_path / "x.pt")
+    expected = [draws() for _ in range(300)]  # more than one block of a Mersenne twister
+    set_random_state(torch.load(tmp_path / "x.pt", weights_only=True))
+    assert [draws() for _ in range(300)] == expected
+
+
+def test_states_of_another_number_of_processes_are_left(tmp_path):
+    callback = ResumeCheckpoints(tmp_path, "cifar10", 0)
+    states = [random_state(), random_state()]
+
+    class Alone:
+        world_size, global_rank = 1, 0
+
+    torch.rand(5)
+    now = random_state()["torch"]
+    callback.on_load_checkpoint(Alone, None, {"random_states": states})
+    callback._restore_random_state(Alone)
+    assert torch.equal(random_state()["torch"], now)
+    callback.on_load_checkpoint(Alone, None, {"random_states": states[:1]})
+    callback._restore_random_state(Alone)
+    assert torch.equal(random_state()["torch"], states[0]["torch"])

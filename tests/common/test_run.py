@@ -1,0 +1,330 @@
+"""The life of a run: what it leaves behind, what it resumes from, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import common.run
+from common.callbacks.classification import ClassificationPictures
+from common.loggers import read_metrics
+from projects.cifar10.train import PROJECT
+
+# what is left
+
+
+def test_a_run_leaves_everything_in_its_folder(full_run):
+    assert full_run.code == 0 and full_run.err == ""
+    folder = full_run.run("full")
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "plots",
+        "summary.json",
+        "wandb",
+    }
+    pictures = ("calibration", "confusion", "curves", "filters", "gallery", "mistakes")
+    assert sorted(path.stem for path in (folder / "plots").glob("*.png")) == sorted(pictures)
+    steps = [path.name for path in (folder / "checkpoints").glob("step-*")]
+    assert sorted(steps) == ["step-00000002.ckpt", "step-00000004.ckpt"]
+    assert [path.name for path in full_run.folder.iterdir() if path.name != "cache"] == ["runs"], "and nothing outside"
+
+
+def test_the_summary_has_every_figure(full_run):
+    folder = full_run.run("full")
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = read_metrics(folder / "metrics.csv")
+    validations = [row for row in rows if "val/accuracy" in row]
+    best = max(validations, key=lambda row: row["val/accuracy"])
+    (tested,) = [row for row in rows if "test/accuracy" in row]
+    assert summary["test"] == pytest.approx({name: value for name, value in tested.items() if name.startswith("test/")})
+    assert summary["best_validation"] == {key: best[key] for key in ("val/accuracy", "val/loss", "step")}
+    (kept,) = (folder / "checkpoints").glob("best-*")
+    assert summary["checkpoint"] == kept.name == f"best-{best['step'] + 1:08.0f}.ckpt"
+    weights = torch.load(kept, weights_only=True)["state_dict"]
+    cli = common.cli.CapstoneCLI(PROJECT, ["--config", str(folder / "config.yaml")])
+    assert summary["parameters"] == sum(p.numel() for p in PROJECT.module(**cli.config.model.as_dict()).parameters())
+    assert weights.keys() == PROJECT.module(**cli.config.model.as_dict()).state_dict().keys()
+    expected = {
+        "project": "cifar10",
+        "name": "full",
+        "data_source": "sample",
+        "recipe": "default",
+        "seed": 3,
+        "epochs": 2,
+        "steps": 4,
+        "devices": 1,
+        "precision": "32-true",
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["command"].startswith("python -m projects.cifar10.train --data.source sample")
+    assert "--name full --wandb --seed 3" in summary["command"]
+    assert summary["wall_seconds"] >= summary["train_seconds"] > 0 and summary["samples_per_second"] > 0
+    assert re.fullmatch(r"None|[0-9a-f]{12}\+?", str(summary["git_commit"])) and "threads" in summary["device"]
+    assert summary["versions"]["torch"] == torch.__version__ and {"python", "lightning"} <= summary["versions"].keys()
+
+
+def test_the_last_lines_say_what_came_out_and_how_to_go_on(full_run):
+    summary = json.loads((full_run.run("full") / "summary.json").read_text())
+    assert "cifar10 on sample (EMBEDDED SAMPLE, not the real data set)" in full_run.out
+    for name, value in summary["test"].items():
+        assert re.search(rf"{name} +│ +{value:.4f} ", full_run.out)
+    checkpoint = f"runs/cifar10/full/checkpoints/{summary['checkpoint']}"
+    assert full_run.out.splitlines()[-4:] == [
+        "run folder: runs/cifar10/full (plots, metrics.csv, config.yaml, summary.json)",
+        "again:      python -m projects.cifar10.train --config runs/cifar10/full/config.yaml",
+        "resume:     python -m projects.cifar10.train --name full --resume auto --max_epochs N",
+        f"predict:    python -m projects.cifar10.predict IMAGE --checkpoint {checkpoint}",
+    ]
+
+
+def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"step-{step:08d}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_its_configuration_does_the_same_run_again(full_run, train):
+    again = train("--config", str(full_run.run("full") / "config.yaml"), "--name", "again", "--wandb", "false", alone=True)
+    assert again.code == 0, again.err
+    assert same(weights(again.run("again"), 4), weights(full_run.run("full"), 4))
+    one, other = (json.loads((run / "summary.json").read_text()) for run in (again.run("again"), full_run.run("full")))
+    assert {key: one[key] for key in ("test", "recipe", "seed")} == {key: other[key] for key in ("test", "recipe", "seed")}
+    saved = [yaml.safe_load((run / "config.yaml").read_text()) for run in (again.run("again"), full_run.run("full"))]
+    assert saved[0] | {"wandb": True} == saved[1]
+    other_seed = train("--name", "other", "--seed", "4")
+    assert not same(weights(other_seed.run("other"), 4), weights(full_run.run("full"), 4))
+
+
+# names
+
+
+def test_runs_without_a_name_get_one_each(train):
+    for _ in range(2):
+        assert train("--max_epochs", "1").code == 0
+    done = train("--max_epochs", "1", "--config", "recipes/resnet18.yaml", "--model.network", "speednet")
+    names = sorted(path.name for path in (done.folder / "runs" / "cifar10").iterdir())
+    assert len(names) == 3
+    assert all(re.fullmatch(r"default-\d{8}-\d{6}(-2)?", name) for name in names[:2])
+    assert re.fullmatch(r"resnet18-\d{8}-\d{6}", names[2])
+
+
+def test_runs_that_begin_in_the_same_second_do_not_mix(tmp_path):
+    assert [common.run.claim_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def copied(full_run, tmp_path):
+    """A copy of the full run, where `train` runs, that may be written to."""
+    shutil.copytree(full_run.folder / "runs", tmp_path / "runs")
+    return tmp_path / "runs" / "cifar10" / "full"
+
+
+def test_a_name_in_use_is_refused_and_nothing_is_lost(copied, train):
+    before = snapshot(copied)
+    line = "runs/cifar10/full exists; choose another --name, or add --resume auto to continue it"
+    assert train("--name", "full").error == line
+    (copied.parent / "other" / "checkpoints").mkdir(parents=True)
+    shutil.copy(copied / "checkpoints" / "step-00000002.ckpt", copied.parent / "other" / "checkpoints")
+    assert train("--name", "full", "--resume", "runs/cifar10/other/checkpoints/step-00000002.ckpt").error == line
+    assert snapshot(copied) == before
+
+
+def test_a_start_that_failed_does_not_use_up_its_name(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "/no/such/folder"):
+        assert "data source" in train("--name", "mine", "--data.source", source).error
+    assert train("--name", "mine", "--max_epochs", "1").code == 0
+
+
+# resuming
+
+
+def test_a_longer_run_continues_where_the_run_ended(copied, train):
+    done = train("--name", "full", "--resume", "auto", "--max_epochs", "3", "--wandb", "false", alone=True)
+    assert done.code == 0 and "resuming runs/cifar10/full from step-00000004.ckpt" in done.out
+    rows = read_metrics(copied / "metrics.csv")
+    assert [row["step"] for row in rows if "train/loss" in row] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "test/loss" in row] == [6]
+    summary = json.loads((copied / "summary.json").read_text())
+    assert (summary["epochs"], summary["steps"], summary["recipe"], summary["seed"]) == (3, 6, "default", 3)
+
+
+def test_a_run_whose_folder_moved_still_has_its_best(train):
+    run = train("--name", "old").run("old")
+    before = json.loads((run / "summary.json").read_text())
+    run = run.rename(run.with_name("new"))
+    done = train("--name", "new", "--resume", "auto", alone=True)
+    assert done.code == 0, done.err
+    after = json.loads((run / "summary.json").read_text())
+    assert {key: after[key] for key in ("test", "checkpoint")} == {key: before[key] for key in ("test", "checkpoint")}
+
+
+def truncate(path: Path) -> None:
+    stat = path.stat()
+    os.truncate(path, stat.st_size // 2)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("how", ["auto", "runs/cifar10/full/checkpoints/step-00000004.ckpt"])
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(full_run, copied, train, how):
+    truncate(copied / "checkpoints" / "step-00000004.ckpt")
+    done = train("--name", "full", "--resume", how, "--wandb", "false", alone=True)
+    assert done.code == 0, done.err
+    assert "step-00000004.ckpt: truncated or damaged; falling back to the one before" in done.out
+    assert "resuming runs/cifar10/full from step-00000002.ckpt" in done.out
+    assert same(weights(copied, 4), weights(full_run.run("full"), 4)), "it ends where the whole run ended"
+
+
+def test_if_all_checkpoints_are_truncated_it_says_so(copied, train):
+    before = snapshot(copied)
+    for path in (copied / "checkpoints").iterdir():
+        truncate(path)
+    done = train("--name", "full", "--resume", "auto")
+    assert done.error == "no good checkpoint to resume from in runs/cifar10/full/checkpoints"
+    assert done.out.count("truncated or damaged") == 3
+    assert before.keys() == snapshot(copied).keys()
+
+
+def test_another_projects_checkpoint_is_refused(copied, train):
+    path = copied / "checkpoints" / "step-00000004.ckpt"
+    torch.save(torch.load(path, weights_only=True) | {"project": "gan"}, path)
+    for how in (["--resume", "auto", "--name", "full"], ["--resume", str(path)]):
+        assert re.fullmatch(r"checkpoint .*step-00000004\.ckpt: belongs to gan, not to cifar10", train(*how).error)
+
+
+def test_a_checkpoint_of_another_network_is_refused(copied, train):
+    line = train("--name", "full", "--resume", "auto", "--model.widths", "[8,8,16]", "--max_epochs", "3").error
+    assert re.match(r"checkpoint .*step-00000004\.ckpt: not of the network that --model describes: size mismatch", line)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--bogus", "3"], r"Unrecognized arguments: --bogus 3 \(see --help\)"),
+        (["--config", "missing.yaml"], "--config missing.yaml: no such file"),
+        (["--data.source", "/no/such/folder"], "data source /no/such/folder: no such folder; give a folder"),
+        (["--data.source", "someone/pictures"], "data source someone/pictures: no such folder, and the hub cannot be"),
+        (["--data.source", "empty"], "data source empty: .*data files"),
+        (["--data.source", "texts"], "data source texts: needs a column of pictures"),
+        (["--data.val_size", "5000"], "--data.val_size 5000"),
+        (["--devices", "0"], "--devices 0: no device to train on"),
+        (["--devices", "-2"], "devices"),
+        (["--accelerator", "gpu"], "--accelerator gpu: no GPU was found on this machine; use --accelerator cpu"),
+        (["--accelerator", "abacus"], "abacus.*Available names are"),
+        (["--accelerator", "tpu"], "."),
+        (["--strategy", "luck"], "invalid strategy name"),
+        (["--seed", "-1"], "--seed -1: use a whole number from 0 to 4294967295"),
+        (["--seed", "4294967296"], "--seed 4294967296: use a whole number"),
+        (["--model.network", "big"], "--model.network big: use one of speednet, resnet18"),
+        (["--patience", "1", "--data.val_size", "0"], "--patience: there is no validation set to be patient about"),
+        (["--patience", "1", "--trainer.limit_val_batches", "0"], "--patience: there is no validation set"),
+        (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
+        (["--resume", "auto", "--name", "none"], "no good checkpoint to resume from$"),
+        (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),
+    ],
+)
+def test_bad_input_is_one_line(train, monkeypatch, tmp_path, flags, line):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "texts" / f"{split}.csv").write_text("text\nhello\n")
+    assert re.match(f".*{line}", train(*flags).error)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(train):
+    done = train("--name", "boom", "--model.head_lr", "1e38", "--checkpoint_every", "1", "--max_epochs", "3")
+    line = r"stopped before step (\d+): the loss is (?:nan|inf); the last good checkpoint is (\S+\.ckpt)\. "
+    number, name = re.match(line, done.error).groups()
+    step, path = int(number), done.folder / name
+    assert path.name == f"step-{step - 1:08d}.ckpt"
+    assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())
+    assert path == max((done.run("boom") / "checkpoints").glob("step-*"))
+
+
+# settings
+
+
+def test_patience_stops_early_and_the_best_is_tested(train):
+    done = train("--name", "patient", "--patience", "1", "--max_epochs", "12")
+    assert done.code == 0, done.err
+    folder = done.run("patient")
+    accuracies = [row["val/accuracy"] for row in read_metrics(folder / "metrics.csv") if "val/accuracy" in row]
+    first_without_gain = next(i for i in range(1, len(accuracies)) if accuracies[i] <= max(accuracies[:i]))
+    assert len(accuracies) == first_without_gain + 1 < 12
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == len(accuracies)
+    assert summary["best_validation"]["val/accuracy"] == max(accuracies)
+    assert summary["checkpoint"] == f"best-{2 * (accuracies.index(max(accuracies)) + 1):08d}.ckpt"
+
+
+@pytest.mark.parametrize("off", [["--trainer.limit_val_batches", "0"], ["--data.val_size", "0"]])
+def test_without_validation_the_last_weights_are_tested(train, off):
+    done = train("--name", "x", *off)
+    assert done.code == 0, done.err
+    summary = json.loads((done.run("x") / "summary.json").read_text())
+    assert (summary["best_validation"], summary["checkpoint"]) == ({}, "step-00000004.ckpt")
+    assert math.isfinite(summary["test"]["test/loss"])
+    checkpoints = sorted(path.name for path in (done.run("x") / "checkpoints").iterdir())
+    assert checkpoints == ["step-00000002.ckpt", "step-00000004.ckpt"]
+
+
+def test_the_test_can_be_left_out(train):
+    project = replace(PROJECT, pictures=(ClassificationPictures,))
+    done = train("--name", "x", "--trainer.limit_test_batches", "0", project=project)
+    assert done.code == 0, done.err
+    assert json.loads((done.run("x") / "summary.json").read_text())["test"] == {}
+    assert not list(done.run("x").rglob("*.png"))
+
+
+def test_training_can_be_left_out(train):
+    done = train("--name", "x", "--max_epochs", "0")
+    assert done.code == 0, done.err
+    summary = json.loads((done.run("x") / "summary.json").read_text())
+    assert (summary["steps"], summary["checkpoint"]) == (0, None)
+    assert "resume:" not in done.out and "again:" in done.out
+
+
+def test_a_dry_run_writes_nothing(train):
+    done = train("--fast_dev_run", "--name", "x", project=PROJECT)
+    assert done.code == 0 and "nothing is written" in done.out
+    assert list(done.folder.iterdir()) == []
+
+
+def test_precision_left_unset_is_chosen_and_printed(train, monkeypatch):
+    asked = []
+    monkeypatch.setattr(common.run, "default_precision", lambda accelerator: asked.append(accelerator) or "bf16-mixed")
+    done = train(
+        "--accelerator", "cpu", "--data.source", "sample", "--fast_dev_run", "--model.widths", "[8,8,8]", alone=True
+    )
+    assert asked == ["cpu"] and "1 x cpu, precision bf16-mixed" in done.out
+    assert "1 x cpu, precision 32-true" in train("--fast_dev_run").out
+
+
+def test_a_fall_back_to_the_sample_is_loud(train, monkeypatch):
+    done = train("--name", "x", "--data.source", "auto", "--max_epochs", "1")
+    assert done.out.startswith("NOTE: uoft-cs/cifar10 is neither cached nor reachable; training on the embedded SAMPLE")
+    assert "cifar10 on sample (EMBEDDED SAMPLE, not the real data set)" in done.out
+    assert json.loads((done.run("x") / "summary.json").read_text())["data_source"] == "sample"
+    assert yaml.safe_load((done.run("x") / "config.yaml").read_text())["data"]["source"] == "auto"

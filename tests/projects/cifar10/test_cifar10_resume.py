@@ -1,0 +1,139 @@
+"""Runs that are killed in the middle of an epoch and resumed end as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.errors import EXIT_PREEMPTED
+from common.loggers import read_metrics
+
+EPOCHS, STEPS = 3, 50  # steps in an epoch
+LAST, BEFORE_LAST = (f"checkpoints/step-{EPOCHS * STEPS - back:08d}.ckpt" for back in (0, 5))
+RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--checkpoint_every", "5"]
+RUN += ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0"]
+CLASSIC = ["--data.source", "sample", "--data.val_size", "4800", "--trainer.limit_val_batches", "1"]
+CLASSIC += ["--data.eval_batch_size", "100", "--data.loader", "classic"]  # 200 training pictures, two workers
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two nests hold bitwise equal tensors and equal values."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(value, right[key]) for key, value in left.items())
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+def newest_checkpoint(run: Path) -> tuple[int, Path]:
+    """The step and the file of the newest checkpoint to resume from; step 0 if there is none."""
+    return max(((int(path.stem[5:]), path) for path in run.glob("checkpoints/step-*.ckpt")), default=(0, run))
+
+
+def can_be_killed(run: Path, after: int) -> bool:
+    """Whether there is a checkpoint of a step behind `after`, and the figures of that step are written too."""
+    step, path = newest_checkpoint(run)
+    try:
+        return step > after and (run / "metrics.csv").stat().st_mtime_ns > path.stat().st_mtime_ns
+    except FileNotFoundError:  # newer ones have replaced it in the meantime
+        return False
+
+
+def resumed_step(output: str) -> int:
+    found = re.search(r"resuming \S+ from step-(\d+)\.ckpt", output)
+    assert found, output
+    return int(found[1])
+
+
+class Life:
+    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end."""
+
+    def __init__(self, start: Callable[..., Any], name: str, flags: list[str], signals: list[int]) -> None:
+        self.start, self.name, self.flags, self.signals = start, name, flags, signals
+        self.resumed_from: list[int] = []
+
+    def live(self) -> Path:
+        """Lets it happen; returns the run's folder."""
+        resume: list[str] = []
+        step = 0
+        for number in self.signals:
+            command = self.start("train", "--name", self.name, *self.flags, *resume)
+            run = command.cwd / "runs" / "cifar10" / self.name
+            command.kill_when(lambda run=run, step=step: can_be_killed(run, step + 5), number)
+            output = command.wait(EXIT_PREEMPTED if number == signal.SIGTERM else -number)
+            step, _ = newest_checkpoint(run)
+            if resume:
+                self.resumed_from.append(resumed_step(output))
+            resume = ["--resume", "auto"]
+        output = self.start("train", "--name", self.name, *self.flags, *resume).wait()
+        self.resumed_from.append(resumed_step(output))
+        return run
+
+
+@pytest.fixture(scope="module")
+def device_runs(command, picture_folder) -> tuple[Path, Path, Life]:
+    """An uninterrupted run of the device loader with lookahead and growing pictures, and the same, killed twice."""
+    flags = [*RUN, "--data.source", str(picture_folder), "--data.val_size", "60", "--model.lookahead", "true"]
+    flags += ["--model.resolutions", "[[0, 20], [0.4, 24], [0.75, 32]]"]
+    whole = command("train", "--name", "whole", *flags)
+    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    killed = life.live()
+    whole.wait()
+    return whole.cwd / "runs/cifar10/whole", killed, life
+
+
+@pytest.fixture(scope="module")
+def classic_runs(command) -> tuple[Path, Path, Life]:
+    """An uninterrupted run of the classic loader, and the same one stopped by kill -9."""
+    whole = command("train", "--name", "classic", *RUN, *CLASSIC)
+    life = Life(command, "classic-killed", [*RUN, *CLASSIC], [signal.SIGKILL])
+    killed = life.live()
+    whole.wait()
+    return whole.cwd / "runs/cifar10/classic", killed, life
+
+
+@pytest.fixture(params=["device", "classic"])
+def runs(request) -> tuple[Path, Path, Life]:
+    return request.getfixturevalue(f"{request.param}_runs")
+
+
+def test_killed_in_the_middle_of_an_epoch(runs):
+    _, _, life = runs
+    assert len(life.resumed_from) == len(life.signals)
+    assert all(step % STEPS for step in life.resumed_from), life.resumed_from
+    assert all(before < after for before, after in pairwise([0, *life.resumed_from, EPOCHS * STEPS]))
+
+
+def test_resumed_weights_are_bitwise_those_of_an_uninterrupted_run(runs):
+    whole, killed = (torch.load(folder / LAST, weights_only=True) for folder in runs[:2])
+    before = torch.load(runs[0] / BEFORE_LAST, weights_only=True)
+    assert not same(whole["state_dict"], before["state_dict"]), "weights that stand still would prove nothing"
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
+        assert same(whole[part], killed[part]), part
+
+
+def test_resumed_slow_weights_are_bitwise_those_of_an_uninterrupted_run(device_runs):
+    whole, killed = (torch.load(folder / LAST, weights_only=True) for folder in device_runs[:2])
+    assert whole["slow_weights"] and same(whole["slow_weights"], killed["slow_weights"])
+
+
+def test_resumed_figures_are_those_of_an_uninterrupted_run_step_by_step(runs):
+    for figure in ("train/loss", "grad/norm", "lr-MuonSGD/filters", "val/loss"):
+        curves = []
+        for folder in runs[:2]:
+            rows = read_metrics(folder / "metrics.csv")
+            curves.append([(row["step"], row[figure]) for row in rows if figure in row])
+        whole, killed = curves
+        assert [step for step, _ in whole] == (
+            [STEPS - 1, 2 * STEPS - 1, 3 * STEPS - 1] if figure == "val/loss" else list(range(EPOCHS * STEPS))
+        )
+        assert killed == whole, figure
