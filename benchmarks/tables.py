@@ -16,7 +16,13 @@ READMES = [ROOT / "README.md", *sorted((ROOT / "projects").glob("*/README.md"))]
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 # what the runs of results/cifar10-ideas.json are tests of, in the order of the table
-CIFAR10_IDEAS: dict[str, str] = {}
+CIFAR10_IDEAS = {
+    "idea-start": "start: 20×20 throughout, batch 500, widths 64/256/256, Muon rate 0.12 and momentum 0.6",
+    "idea-momentum": "Muon momentum 0.85, as SGD's",
+    "idea-rate": "Muon rate 0.2",
+    "idea-batch": "batch 1000 (rates scaled to match)",
+    "idea-narrow": "widths 64/128/256, more epochs for nine tenths of the work",
+}
 
 
 def rows(header: list[str], body: list[list[str]]) -> str:

@@ -86,8 +86,11 @@ def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
     say_what_runs(project, place, data, module, trainer, dry)
     began = time.perf_counter()
     with warnings.catch_warnings():
-        # what Lightning warns of here is by design: loaders without workers, and resuming inside an epoch
-        for text in ("does not have many workers", "dataloader is not resumable", "exists and is not empty"):
+        # what Lightning warns of here is by design: loaders without workers, resuming inside an epoch, no validation, short
+        # epochs (see `is_log_step`)
+        by_design = ["does not have many workers", "dataloader is not resumable", "exists and is not empty"]
+        by_design += ["Total length of", "smaller than the logging interval"]
+        for text in by_design:
             warnings.filterwarnings("ignore", f".*{text}.*")
         fit(trainer, module, data, place)
         best = None if dry else best_checkpoint(trainer, place)

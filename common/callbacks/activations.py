@@ -22,7 +22,7 @@ class ActivationStats(Callback):
     zero: no gradient to speak of reaches its weights. A squashing unit's output is saturated where it is within 1 % of
     an end of its range: the slope there is next to zero. Both are shares between 0 and 1.
 
-    Hooks cost time, so they sit on the network only in steps whose figures go to the loggers.
+    Hooks cost time, so they sit on the network only in steps whose figures go to the loggers, and never on a compiled one.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ActivationStats(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hangs the hooks on if this batch is to be looked at."""
-        if not is_log_step(trainer):
+        if not is_log_step(trainer) or is_compiled(pl_module):
             return
         for name, module in pl_module.named_modules():
             if isinstance(module, WATCHED):
@@ -58,6 +58,11 @@ class ActivationStats(Callback):
                 self.values[f"act/saturated/{name}"] = saturated_share(output.detach(), low, high)
 
         return look
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether any part of `module` is compiled: a hook that comes and goes would have it compiled anew each time."""
+    return any(part._compiled_call_impl is not None for part in module.modules())
 
 
 def dead_share(output: Tensor) -> Tensor:

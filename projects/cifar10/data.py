@@ -31,7 +31,6 @@ class CIFAR10Data(LightningDataModule):
 
     Args:
         source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
-        name: what figures call the data; by default the source's own name.
         batch_size: pictures in a training step of each process.
         eval_batch_size: pictures in a validation or test step.
         val_size: pictures held out of train for validation; 0 trains on all of them, without validation.
@@ -49,7 +48,6 @@ class CIFAR10Data(LightningDataModule):
     def __init__(
         self,
         source: str = "auto",
-        name: str | None = None,
         batch_size: int = 500,
         eval_batch_size: int = 1000,
         val_size: int = 1000,
@@ -72,7 +70,6 @@ class CIFAR10Data(LightningDataModule):
         except ValueError as error:
             raise UserError(f"--data: {error}") from error
         self.source_option = source
-        self.name = name
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
@@ -87,9 +84,9 @@ class CIFAR10Data(LightningDataModule):
 
     @property
     def source_label(self) -> str:
-        """What figures call the data: `name`, or the source with the way its pixels were stored, as `cifar10-jpeg75`."""
+        """What figures call the data: the source, with the way its pixels were stored as in `cifar10-jpeg75`."""
         pictures = self.test if hasattr(self, "test") else self.load()["test"]
-        return self.name or "-".join(filter(None, [self.resolve().label, pictures.encoding]))
+        return "-".join(filter(None, [self.resolve().label, pictures.encoding]))
 
     @property
     def class_names(self) -> list[str]:

@@ -85,6 +85,8 @@ class CIFAR10Module(LightningModule):
         ]:
             if value not in choices:
                 raise UserError(f"--model.{option} {value}: use one of {', '.join(map(str, choices))}")
+        if min(lr, head_lr, bias_lr) <= 0:
+            raise UserError("--model.lr, head_lr and bias_lr are above 0")
         resolutions = [(float(share), int(size)) for share, size in resolutions or []]
         for share, size in resolutions:
             if not 0 <= share <= 1 or size < SMALLEST:

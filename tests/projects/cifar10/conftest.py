@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,9 @@ class Command:
         with self.log.open("w") as log:
             settings = ["--config", "../plain.yaml", *TINY, *CPU] if module == "train" else []
             command = [sys.executable, "-m", f"projects.cifar10.{module}", *settings, *flags]
-            self.process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     def wait(self, expect: int = 0) -> str:
         """Its output, once it has ended with the exit code `expect`."""
@@ -96,11 +98,20 @@ PLAIN_RUN += ["--model.optimizer", "sgd", "--model.lr", "0.03", "--model.lookahe
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory) -> Callable[..., Command]:
+def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
     """Starts `command(module, *flags)`; all share one folder, so every run needs a name of its own."""
     cwd = tmp_path_factory.mktemp("commands")
     (cwd.parent / "plain.yaml").write_text("seed: 0\n")  # in place of the default recipe, which may change
-    return lambda module, *flags: Command(cwd, module, *flags)
+    started: list[Command] = []
+
+    def start(module: str, *flags: str) -> Command:
+        started.append(Command(cwd, module, *flags))
+        return started[-1]
+
+    yield start
+    for command in started:  # what a failed test has left running, with the processes that it has started
+        if command.process.poll() is None:
+            os.killpg(command.process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
