@@ -92,8 +92,9 @@ class PlainTwin(Callback):
 
 def forever(data: CIFAR10Data) -> Iterator[tuple[Tensor, Tensor]]:
     """Training batches without end."""
+    loader = DeviceLoader(data)
     while True:
-        yield from DeviceLoader(data)
+        yield from loader
 
 
 def wait(device: torch.device) -> None:
@@ -149,11 +150,12 @@ def data_paths(source: str, device: torch.device, rounds: int, workers: int = 2)
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
+    device_loader = DeviceLoader(data)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds + 1):
         start, count = time.perf_counter(), 0
-        for images, _labels in DeviceLoader(data):
+        for images, _labels in device_loader:
             count += len(images)
         wait(device)
         ours.append(count / (time.perf_counter() - start))

@@ -74,6 +74,8 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
             elif name.startswith("val/"):
                 style.update(color=ORANGE, marker="o", markersize=3)
             axes.plot(steps, values, label=_curve_label(name), **style)
+        if title.startswith("share of"):
+            axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -106,7 +108,7 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Pa
     for row in range(classes):
         for column in range(classes):
             value = share[row, column].item()
-            if value >= 0.5:
+            if round(value) > 0:
                 color = "white" if value > 50 else "#303030"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(classes), class_names, rotation=40, ha="right", fontsize=8)

@@ -69,30 +69,34 @@ def draw(n: int, size: int, epoch: int, seed: int, augmentation: Augmentation) -
     return Draws(flip, shift, hole)
 
 
-def augment(images: Tensor, draws: Draws, augmentation: Augmentation, mean_color: Tensor) -> Tensor:
-    """Applies `draws` to uint8 `images` (batch, channels, height, width); returns new pictures of the same shape.
+def augment(padded: Tensor, order: Tensor, draws: Draws, augmentation: Augmentation, mean_color: Tensor) -> Tensor:
+    """The pictures `order` of a data set, each as its draw says: (batch, channels, height, width) uint8.
 
-    `mean_color` (channels, 1, 1) uint8 fills the cutout, so that it is zero once normalised.
+    Args:
+        padded: all pictures with their border, `reflect_pad(images, augmentation.pad)`.
+        order: (batch,) which of them.
+        draws: one for each of the batch.
+        augmentation: what the draws were made for.
+        mean_color: (channels, 1, 1) uint8, fills the cutout, so that it is zero once normalised.
     """
-    images = crop_and_flip(images, draws, augmentation.pad)
+    images = crop_and_flip(padded, order, draws, augmentation.pad)
     if augmentation.cutout:
         images = cut(images, draws.hole, augmentation.cutout, mean_color)
     return images
 
 
-def crop_and_flip(images: Tensor, draws: Draws, pad: int) -> Tensor:
-    """Crops each picture, padded by reflection, at its `shift` (row, column), then mirrors it where `flip` says so.
+def crop_and_flip(padded: Tensor, order: Tensor, draws: Draws, pad: int) -> Tensor:
+    """Crops each picture out of its border at its `shift` (row, column), then mirrors it where `flip` says so.
 
     All pictures with the same choices are copied in one slice: 2 (2 pad + 1)^2 copies instead of one for each picture.
     """
-    height, width = images.shape[-2:]
-    padded = reflect_pad(images, pad) if pad else images
-    out = torch.empty_like(images)
+    height, width = padded.shape[-2] - 2 * pad, padded.shape[-1] - 2 * pad
+    out = padded.new_empty(len(order), padded.shape[1], height, width)
     side = 2 * pad + 1
     group = (draws.shift[:, 0] * side + draws.shift[:, 1]) * 2 + draws.flip  # (batch,), one number for each choice
     for number, index in enumerate(group.argsort().split(group.bincount(minlength=2 * side**2).tolist())):
         (dy, dx), flip = divmod(number // 2, side), number % 2
-        window = padded[index][:, :, dy : dy + height, dx : dx + width]
+        window = padded.index_select(0, order[index])[:, :, dy : dy + height, dx : dx + width]
         out[index] = window.flip(-1) if flip else window
     return out
 

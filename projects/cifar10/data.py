@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from common.data import Source, resolve_source
 from common.errors import UserError
 from common.images import LabelledImages, load_images
 from common.rendered import CLASS_NAMES, render_images
-from projects.cifar10.augment import Augmentation, augment, draw
+from projects.cifar10.augment import Augmentation, augment, draw, reflect_pad
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -161,6 +162,11 @@ class DeviceLoader:
     def __init__(self, data: CIFAR10Data) -> None:
         self.data = data
 
+    @cached_property
+    def padded(self) -> Tensor:
+        """All training pictures with the border that crops are taken from; made once, as it never changes."""
+        return reflect_pad(self.data.train.images, self.data.augmentation.pad)
+
     def __len__(self) -> int:
         _, world_size = rank_and_world_size(self.data.trainer)
         return count_batches(len(self.data.train), self.data.batch_size, world_size)
@@ -173,7 +179,7 @@ class DeviceLoader:
         order = torch.cat(batches)
         draws = draw(len(train), SIZE, epoch, data.seed, data.augmentation)[order].to(train.images.device)
         order = order.to(train.images.device)
-        images = augment(train.images[order], draws, data.augmentation, data.mean_color)
+        images = augment(self.padded, order, draws, data.augmentation, data.mean_color)
         labels = train.labels[order]
         sizes = [len(batch) for batch in batches]
         yield from zip(images.split(sizes), labels.split(sizes), strict=True)

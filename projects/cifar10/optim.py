@@ -118,6 +118,6 @@ class Lookahead:
         """Moves the slow weights by 1 - `decay` of the way to those of `net`, and then `net` onto them."""
         state = net.state_dict()
         for key, slow in self.slow.items():
-            slow = self.slow[key] = slow.to(state[key].device)  # a network moves there after it was copied
+            slow = self.slow[key] = slow.to(state[key])  # a network may move, or change its precision, after it was copied
             slow.lerp_(state[key], 1 - decay)
             state[key].copy_(slow)

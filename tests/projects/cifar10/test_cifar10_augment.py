@@ -49,7 +49,7 @@ def test_a_batch_is_augmented_like_its_pictures_one_by_one(augmentation):
     images, before = noise(300), None
     for epoch in range(3):
         draws = draw(300, 32, epoch, 7, augmentation)
-        got = augment(images, draws, augmentation, GRAY)
+        got = augment(reflect_pad(images, augmentation.pad), torch.arange(len(images)), draws, augmentation, GRAY)
         assert got.dtype == torch.uint8
         assert torch.equal(got, one_by_one(images, draws, augmentation))
         assert before is None or augmentation == Augmentation("none", pad=0) or not torch.equal(got, before)
@@ -58,14 +58,18 @@ def test_a_batch_is_augmented_like_its_pictures_one_by_one(augmentation):
 
 def test_crops_of_pictures_that_are_not_square():
     images, draws = noise(60, 9, 14), draw(60, 9, 0, 1, Augmentation("random", pad=3))
-    assert torch.equal(crop_and_flip(images, draws, 3), one_by_one(images, draws, Augmentation("random", pad=3)))
+    assert torch.equal(
+        crop_and_flip(reflect_pad(images, 3), torch.arange(60), draws, 3),
+        one_by_one(images, draws, Augmentation("random", pad=3)),
+    )
 
 
 def test_a_picture_is_augmented_alike_in_every_batch():
     images, augmentation = noise(50), Augmentation("random", pad=2, cutout=4)
     draws, index = draw(50, 32, 3, 5, augmentation), torch.randperm(50)[:20]
-    whole = augment(images, draws, augmentation, GRAY)
-    assert torch.equal(augment(images[index], draws[index], augmentation, GRAY), whole[index])
+    padded = reflect_pad(images, augmentation.pad)
+    whole = augment(padded, torch.arange(50), draws, augmentation, GRAY)
+    assert torch.equal(augment(padded, index, draws[index], augmentation, GRAY), whole[index])
 
 
 @pytest.mark.parametrize("pad", [1, 2, 4])

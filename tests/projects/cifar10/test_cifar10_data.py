@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.images import LabelledImages
 from projects.cifar10 import data as data_module
 from projects.cifar10.augment import augment as augment_batch
-from projects.cifar10.augment import crop_and_flip, draw
+from projects.cifar10.augment import crop_and_flip, draw, reflect_pad
 from projects.cifar10.data import CIFAR10Data, ClassicDataset, ClassicLoader, DeviceLoader, EvalLoader
 
 COUNT, VAL, TEST = 170, 49, 61  # 121 pictures to train on: a number that no number of ranks or batches divides
@@ -107,7 +107,9 @@ def test_device_batches_are_slices_of_the_shuffled_augmented_pictures():
     draws, start = draw(COUNT - VAL, 32, 2, data.seed, data.augmentation), 0
     for images, labels in batches:
         index = order[start : start + len(labels)]
-        expected = augment_batch(data.train.images[index], draws[index], data.augmentation, data.mean_color)
+        padded = reflect_pad(data.train.images[index], data.augmentation.pad)
+        every = torch.arange(len(index))
+        expected = augment_batch(padded, every, draws[index], data.augmentation, data.mean_color)
         assert torch.equal(images, expected) and torch.equal(labels, data.train.labels[index])
         assert images.dtype == torch.uint8 and labels.dtype == torch.int64
         start += len(labels)
@@ -126,7 +128,9 @@ def test_classic_augmentation_draws_from_the_same_crops_as_often():
     every = [(torch.tensor([[dy, dx]]), torch.tensor([flip])) for dy in range(3) for dx in range(3) for flip in (0, 1)]
     for index in range(n):
         picture = data.train.images[index : index + 1]
-        crops = [crop_and_flip(picture, SimpleNamespace(shift=s, flip=f), 1)[0] for s, f in every]
+        crops = [
+            crop_and_flip(reflect_pad(picture, 1), torch.arange(1), SimpleNamespace(shift=s, flip=f), 1)[0] for s, f in every
+        ]
         for epoch in range(20):
             image, label = dataset[epoch, index]
             matches = [number for number, crop in enumerate(crops) if torch.equal(crop, image)]
