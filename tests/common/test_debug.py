@@ -63,15 +63,6 @@ def pictures() -> tuple[Tensor, Tensor]:
     return debug.first_batch(Pictures())
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
 # overfit: what must succeed
 
 
