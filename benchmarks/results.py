@@ -1,7 +1,7 @@
 """Figures that the READMEs quote: JSON files under `results/`, each with the command, data and hardware behind it.
 
 `python -m benchmarks.results NAME RUN_FOLDER...` gathers finished runs into `results/NAME.json`: runs of one recipe with
-several seeds as mean and deviation, or with `--each` runs of different settings one by one.
+several seeds as mean and deviation, or with `--each` runs of different settings one by one, beside those gathered before.
 """
 
 from __future__ import annotations
@@ -76,11 +76,13 @@ def gather(folders: list[Path]) -> dict[str, Any]:
     }
 
 
-def list_each(folders: list[Path]) -> dict[str, Any]:
-    """The best validation figures and the time of each run by the run's name."""
-    keys = ("command", "data_source", "device", "precision", "epochs", "steps", "train_seconds", "best_validation", "test")
+def list_each(folders: list[Path], earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The best validation figures and the time of each run by the run's name, behind the `earlier` result's runs."""
+    keys = ("command", "git_commit", "data_source", "device", "precision", "epochs", "steps", "train_seconds")
+    keys += ("best_validation", "test")
     summaries = [read_summary(folder) for folder in folders]
-    return {"runs": {summary["name"]: {key: summary[key] for key in keys} for summary in summaries}}
+    runs = {summary["name"]: {key: summary[key] for key in keys} for summary in summaries}
+    return {"runs": {**(earlier or {"runs": {}})["runs"], **runs}}
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -95,9 +97,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Gather finished runs into results/NAME.json.")
     parser.add_argument("name", help="of the result, such as cifar10-default")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--each", action="store_true", help="list runs of different settings instead of averaging")
+    parser.add_argument("--each", action="store_true", help="list runs of different settings, beside those listed before")
     arguments = parser.parse_args()
-    print(write_result(arguments.name, list_each(arguments.runs) if arguments.each else gather(arguments.runs)))
+    if arguments.each:
+        known = (RESULTS / f"{arguments.name}.json").is_file()
+        figures = list_each(arguments.runs, read_result(arguments.name) if known else None)
+    else:
+        figures = gather(arguments.runs)
+    print(write_result(arguments.name, figures))
     return 0
 
 

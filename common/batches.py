@@ -31,6 +31,68 @@ def count_batches(count: int, batch_size: int, world_size: int = 1) -> int:
     return max(1, math.ceil(count / (batch_size * world_size)))
 
 
+def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+    """The sample indices of every batch of process `rank` in `epoch`, with samples of similar length together.
+
+    The samples are cut in two at one length of one side, the side that leaves less padding, then each part again, until
+    there are `count` batches of nearly equal tokens (their sums differ by about a sample's length). Where a cut falls is
+    drawn, between a third and two thirds, and samples of equal length are shuffled: each epoch has batches of its own.
+    They come in random order. A batch is dealt out to the processes sample by sample, so that they too have equal work.
+
+    Every sample is in exactly one batch of one process, and no process has an empty one if `count` is that of
+    `count_token_batches`. As with `epoch_batches`, the result follows from the arguments, and `world_size` processes see
+    together what one process sees.
+
+    Args:
+        lengths: (samples, sides) int64, tokens of each sample on each side: two for pairs, one for single texts. They may
+            change from epoch to epoch.
+        count: steps in an epoch, see `count_token_batches`; Lightning asks for it once, so it may not change.
+        epoch: which epoch.
+        seed: the run's seed.
+        rank: which process.
+        world_size: how many processes.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shuffled = torch.randperm(len(lengths), generator=generator)
+    batches = _cut_by_length(shuffled, lengths, lengths.amax(1), count, world_size, generator)
+    order = torch.randperm(count, generator=generator).tolist()
+    return [batches[i][rank::world_size] for i in order]
+
+
+def count_token_batches(lengths: Tensor, max_tokens: int, world_size: int = 1) -> int:
+    """Steps in an epoch of samples with `lengths` (samples, sides) and about `max_tokens` in each of `world_size` processes.
+
+    A sample's tokens are those of its longer side, without padding. There are fewer steps if there would not be a sample
+    for every process in each of them.
+    """
+    count = math.ceil(int(lengths.amax(1).sum()) / (max_tokens * world_size))
+    return max(1, min(count, len(lengths) // world_size))
+
+
+def _cut_by_length(
+    index: Tensor, lengths: Tensor, tokens: Tensor, count: int, smallest: int, generator: torch.Generator
+) -> list[Tensor]:
+    """The samples `index` as `count` batches of at least `smallest` samples each, equal in their sum of `tokens`."""
+    if count == 1:
+        return [index]
+    first = math.ceil(count / 3)
+    first = int(torch.randint(first, count - first + 1, (), generator=generator))  # how many batches the first part makes
+    cuts: list[tuple[int, Tensor, Tensor]] = []
+    for side in lengths.T:
+        ordered = index[side[index].argsort(stable=True)]
+        middle = 2 * tokens[ordered].cumsum(0) - tokens[ordered]  # twice the tokens in front of each sample's middle
+        size = int((middle * count < 2 * tokens[index].sum() * first).sum())
+        size = min(max(size, first * smallest), len(index) - (count - first) * smallest)
+        parts = ordered[:size], ordered[size:]
+        padded = sum(int(lengths[part].amax(0).sum()) * len(part) for part in parts)
+        cuts.append((padded, *parts))
+    _, left, right = min(cuts, key=lambda cut: cut[0])
+    return [
+        *_cut_by_length(left, lengths, tokens, first, smallest, generator),
+        *_cut_by_length(right, lengths, tokens, count - first, smallest, generator),
+    ]
+
+
 def rank_share(count: int, rank: int, world_size: int) -> Tensor:
     """The indices that process `rank` evaluates: each of `count` samples belongs to one process, none is repeated."""
     return torch.arange(rank, count, world_size)

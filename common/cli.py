@@ -51,6 +51,9 @@ class Project:
         monitor: the validation metric that picks the best checkpoint.
         mode: whether more of it is better, "max", or less, "min".
         pictures: callbacks that draw; each is made with the folder that its pictures go to.
+        links: pairs of an attribute of the data and the module's argument that takes its value, such as
+            ("data.vocabularies", "model.vocabularies"); such an argument is no option.
+        use: the package's command that uses a checkpoint, with its arguments before `--checkpoint`.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Project:
     monitor: str = "val/loss"
     mode: Literal["min", "max"] = "min"
     pictures: tuple[Callable[[Path], Any], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    use: str = "predict FILE"
 
     @property
     def folder(self) -> Path:
@@ -126,6 +131,11 @@ class CapstoneCLI(LightningCLI):
         group = parser.add_argument_group("Short flags, each the same as --trainer.<flag>")
         for flag, (kind, sentence) in TRAINER_FLAGS.items():
             group.add_argument(f"--{flag}", metavar=kind, help=f"{sentence} (type: {kind})", default=SUPPRESS)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the module takes from the data is handed over once the data is built."""
+        for source, target in self.project.links:
+            parser.link_arguments(source, target, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments after putting them in the order and the form that the parser means."""

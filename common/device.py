@@ -24,6 +24,14 @@ def check_devices(accelerator: str, devices: Any) -> None:
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPU(s)")
 
 
+def choose_device(accelerator: str) -> torch.device:
+    """The device that `auto`, `cpu` or `gpu` means on this machine. Raises UserError if it has none."""
+    check_devices(accelerator, "auto")
+    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps")
+
+
 def default_precision(accelerator: str) -> str:
     """`bf16-mixed` where the device that `accelerator` means computes in bfloat16 natively, else `32-true`."""
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():

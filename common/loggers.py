@@ -130,3 +130,10 @@ def log_picture(trainer: Trainer, name: str, path: Path) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(f"plots/{name}", [str(path)])
+
+
+def log_table(trainer: Trainer, name: str, header: list[str], rows: list[list[Any]]) -> None:
+    """Sends a table to those of the trainer's loggers that take tables."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(name, columns=header, data=rows)

@@ -186,3 +186,43 @@ def draw_filters(weight: Tensor, path: Path, title: str) -> Path:
         axes.imshow((0.5 + 0.5 * filters / filters.abs().max().clamp(min=1e-8)).permute(1, 2, 0))
     figure.suptitle(title, fontsize=9)
     return _save(figure, path)
+
+
+def draw_attention(maps: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]], path: Path, columns: int = 2) -> Path:
+    """Attention maps: row, the token that was written; column, the token that it looked at; dark, how much.
+
+    Args:
+        maps: for each map the weights (rows, columns) from 0 to 1, the rows' names and the columns'.
+        path: the PNG to write.
+        columns: maps in a row.
+    """
+    columns = min(columns, len(maps))
+    widest = max(len(names) for _, _, names in maps)
+    tallest = max(len(names) for _, names, _ in maps)
+    figure, all_axes = _figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
+    for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
+        axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_color(GRAY)
+    for axes in all_axes[len(maps) :]:
+        axes.set_visible(False)
+    return _save(figure, path)
+
+
+def draw_bars(values: dict[str, float], notes: Sequence[str], title: str, x_label: str, y_label: str, path: Path) -> Path:
+    """A bar for each entry of `values`, with its value above it and a note below its name."""
+    figure, (axes,) = _figure(1, 1, 1.4 + 0.9 * len(values), 3.2)
+    bars = axes.bar(range(len(values)), list(values.values()), width=0.7, color=BLUE)
+    axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_xticks(range(len(values)), [f"{name}\n{note}" for name, note in zip(values, notes, strict=True)], fontsize=8)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    _bare(axes)
+    axes.grid(axis="x", visible=False)
+    return _save(figure, path)

@@ -51,6 +51,7 @@ def write_summary(
         "command": f"python -m projects.{project.name}.train {shlex.join(cli.arguments)}".strip(),
         "seed": cli.config.seed,
         "test": test_figures,
+        "notes": getattr(trainer.lightning_module, "notes", {}),
         "best_validation": best_validation(rows, project.monitor, project.mode),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -70,7 +71,7 @@ def write_summary(
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
             logger.experiment.finish()  # else the next run of this process would go on in this one
-    print_summary(summary, place, checkpoint, is_sample=data.resolve().kind == "sample")
+    print_summary(summary, place, checkpoint, project.use, is_sample=data.resolve().kind == "sample")
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:
@@ -97,8 +98,8 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "torch": torch.__version__, "lightning": lightning.__version__}
 
 
-def print_summary(summary: dict[str, Any], place: Run, checkpoint: Path | None, is_sample: bool) -> None:
-    """The last lines of a run: test figures, where everything is, and the command that goes on from here."""
+def print_summary(summary: dict[str, Any], place: Run, checkpoint: Path | None, use: str, is_sample: bool) -> None:
+    """The last lines of a run: test figures, where everything is, and the commands that go on from here."""
     from rich.console import Console
     from rich.table import Table
 
@@ -120,7 +121,7 @@ def print_summary(summary: dict[str, Any], place: Run, checkpoint: Path | None, 
     if checkpoint is not None:
         lines += [
             f"resume:     python -m {module}.train --name {place.folder.name} --resume auto --max_epochs N",
-            f"predict:    python -m {module}.predict IMAGE --checkpoint {place.checkpoints / checkpoint.name}",
+            f"use:        python -m projects.{summary['project']}.{use} --checkpoint {place.checkpoints / checkpoint.name}",
         ]
     for line in lines:
         console.print(line, markup=False)

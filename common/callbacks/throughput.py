@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -82,9 +83,11 @@ def first_dimension(batch: Any) -> int:
 
 
 def tensors_in(nest: Any) -> Iterator[torch.Tensor]:
-    """The tensors in a nest of tuples, lists and mappings, in order."""
+    """The tensors in a nest of tuples, lists, mappings and dataclasses, in order."""
     if isinstance(nest, torch.Tensor):
         yield nest
+    elif is_dataclass(nest):
+        yield from tensors_in(list(vars(nest).values()))
     elif isinstance(nest, (tuple, list, Mapping)):
         for item in nest.values() if isinstance(nest, Mapping) else nest:
             yield from tensors_in(item)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from common.callbacks.throughput import tensors_in
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ def map_tensors(function: Callable[[Tensor], Any], nest: Any) -> Any:
 
 
 def shapes_in(nest: Any) -> list[tuple[int, ...]]:
-    """The shape of every tensor in a nest, in order."""
-    shapes: list[tuple[int, ...]] = []
-    map_tensors(lambda tensor: shapes.append(tuple(tensor.shape)), nest)
-    return shapes
+    """The shape of every tensor in a nest of tuples, lists and mappings, in order."""
+    return [tuple(tensor.shape) for tensor in tensors_in(nest)]
 
 
 @contextmanager

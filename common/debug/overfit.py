@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from common.debug.batches import first_batch, loss_of
 from common.errors import UserError
@@ -52,6 +53,15 @@ class LossWatch:
             print(f"step {step:4d}  loss {self.losses[-1]:.4f}")
 
 
+def switch_off_dropout(module: nn.Module) -> None:
+    """Sets the share of every dropout layer to 0: what is dropped at random cannot be learnt by heart."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.p = 0.0
+        elif isinstance(layer, nn.RNNBase):
+            layer.dropout = 0.0
+
+
 def overfit_one_batch(
     module: LightningModule,
     datamodule: LightningDataModule,
@@ -61,7 +71,8 @@ def overfit_one_batch(
 ) -> float:
     """Trains on one batch with the module's own optimizers until it is known by heart; returns its last loss.
 
-    Even a network that is too small for its data set can learn a single batch. One that cannot is broken.
+    Even a network that is too small for its data set can learn a single batch. One that cannot is broken. Dropout is
+    switched off for it.
 
     Args:
         trainer_options: arguments of Lightning's `Trainer`, such as accelerator, devices and precision.
@@ -82,6 +93,7 @@ def overfit_one_batch(
     options["callbacks"] = [LambdaCallback(on_train_batch_end=watch.on_train_batch_end)]
     before = {name: weight.detach().cpu().clone() for name, weight in module.named_parameters()}
     loader = FixedBatch(first_batch(datamodule), steps)
+    switch_off_dropout(module)
     # The datamodule itself stays in place, as the module may ask it things through `self.trainer.datamodule`;
     # an attribute of the instance hides the method of its class until it is deleted.
     attributes = vars(datamodule)

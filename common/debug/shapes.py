@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class LayerShape:
-    """One call of a layer, with the shape of every tensor that went in and came out.
+    """What a layer is given and gives back, with the shape of every tensor that went in and came out.
 
-    `parameters` leaves out weights counted in an earlier row, and `milliseconds` the time of layers called
-    from inside this one, so that both columns can be added up.
+    `parameters` leaves out weights counted in an earlier row, and `milliseconds`, of all `calls` together, the time of
+    layers called from inside this one, so that both columns can be added up.
     """
 
     name: str
@@ -30,12 +30,14 @@ class LayerShape:
     outputs: list[tuple[int, ...]]
     parameters: int
     milliseconds: float
+    calls: int = 1
 
 
 def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
     """Runs `compute_loss(batch)` without gradients and lists its layers in the order of their calls.
 
-    A layer is a module without children, or one with weights of its own beside them (as attention has).
+    A layer is a module without children, or one with weights of its own beside them (as attention has). Calls with the
+    same shapes, as of a recurrent network's steps, share a row.
 
     Raises:
         UserError: a layer failed; the text names it and the shapes that it was given.
@@ -90,7 +92,19 @@ def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
     finally:
         for hook in hooks:
             hook.remove()
-    return rows
+    return merged(rows)
+
+
+def merged(rows: list[LayerShape]) -> list[LayerShape]:
+    """`rows` with those of one layer and the same shapes in one, at the place of the first."""
+    result: dict[tuple[str, str], LayerShape] = {}
+    for row in rows:
+        first = result.setdefault((row.name, f"{row.inputs} {row.outputs}"), row)
+        if first is not row:
+            first.calls += 1
+            first.parameters += row.parameters
+            first.milliseconds += row.milliseconds
+    return list(result.values())
 
 
 def shape_text(shapes: list[tuple[int, ...]]) -> str:
@@ -105,15 +119,16 @@ def print_shapes(rows: list[LayerShape], module: LightningModule) -> None:
 
     total = sum(row.parameters for row in rows)
     table = Table(title=f"{type(module).__name__}: one batch, layer by layer", show_footer=True)
-    table.add_column("layer", "total", overflow="fold")
-    table.add_column("kind", f"{len(rows)} calls")
-    table.add_column("input")
-    table.add_column("output")
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("calls", str(sum(row.calls for row in rows)), justify="right")
+    table.add_column("input", overflow="fold")
+    table.add_column("output", overflow="fold")
     table.add_column("parameters", f"{total:,}", justify="right")
     table.add_column("ms", f"{sum(row.milliseconds for row in rows):.2f}", justify="right")
     for row in rows:
         shapes = shape_text(row.inputs), shape_text(row.outputs)
-        table.add_row(row.name, row.kind, *shapes, f"{row.parameters:,}", f"{row.milliseconds:.2f}")
+        table.add_row(row.name, row.kind, str(row.calls), *shapes, f"{row.parameters:,}", f"{row.milliseconds:.2f}")
     Console().print(table)
     print("Weights that are used again count only where they are used first.")
     unused = sum(weight.numel() for weight in module.parameters()) - total

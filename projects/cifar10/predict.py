@@ -12,9 +12,10 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from common.errors import EXIT_BAD_INPUT, UserError
+from common.command import OneLineParser, add_accelerator
+from common.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 
 BATCH = 500  # pictures that are float at once
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with the code of bad input."""
-        self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
 
 
 def new_parser() -> OneLineParser:
@@ -57,12 +50,7 @@ def new_parser() -> OneLineParser:
         help="Views of each picture: 0 itself, 1 with its mirror image, 2 with shifts too, six in all (default: 2).",
     )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="Classes printed for each picture (default: 3).")
-    parser.add_argument(
-        "--accelerator",
-        choices=("auto", "cpu", "gpu"),
-        default="auto",
-        help="What to compute on; auto takes a GPU if there is one (default: auto).",
-    )
+    add_accelerator(parser)
     parser.add_argument(
         "--save_pseudo_labels",
         type=Path,
@@ -96,6 +84,7 @@ def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad file stops it before any output."""
     import torch
 
+    from common.device import choose_device
     from common.images import read_image
     from projects.cifar10.data import SIZE
     from projects.cifar10.inference import ensemble_probabilities
@@ -110,18 +99,6 @@ def predict(options: argparse.Namespace) -> None:
         print(describe(path, row, class_names, options.top))
     if options.save_pseudo_labels is not None:
         print(save_pseudo_labels(paths, images, probabilities, class_names, options.save_pseudo_labels, options.threshold))
-
-
-def choose_device(accelerator: str) -> torch.device:
-    """The device that `accelerator` means on this machine. Raises UserError if it has none."""
-    import torch
-
-    from common.device import check_devices
-
-    check_devices(accelerator, "auto")
-    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return torch.device("cpu")
-    return torch.device("cuda" if torch.cuda.is_available() else "mps")
 
 
 def list_pictures(given: Sequence[Path]) -> list[Path]:

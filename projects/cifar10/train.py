@@ -16,6 +16,7 @@ PROJECT = Project(
     monitor="val/accuracy",
     mode="max",
     pictures=(FirstFilters, PredictionGallery, ClassificationPictures),
+    use="predict IMAGE",
 )
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_the_last_lines_say_what_came_out_and_how_to_go_on(full_run):
         "run folder: runs/cifar10/full (plots, metrics.csv, config.yaml, summary.json)",
         "again:      python -m projects.cifar10.train --config runs/cifar10/full/config.yaml",
         "resume:     python -m projects.cifar10.train --name full --resume auto --max_epochs N",
-        f"predict:    python -m projects.cifar10.predict IMAGE --checkpoint {checkpoint}",
+        f"use:        python -m projects.cifar10.predict IMAGE --checkpoint {checkpoint}",
     ]
 
 

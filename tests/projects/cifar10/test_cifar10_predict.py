@@ -264,7 +264,7 @@ def test_pseudo_labels_never_replace_a_file(tmp_path, pictures, capsys):
 
 def test_the_command_that_a_run_ends_with_works(command, plain_run, picture_folder):
     output = plain_run.wait()
-    line = re.search(r"predict: +python -m projects\.cifar10\.predict IMAGE (--checkpoint \S+\.ckpt)", output)
+    line = re.search(r"use: +python -m projects\.cifar10\.predict IMAGE (--checkpoint \S+\.ckpt)", output)
     assert line, output
     printed = blocks(command("predict", str(picture_folder / "test"), *line[1].split()).wait())
     assert len(printed) == 61 and all(len(classes) == 3 for classes in printed.values())

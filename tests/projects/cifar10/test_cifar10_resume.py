@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import signal
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from common.errors import EXIT_PREEMPTED
+from commands import Life, same
 from common.loggers import read_metrics
 
 EPOCHS, STEPS = 3, 50  # steps in an epoch
@@ -21,62 +18,6 @@ RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--checkpoint_ever
 RUN += ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0"]
 CLASSIC = ["--data.source", "sample", "--data.val_size", "4800", "--trainer.limit_val_batches", "1"]
 CLASSIC += ["--data.eval_batch_size", "100", "--data.loader", "classic"]  # 200 training pictures, two workers
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two nests hold bitwise equal tensors and equal values."""
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(value, right[key]) for key, value in left.items())
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
-
-
-def newest_checkpoint(run: Path) -> tuple[int, Path]:
-    """The step and the file of the newest checkpoint to resume from; step 0 if there is none."""
-    return max(((int(path.stem[5:]), path) for path in run.glob("checkpoints/step-*.ckpt")), default=(0, run))
-
-
-def can_be_killed(run: Path, after: int) -> bool:
-    """Whether there is a checkpoint of a step behind `after`, and the figures of that step are written too."""
-    step, path = newest_checkpoint(run)
-    try:
-        return step > after and (run / "metrics.csv").stat().st_mtime_ns > path.stat().st_mtime_ns
-    except FileNotFoundError:  # newer ones have replaced it in the meantime
-        return False
-
-
-def resumed_step(output: str) -> int:
-    found = re.search(r"resuming \S+ from step-(\d+)\.ckpt", output)
-    assert found, output
-    return int(found[1])
-
-
-class Life:
-    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end."""
-
-    def __init__(self, start: Callable[..., Any], name: str, flags: list[str], signals: list[int]) -> None:
-        self.start, self.name, self.flags, self.signals = start, name, flags, signals
-        self.resumed_from: list[int] = []
-
-    def live(self) -> Path:
-        """Lets it happen; returns the run's folder."""
-        resume: list[str] = []
-        step = 0
-        for number in self.signals:
-            command = self.start("train", "--name", self.name, *self.flags, *resume)
-            run = command.cwd / "runs" / "cifar10" / self.name
-            command.kill_when(lambda run=run, step=step: can_be_killed(run, step + 5), number)
-            output = command.wait(EXIT_PREEMPTED if number == signal.SIGTERM else -number)
-            step, _ = newest_checkpoint(run)
-            if resume:
-                self.resumed_from.append(resumed_step(output))
-            resume = ["--resume", "auto"]
-        output = self.start("train", "--name", self.name, *self.flags, *resume).wait()
-        self.resumed_from.append(resumed_step(output))
-        return run
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +29,7 @@ def device_runs(command, picture_folder) -> tuple[Path, Path, Life]:
     life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
     killed = life.live()
     whole.wait()
-    return whole.cwd / "runs/cifar10/whole", killed, life
+    return whole.runs / "whole", killed, life
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +39,7 @@ def classic_runs(command) -> tuple[Path, Path, Life]:
     life = Life(command, "classic-killed", [*RUN, *CLASSIC], [signal.SIGKILL])
     killed = life.live()
     whole.wait()
-    return whole.cwd / "runs/cifar10/classic", killed, life
+    return whole.runs / "classic", killed, life
 
 
 @pytest.fixture(params=["device", "classic"])

@@ -1,0 +1,1 @@
+"""Sequence to sequence: attention, a Transformer, and a beam search inside a LightningModule."""

@@ -1,0 +1,82 @@
+"""Sentences as ids in, hypotheses out: sorted into batches, searched with limits, and given back in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from projects.seq2seq.search import EncoderDecoder, Hypothesis, SearchOptions, beam_search, sample
+from projects.seq2seq.vocabulary import EOS, PAD
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw instead of searching; see `search.sample`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def length_limits(lengths: Tensor, ratio: float = 2.0, extra: int = 10) -> Tensor:
+    """How long a translation may get: (batch,) source lengths -> (batch,) tokens, rounded down.
+
+    A translation of twice its source is a loop or an error; without a limit the search would follow it to the end.
+    """
+    return (lengths * ratio + extra).long()
+
+
+def translate_ids(
+    net: EncoderDecoder,
+    sources: Sequence[Sequence[int]],
+    options: SearchOptions,
+    device: torch.device,
+    sampling: Sampling | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
+    batch_size: int = 100,
+    attention: bool = False,
+) -> list[list[Hypothesis]]:
+    """The best hypotheses of each source, in the order of the sources.
+
+    Long sentences come first, so that a batch that does not fit into memory fails at once. An empty source has one empty
+    hypothesis. Works in the precision of the weights: rounding to bfloat16 would reorder hypotheses.
+
+    Args:
+        net: in evaluation mode, on `device`.
+        sources: ids without EOS.
+        options: of the search.
+        device: where to compute.
+        sampling: if given, hypotheses are drawn.
+        prefixes: ids that each translation has to begin with.
+        batch_size: sentences searched at once.
+        attention: whether to return it.
+    """
+    results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
+    order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
+    generator = None if sampling is None else torch.Generator(device).manual_seed(sampling.seed)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            ids = [torch.tensor([*sources[i], EOS]) for i in batch]
+            lengths = torch.tensor([len(x) for x in ids], device=device)
+            memory = net.encode(pad_sequence(ids, batch_first=True, padding_value=PAD).to(device), lengths)
+            common: dict[str, Any] = {
+                "limits": length_limits(lengths),
+                "prefix": None if prefixes is None else [prefixes[i] for i in batch],
+                "source_lengths": lengths,
+                "attention": attention,
+            }
+            if sampling is None:
+                found = beam_search(net, memory, options, **common)
+            else:
+                draw = (sampling.temperature, sampling.top_k, sampling.top_p)
+                found = sample(net, memory, options, *draw, generator, **common)
+            for i, hypotheses in zip(batch, found, strict=True):
+                results[i] = hypotheses
+    return results

@@ -1,0 +1,270 @@
+"""The LightningModule: what is learned, how it is measured, what steps it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from common.errors import UserError
+from projects.seq2seq.data import Batch
+from projects.seq2seq.evaluation import bleu_by_length, corpus_bleu, evaluate, exact_match
+from projects.seq2seq.inference import translate_ids
+from projects.seq2seq.losses import linear_cross_entropy
+from projects.seq2seq.networks import PAD, RecurrentTranslator, TransformerTranslator
+from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.vocabulary import decode
+
+
+class Seq2SeqModule(LightningModule):
+    """A translator of sentences.
+
+    Args:
+        vocabularies: sizes of the source's and the target's vocabulary; the data's.
+        network: `recurrent` or `transformer`.
+        width: size of embeddings; of every position's vector in the Transformer.
+        layers: of the encoder and of the decoder.
+        hidden: size of the recurrent states.
+        cell: `lstm` or `gru`.
+        attention: of the recurrent network, `multiplicative` or `additive`.
+        input_feeding: whether its decoder is fed what it attended to.
+        locked_dropout: whether its dropout masks are the same in every step of a sentence.
+        teacher_forcing: share of decoder steps in training that are given the true token and not the model's own, at
+            the start and at the end of training; of the recurrent network.
+        inner: size of the inner layer of the Transformer's feed-forward networks.
+        heads: of its attentions.
+        pre_norm: whether its layers normalise before each sublayer, or after it as in the paper.
+        dropout: share of activations set to zero in training.
+        word_dropout: share of tokens whose embedding is blanked in training.
+        tie: `all` makes one matrix of both embeddings and the output layer, `target` of the target's embedding and the
+            output layer, `none` none.
+        label_smoothing: share of the target spread evenly over the vocabulary.
+        lr: Adam's learning rate at its highest.
+        betas: Adam's.
+        weight_decay: AdamW's factor.
+        schedule: `linear` or `cosine`, each down to zero at the last step, or `inverse_sqrt`.
+        warmup: share of all steps in which the rate rises linearly from zero.
+        beam: hypotheses that the search follows at test.
+        val_beam: the same at validation; 1 is quick.
+        length_penalty: p in log probability / length ** p, by which hypotheses are ranked.
+        coverage_penalty: weight of source words left unread in that.
+        no_repeat_ngram: no sequence of so many tokens comes twice in a translation; 0 allows all.
+        max_length: tokens of a translation at most.
+        compile: whether the network is compiled by `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        vocabularies: tuple[int, int],
+        network: str = "recurrent",
+        width: int = 256,
+        layers: int = 1,
+        hidden: int = 512,
+        cell: str = "lstm",
+        attention: str = "multiplicative",
+        input_feeding: bool = True,
+        locked_dropout: bool = False,
+        teacher_forcing: tuple[float, float] = (1.0, 1.0),
+        inner: int = 256,
+        heads: int = 4,
+        pre_norm: bool = True,
+        dropout: float = 0.3,
+        word_dropout: float = 0.0,
+        tie: str = "all",
+        label_smoothing: float = 0.1,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.0,
+        schedule: str = "linear",
+        warmup: float = 0.05,
+        beam: int = 5,
+        val_beam: int = 1,
+        length_penalty: float = 1.0,
+        coverage_penalty: float = 0.0,
+        no_repeat_ngram: int = 0,
+        max_length: int = 128,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        for option, value, choices in [
+            ("network", network, ("recurrent", "transformer")),
+            ("cell", cell, ("lstm", "gru")),
+            ("attention", attention, ("multiplicative", "additive")),
+            ("tie", tie, ("all", "target", "none")),
+            ("schedule", schedule, ("linear", "cosine", "inverse_sqrt")),
+        ]:
+            if value not in choices:
+                raise UserError(f"--model.{option} {value}: use one of {', '.join(choices)}")
+        for option, share in [("dropout", dropout), ("word_dropout", word_dropout), ("label_smoothing", label_smoothing)]:
+            if not 0 <= share < 1:
+                raise UserError(f"--model.{option} {share}: a share is 0 or more and below 1")
+        if lr <= 0 or not all(0 <= share <= 1 for share in (*teacher_forcing, warmup)):
+            raise UserError("--model.lr is above 0, --model.teacher_forcing and --model.warmup are shares from 0 to 1")
+        if network == "transformer" and (width % heads or width % 2):
+            raise UserError(f"--model.width {width}: a multiple of --model.heads {heads}, and even")
+        vocabularies, betas = (vocabularies[0], vocabularies[1]), (betas[0], betas[1])
+        teacher_forcing = (teacher_forcing[0], teacher_forcing[1])
+        self.save_hyperparameters()
+        shared: dict[str, Any] = {
+            "width": width,
+            "layers": layers,
+            "dropout": dropout,
+            "word_dropout": word_dropout,
+            "tie": tie,
+        }
+        self.net: RecurrentTranslator | TransformerTranslator
+        try:
+            if network == "recurrent":
+                self.net = RecurrentTranslator(
+                    vocabularies,
+                    hidden=hidden,
+                    cell=cell,
+                    attention=attention,
+                    input_feeding=input_feeding,
+                    locked_dropout=locked_dropout,
+                    **shared,
+                )
+            else:
+                self.net = TransformerTranslator(vocabularies, inner=inner, heads=heads, pre_norm=pre_norm, **shared)
+        except ValueError as error:
+            raise UserError(f"--model.tie: {error}") from error
+        self.search = SearchOptions(beam, length_penalty, coverage_penalty, 1, 0, max_length, no_repeat_ngram)
+        self.quick_search = SearchOptions(val_beam, length_penalty, coverage_penalty, 1, 0, max_length, no_repeat_ngram)
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.translations: dict[int, str] = {}  # of the split that is being evaluated, by the sentence's number
+        self.notes: dict[str, Any] = {}  # what belongs to the test's figures and is no number
+
+    @property
+    def loss_floor(self) -> float:
+        """The least cross-entropy that smoothed targets allow: their own entropy, in nats."""
+        smoothing, size = self.hparams["label_smoothing"], self.hparams["vocabularies"][1]
+        if smoothing == 0:
+            return 0.0
+        off, on = smoothing / size, 1 - smoothing + smoothing / size
+        return -(on * math.log(on) + (size - 1) * off * math.log(off))
+
+    def setup(self, stage: str) -> None:
+        """Compiles the network if that is asked for."""
+        if stage == "fit" and self.hparams["compile"]:
+            self.net.compile()  # in place: the state's keys stay as they are
+
+    def loss(self, batch: Batch, smoothing: float, **options: Any) -> Tensor:
+        """Cross-entropy, in nats, of the target tokens of a batch, each weighted by its sentence's weight; PAD left out."""
+        given, wanted = batch.target[:, :-1], batch.target[:, 1:]  # (batch, time): each token, and the one after it
+        hidden = self.net(batch.source, batch.source_lengths, given, **options)  # (batch, time, width)
+        real = wanted != PAD
+        weights = batch.weight[:, None].expand_as(wanted)[real]
+        output = self.net.output
+        return linear_cross_entropy(hidden[real], output.weight, output.bias, wanted[real], weights, smoothing)
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """The training loss: smoothed cross-entropy, with the share of teacher forcing that is due."""
+        first, last = self.hparams["teacher_forcing"]
+        if self.hparams["network"] == "transformer" or min(first, last) == 1:
+            return self.loss(batch, self.hparams["label_smoothing"])
+        done = 0.0
+        if self._trainer is not None:
+            done = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
+        return self.loss(batch, self.hparams["label_smoothing"], teacher_forcing=first + done * (last - first))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss = self.compute_loss(batch)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Forgets the last split's translations."""
+        self.translations = {}
+
+    on_test_start = on_validation_start
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss without smoothing, and translations by the quick search."""
+        self.val_loss.update(self.loss(batch, 0.0), (batch.target[:, 1:] != PAD).sum())
+        self.translate(batch, self.quick_search)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss without smoothing, and translations by the whole search."""
+        self.test_loss.update(self.loss(batch, 0.0), (batch.target[:, 1:] != PAD).sum())
+        self.translate(batch, self.search)
+
+    def translate(self, batch: Batch, options: SearchOptions) -> None:
+        """Adds a batch's translations to `translations`."""
+        sources = [row[: length - 1].tolist() for row, length in zip(batch.source, batch.source_lengths, strict=True)]
+        found = translate_ids(self.net, sources, options, self.device, batch_size=len(sources))
+        tokenizer = self.trainer.datamodule.target_tokenizer  # type: ignore[attr-defined]
+        for index, hypotheses in zip(batch.pair.tolist(), found, strict=True):
+            self.translations[index] = decode(tokenizer, hypotheses[0].tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """BLEU in lower case, the share of exact translations, and perplexity: e to the mean loss per token."""
+        hypotheses, references = self.collected("val")
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        self.log_figures("val", {"loss": loss, "perplexity": loss.exp()})
+        self.log("val/bleu", corpus_bleu(hypotheses, references), prog_bar=True)
+        self.log("val/exact_match", exact_match(hypotheses, references))
+
+    def on_test_epoch_end(self) -> None:
+        """All scores, and BLEU by the length of the reference."""
+        hypotheses, references = self.collected("test")
+        loss = self.test_loss.compute()
+        self.test_loss.reset()
+        exact = exact_match(hypotheses, references)
+        self.log_figures("test", {"loss": loss, "perplexity": loss.exp(), "exact_match": exact})
+        if not hypotheses:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        scores = evaluate(hypotheses, references, data.languages[1])
+        figures = {name: value for name, value in vars(scores).items() if name != "signatures"}
+        by_length = {f"bleu_{name}_words": score for name, (score, _) in bleu_by_length(hypotheses, references).items()}
+        self.log_figures("test", figures | by_length)
+        self.notes = {"signatures": scores.signatures, "direction": "-".join(data.languages)}
+
+    def log_figures(self, split: str, figures: dict[str, Any]) -> None:
+        """Logs figures that are the same in every process."""
+        self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+
+    def collected(self, split: str) -> tuple[Sequence[str], Sequence[str]]:
+        """The translations of all processes, in the order of the split, and their references."""
+        if self.trainer.world_size > 1:
+            parts: list[dict[int, str]] = [{} for _ in range(self.trainer.world_size)]
+            dist.all_gather_object(parts, self.translations)
+            self.translations = {index: text for part in parts for index, text in part.items()}
+        pairs = self.trainer.datamodule.splits[split]  # type: ignore[attr-defined]
+        order = sorted(self.translations)
+        return [self.translations[i] for i in order], [pairs.target[i] for i in order]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, and the schedule, stepped every batch."""
+        h = self.hparams
+        optimizer = torch.optim.AdamW(self.net.parameters(), h["lr"], h["betas"], 1e-9, h["weight_decay"])
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError("--max_epochs -1: the learning rate falls with the share done; set one, or --max_steps")
+        steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
+        rising = max(1, round(h["warmup"] * steps))
+
+        def rate(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            if h["schedule"] == "inverse_sqrt":
+                return (rising / (step + 1)) ** 0.5
+            done = min(1.0, (step - rising) / max(1, steps - rising))
+            return 1 - done if h["schedule"] == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what translation needs beside the weights: the tokenizers and the names of the languages."""
+        if self._trainer is not None and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            checkpoint["tokenizers"] = [data.source_tokenizer.to_str(), data.target_tokenizer.to_str()]
+            checkpoint["languages"] = list(data.languages)

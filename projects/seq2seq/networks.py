@@ -1,0 +1,574 @@
+"""Two translators behind one face: a recurrent encoder-decoder with attention, and a Transformer.
+
+Both read the whole source at once (`encode`), learn from the whole target at once (`forward`), and write one token at a
+time (`start`, `step`), which is all that the search needs. Only `torch` is imported: copy this file anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+PAD = 0  # the id that fills up short sentences
+
+
+def padding_mask(lengths: Tensor, time: int) -> Tensor:
+    """(batch,) lengths -> (batch, time) bool, true where there is a token."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def keep_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
+    """A dropout mask: zero with probability `p`, rounded to 256ths, else 1 / (1 - p); dtype and device as `like`.
+
+    Eight elements share a random 64-bit number. On a CPU, where drawing is what dropout costs, that is eight times as fast
+    as `F.dropout`, which took a fifth of a Transformer's training step.
+    """
+    count, dropped = math.prod(shape), round(256 * p)
+    numbers = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    keep = numbers.view(torch.uint8)[:count].view(shape) >= dropped
+    return keep.to(like.dtype).mul_(256 / (256 - dropped))
+
+
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al., 2014).
+
+    Args:
+        p: share of the elements set to zero in training.
+        locked: whether all time steps of a sentence share a mask (Gal and Ghahramani, arXiv 1512.05287).
+    """
+
+    def __init__(self, p: float, locked: bool = False) -> None:
+        super().__init__(p)
+        self.locked = locked
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, channels) -> the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1]) if self.locked else tuple(x.shape)
+        return x * keep_mask(shape, self.p, x)
+
+
+class Translator(nn.Module):
+    """What both models share: embeddings, and an output layer that may reuse them.
+
+    Args:
+        vocabularies: sizes of the source's and the target's vocabulary.
+        width: size of an embedding, and of what the output layer reads.
+        tie: "all" makes one matrix of both embeddings and the output layer (Press and Wolf, arXiv 1608.05859; for a joint
+            vocabulary), "target" of the target's embedding and the output layer, "none" none.
+        word_dropout: share of tokens whose embedding is blanked as a whole in training.
+    """
+
+    def __init__(self, vocabularies: tuple[int, int], width: int, tie: str, word_dropout: float) -> None:
+        super().__init__()
+        if tie == "all" and vocabularies[0] != vocabularies[1]:
+            raise ValueError("only a joint vocabulary can tie all embeddings; use tie target or none")
+        self.word_dropout = Dropout(word_dropout)
+        self.target_embedding = nn.Embedding(vocabularies[1], width, PAD)
+        self.source_embedding = self.target_embedding if tie == "all" else nn.Embedding(vocabularies[0], width, PAD)
+        self.output = nn.Linear(width, vocabularies[1])
+        for embedding in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(embedding.weight, std=width**-0.5)
+            nn.init.zeros_(embedding.weight[PAD].detach())
+        nn.init.zeros_(self.output.bias)
+        if tie == "none":
+            nn.init.normal_(self.output.weight, std=width**-0.5)
+        else:
+            self.output.weight = self.target_embedding.weight
+
+    def embed(self, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
+        """(batch, time) ids -> (batch, time, width), of unit variance, some of them blanked in training."""
+        x = embedding(tokens) * embedding.embedding_dim**0.5
+        if self.training and self.word_dropout.p:
+            x = x * self.word_dropout(x.new_ones(*tokens.shape, 1))
+        return x
+
+
+class RecurrentCell(nn.Module):
+    """A step of an LSTM (Hochreiter and Schmidhuber, 1997) or a GRU (Cho et al., arXiv 1406.1078).
+
+    Equal to `nn.LSTMCell` and `nn.GRUCell`, but the input arrives multiplied by `self.input` already: a sequence's inputs
+    are known beforehand, and one large product is much faster than one small product for each step.
+
+    Args:
+        kind: "lstm" or "gru".
+        inputs: size of the input.
+        hidden: size of the state.
+    """
+
+    def __init__(self, kind: str, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.kind = kind
+        gates = {"lstm": 4, "gru": 3}[kind]
+        self.input = nn.Linear(inputs, gates * hidden)
+        self.state = nn.Linear(hidden, gates * hidden)
+        for name, parameter in self.named_parameters():
+            nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5)
+            if name == "input.bias" and kind == "lstm":
+                with torch.no_grad():
+                    parameter[hidden : 2 * hidden] += 1  # the forget gate starts open: gradients reach far back
+
+    def forward(self, projected: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One step.
+
+        Args:
+            projected: (..., gates * hidden), `self.input` of the input.
+            state: the hidden state (..., hidden), and the LSTM's memory of the same shape behind it.
+        """
+        hidden = self.state(state[0])
+        if self.kind == "gru":
+            (r_x, z_x, n_x), (r_h, z_h, n_h) = projected.chunk(3, -1), hidden.chunk(3, -1)
+            reset, update = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+            new = torch.tanh(n_x + reset * n_h)
+            return (new + update * (state[0] - new),)
+        enter, forget, new, leave = (projected + hidden).chunk(4, -1)
+        memory = torch.sigmoid(forget) * state[1] + torch.sigmoid(enter) * torch.tanh(new)
+        return torch.sigmoid(leave) * torch.tanh(memory), memory
+
+
+class Attention(nn.Module):
+    """Weights of the source positions for a decoder state, and the mean of their values.
+
+    "multiplicative" scores a position by s' W h (Luong et al., arXiv 1508.04025, "general"), "additive" by
+    v' tanh(W s + U h) (Bahdanau et al., arXiv 1409.0473).
+
+    Args:
+        kind: "multiplicative" or "additive".
+        query: size of the decoder's state.
+        memory: size of the encoder's states.
+    """
+
+    def __init__(self, kind: str, query: int, memory: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(memory, query, bias=kind == "additive")
+        self.additive = kind == "additive"
+        if self.additive:
+            self.query = nn.Linear(query, query, bias=False)
+            self.score = nn.Linear(query, 1, bias=False)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attends from several states of a sentence at once: its beams, or its time steps.
+
+        Args:
+            query: (batch, queries, query).
+            keys: (batch, source_time, query), `self.key` of the values.
+            values: (batch, source_time, memory).
+            mask: (batch, source_time) bool, true where there is a token.
+
+        Returns:
+            The means (batch, queries, memory) and the weights (batch, queries, source_time).
+        """
+        if self.additive:
+            scores = self.score(torch.tanh(self.query(query)[:, :, None] + keys[:, None])).squeeze(-1)
+        else:
+            scores = query @ keys.transpose(1, 2)
+        weights = scores.masked_fill(~mask[:, None], -math.inf).softmax(-1)
+        return weights.to(values.dtype) @ values, weights
+
+
+class RecurrentMemory(NamedTuple):
+    """An encoded source."""
+
+    keys: Tensor  # (batch, time, hidden)
+    values: Tensor  # (batch, time, hidden)
+    mask: Tensor  # (batch, time) bool
+    first: Tensor  # (batch, hidden), the decoder's first state
+
+
+class RecurrentState(NamedTuple):
+    """Where the decoder is."""
+
+    layers: tuple[tuple[Tensor, ...], ...]  # each layer's state, its parts (batch, beams, hidden)
+    readout: Tensor  # (batch, beams, width), the last
+
+
+class RecurrentTranslator(Translator):
+    """Bidirectional encoder, attention, and a decoder that is fed what it attended to (Luong et al., arXiv 1508.04025).
+
+    Args:
+        vocabularies: sizes of the source's and the target's vocabulary.
+        width: size of the embeddings and of the readout.
+        hidden: size of the decoder's state, and of both directions of the encoder together.
+        layers: of the encoder and of the decoder.
+        cell: "lstm" or "gru".
+        attention: "multiplicative" or "additive".
+        input_feeding: whether the last readout is part of the next step's input. Without it the decoder cannot know what
+            it has attended to, but all steps attend at once, which is faster.
+        dropout: share of embeddings and readouts set to zero in training.
+        locked_dropout: whether that share is the same in every step of a sentence.
+        word_dropout: share of tokens whose embedding is blanked.
+        tie: which embeddings are one matrix, see `Translator`.
+    """
+
+    def __init__(
+        self,
+        vocabularies: tuple[int, int],
+        width: int = 256,
+        hidden: int = 512,
+        layers: int = 1,
+        cell: str = "lstm",
+        attention: str = "multiplicative",
+        input_feeding: bool = True,
+        dropout: float = 0.3,
+        locked_dropout: bool = False,
+        word_dropout: float = 0.0,
+        tie: str = "all",
+    ) -> None:
+        super().__init__(vocabularies, width, tie, word_dropout)
+        self.input_feeding = input_feeding
+        recurrent = nn.LSTM if cell == "lstm" else nn.GRU
+        self.encoder = recurrent(
+            width, hidden // 2, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+        )
+        self.bridge = nn.Linear(hidden, hidden)
+        self.cells = nn.ModuleList(RecurrentCell(cell, width if i == 0 else hidden, hidden) for i in range(layers))
+        self.feed = nn.Linear(width, {"lstm": 4, "gru": 3}[cell] * hidden, bias=False) if input_feeding else None
+        self.attention = Attention(attention, hidden, hidden)
+        self.readout = nn.Linear(2 * hidden, width)
+        self.dropout = Dropout(dropout, locked_dropout)
+
+    @property
+    def first_cell(self) -> RecurrentCell:
+        """The decoder's lowest layer."""
+        return cast(RecurrentCell, self.cells[0])
+
+    def encode(self, source: Tensor, lengths: Tensor) -> RecurrentMemory:
+        """Reads (batch, time) ids of `lengths` (batch,). Packed, so that the backward direction starts at the last word."""
+        x = self.dropout(self.embed(self.source_embedding, source))  # (batch, time, width)
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        values, _ = pad_packed_sequence(self.encoder(packed)[0], batch_first=True, total_length=source.shape[1])
+        values = self.dropout(values)  # (batch, time, hidden)
+        mask = padding_mask(lengths, source.shape[1])
+        mean = (values * mask[:, :, None]).sum(1) / lengths[:, None]  # (batch, hidden)
+        return RecurrentMemory(self.attention.key(values), values, mask, torch.tanh(self.bridge(mean)))
+
+    def start(self, memory: RecurrentMemory, beams: int = 1) -> RecurrentState:
+        """The state before the first token, once for each of `beams` hypotheses."""
+        first = memory.first[:, None].expand(-1, beams, -1)  # (batch, beams, hidden)
+        state = (first, torch.zeros_like(first)) if self.first_cell.kind == "lstm" else (first,)
+        return RecurrentState(
+            tuple(state for _ in self.cells), first.new_zeros(len(first), beams, self.readout.out_features)
+        )
+
+    def advance(self, projected: Tensor, live: RecurrentState) -> tuple[tuple[Tensor, ...], ...]:
+        """The layers' states one step on; `projected` (batch, beams, gates * hidden) is the first cell's input."""
+        if self.feed is not None:
+            projected = projected + self.feed(live.readout)
+        states: list[tuple[Tensor, ...]] = []
+        for i, (cell, state) in enumerate(zip(cast(Sequence[RecurrentCell], self.cells), live.layers, strict=True)):
+            states.append(cell(projected if i == 0 else cell.input(self.dropout(states[-1][0])), state))
+        return tuple(states)
+
+    def read_out(self, hidden: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
+        """What decoder states (batch, steps, hidden) say after attending: (batch, steps, width), and their attention."""
+        context, weights = self.attention(hidden, memory.keys, memory.values, memory.mask)
+        return torch.tanh(self.readout(torch.cat([hidden, context], -1))), weights
+
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor, teacher_forcing: float = 1.0) -> Tensor:
+        """What the output layer reads at each step: (batch, target_time, width).
+
+        Args:
+            source: (batch, source_time) ids.
+            lengths: (batch,) of the sources.
+            target: (batch, target_time) ids that the decoder is given, the first of them the start of a sentence.
+            teacher_forcing: share of steps that are given the target's token; the others get the model's own likeliest one
+                (scheduled sampling, Bengio et al., arXiv 1506.03099).
+        """
+        return self.decode(self.encode(source, lengths), target, teacher_forcing)
+
+    def decode(self, memory: RecurrentMemory, target: Tensor, teacher_forcing: float = 1.0) -> Tensor:
+        """`forward` behind the encoder."""
+        live = self.start(memory)
+        given = self.first_cell.input(
+            self.dropout(self.embed(self.target_embedding, target))
+        )  # (batch, time, gates * hidden)
+        steps = given[:, :, None].unbind(1)  # each (batch, 1, gates * hidden); a slice would have a gradient of full size
+        own = torch.rand(target.shape, device=target.device) >= teacher_forcing if teacher_forcing < 1 else None
+        outputs: list[Tensor] = []
+        for step, projected in enumerate(steps):
+            if own is not None and step:
+                guess = self.output(outputs[-1]).argmax(-1)  # (batch, 1)
+                guessed = self.first_cell.input(self.dropout(self.embed(self.target_embedding, guess)))
+                projected = torch.where(own[:, step, None, None], guessed, projected)
+            states = self.advance(projected, live)
+            if self.feed is None and own is None:
+                live, output = live._replace(layers=states), states[-1][0]
+            else:
+                output, _ = self.read_out(states[-1][0], memory)
+                live = RecurrentState(states, output)
+            outputs.append(output)
+        result = torch.cat(outputs, 1)
+        if self.feed is None and own is None:
+            result, _ = self.read_out(result, memory)  # all steps attend at once
+        return self.dropout(result)
+
+    def step(self, tokens: Tensor, live: RecurrentState, memory: RecurrentMemory) -> tuple[Tensor, RecurrentState, Tensor]:
+        """One more token for each hypothesis.
+
+        Args:
+            tokens: (batch, beams) ids, the last of each hypothesis.
+            live: their states.
+            memory: the sources.
+
+        Returns:
+            Logits (batch, beams, vocabulary), the states behind, and the attention (batch, beams, source_time).
+        """
+        states = self.advance(self.first_cell.input(self.embed(self.target_embedding, tokens)), live)
+        readout, weights = self.read_out(states[-1][0], memory)
+        return self.output(readout), RecurrentState(states, readout), weights
+
+
+def sinusoids(time: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Positions as waves of geometric wavelengths: (time, width) (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    angles = torch.arange(time, device=device)[:, None] * rates  # (time, width / 2)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(..., time, width) -> (..., heads, time, width / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(..., heads, time, width / heads) -> (..., time, width)."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention in several subspaces (Vaswani et al., arXiv 1706.03762, section 3.2).
+
+    Keys and values come from `project`, so that a cache can hold them. The product is written out: on short sentences its
+    backward pass is several times as fast on a CPU as that of `F.scaled_dot_product_attention`, and the weights can be seen.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        for part in (*self.key_value.weight.chunk(2), self.query.weight, self.out.weight):
+            nn.init.xavier_uniform_(part.detach())
+        for layer in (self.query, self.key_value, self.out):
+            nn.init.zeros_(layer.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., heads, time, width / heads) of (..., time, width)."""
+        keys, values = self.key_value(x).chunk(2, -1)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attends from each position of `x`: softmax(Q K' / sqrt(d)) V, with d = width / heads.
+
+        Args:
+            x: (..., queries, width).
+            keys: (..., heads, time, d), and `values` alike.
+            mask: bool, broadcast to (..., heads, queries, time), true where a query may look.
+
+        Returns:
+            (..., queries, width), and the weights (..., heads, queries, time).
+        """
+        queries = split_heads(self.query(x), self.heads)
+        scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)  # (..., heads, queries, time)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        weights = scores.softmax(-1)
+        return self.out(join_heads(weights.to(values.dtype) @ values)), weights
+
+
+class Residual(nn.Module):
+    """x + dropout(f(norm(x))) if `pre_norm`, else norm(x + dropout(f(x))) (Xiong et al., arXiv 2002.04745)."""
+
+    def __init__(self, width: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the sublayer reads: (..., width)."""
+        return self.norm(x) if self.pre_norm else x
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sublayer's result `y` added to `x`."""
+        x = x + self.dropout(y)
+        return x if self.pre_norm else self.norm(x)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a ReLU between them, at each position on its own."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward network, each inside a residual connection."""
+
+    def __init__(self, width: int, inner: int, heads: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(width, heads)
+        self.feed_forward = FeedForward(width, inner)
+        self.around_attention = Residual(width, dropout, pre_norm)
+        self.around_feed_forward = Residual(width, dropout, pre_norm)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, time, width) -> the same shape; `mask` (batch, 1, 1, time) is true where there is a token."""
+        y = self.around_attention.before(x)
+        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), mask)[0])
+        return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the source, and a feed-forward network."""
+
+    def __init__(self, width: int, inner: int, heads: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(width, heads)
+        self.cross_attention = MultiHeadAttention(width, heads)
+        self.feed_forward = FeedForward(width, inner)
+        self.around_attention = Residual(width, dropout, pre_norm)
+        self.around_cross_attention = Residual(width, dropout, pre_norm)
+        self.around_feed_forward = Residual(width, dropout, pre_norm)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, causal: Tensor) -> Tensor:
+        """All target positions at once.
+
+        Args:
+            x: (batch, time, width).
+            keys: (batch, heads, source_time, width / heads) of the source, and `values` alike.
+            mask: (batch, 1, 1, source_time), true where the source has a token.
+            causal: (time, time), true where a position may look: at itself and those before it.
+        """
+        y = self.around_attention.before(x)
+        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), causal)[0])
+        x = self.around_cross_attention.after(
+            x, self.cross_attention(self.around_cross_attention.before(x), keys, values, mask)[0]
+        )
+        return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
+
+    def step(
+        self, x: Tensor, cache: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """One position for each hypothesis.
+
+        Args:
+            x: (batch, beams, width).
+            cache: keys and values (batch, beams, heads, time, width / heads) of the positions before.
+            keys: of the source, as in `forward`; the beams of a sentence are its queries, so nothing is repeated for them.
+
+        Returns:
+            (batch, beams, width), the cache with this position, and the attention to the source (batch, beams, source_time).
+        """
+        y = self.around_attention.before(x)[:, :, None]  # (batch, beams, 1, width)
+        new = self.attention.project(y)
+        cache = (torch.cat([cache[0], new[0]], -2), torch.cat([cache[1], new[1]], -2))
+        x = self.around_attention.after(x, self.attention(y, *cache)[0].squeeze(2))
+        y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, mask)
+        x = self.around_cross_attention.after(x, y)
+        return (
+            self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x))),
+            cache,
+            weights.mean(1),
+        )
+
+
+class TransformerMemory(NamedTuple):
+    """An encoded source."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]  # each decoder layer's keys and values (batch, heads, time, width / heads)
+    mask: Tensor  # (batch, time) bool
+
+
+class TransformerTranslator(Translator):
+    """The Transformer (Vaswani et al., arXiv 1706.03762).
+
+    Args:
+        vocabularies: sizes of the source's and the target's vocabulary.
+        width: size of every position's vector.
+        inner: size of the feed-forward networks' inner layer.
+        heads: of every attention; `width` is a multiple.
+        layers: of the encoder and of the decoder.
+        dropout: share set to zero, in training, of embeddings and of what each sublayer adds.
+        pre_norm: whether layers normalise before (easier to train) or after (the paper's) each sublayer.
+        word_dropout: share of tokens whose embedding is blanked.
+        tie: which embeddings are one matrix, see `Translator`.
+    """
+
+    def __init__(
+        self,
+        vocabularies: tuple[int, int],
+        width: int = 128,
+        inner: int = 256,
+        heads: int = 4,
+        layers: int = 4,
+        dropout: float = 0.3,
+        pre_norm: bool = True,
+        word_dropout: float = 0.0,
+        tie: str = "all",
+    ) -> None:
+        super().__init__(vocabularies, width, tie, word_dropout)
+        options = (width, inner, heads, dropout, pre_norm)
+        self.encoder = nn.ModuleList(EncoderLayer(*options) for _ in range(layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*options) for _ in range(layers))
+        self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.dropout = Dropout(dropout)
+
+    @property
+    def decoder_layers(self) -> Sequence[DecoderLayer]:
+        """The decoder's layers, as what they are."""
+        return cast(Sequence[DecoderLayer], self.decoder)
+
+    def encode(self, source: Tensor, lengths: Tensor) -> TransformerMemory:
+        """Reads (batch, time) ids of `lengths` (batch,)."""
+        mask = padding_mask(lengths, source.shape[1])
+        x = self.embed(self.source_embedding, source) + sinusoids(source.shape[1], self.output.in_features, source.device)
+        x = self.dropout(x)
+        for layer in self.encoder:
+            x = layer(x, mask[:, None, None])
+        x = self.encoder_norm(x)  # (batch, time, width)
+        return TransformerMemory(tuple(layer.cross_attention.project(x) for layer in self.decoder_layers), mask)
+
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        """What the output layer reads at each step: (batch, target_time, width); arguments as `RecurrentTranslator`'s."""
+        memory = self.encode(source, lengths)
+        x = self.embed(self.target_embedding, target) + sinusoids(target.shape[1], self.output.in_features, target.device)
+        x = self.dropout(x)
+        causal = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool, device=target.device).tril()
+        for layer, (keys, values) in zip(self.decoder_layers, memory.layers, strict=True):
+            x = layer(x, keys, values, memory.mask[:, None, None], causal)
+        return self.decoder_norm(x)
+
+    def start(self, memory: TransformerMemory, beams: int = 1) -> Any:
+        """An empty cache for each layer and hypothesis: keys and values (batch, beams, heads, 0, width / heads)."""
+        keys = memory.layers[0][0]
+        empty = keys.new_zeros(len(keys), beams, keys.shape[1], 0, keys.shape[3])
+        return tuple((empty, empty) for _ in self.decoder)
+
+    def step(self, tokens: Tensor, live: Any, memory: TransformerMemory) -> tuple[Tensor, Any, Tensor]:
+        """One more token for each hypothesis; arguments and results as `RecurrentTranslator.step`'s.
+
+        The attention is that of the last layer but one, mean over heads: it aligns best (Garg et al., arXiv 1909.02074).
+        """
+        position = live[0][0].shape[-2]
+        x = self.embed(self.target_embedding, tokens)
+        x = x + sinusoids(position + 1, x.shape[-1], x.device)[position]  # (batch, beams, width)
+        caches, attentions = [], []
+        for layer, cache, (keys, values) in zip(self.decoder_layers, live, memory.layers, strict=True):
+            x, cache, weights = layer.step(x, cache, keys, values, memory.mask[:, None, None])
+            caches.append(cache)
+            attentions.append(weights)
+        return self.output(self.decoder_norm(x)), tuple(caches), attentions[max(0, len(attentions) - 2)]

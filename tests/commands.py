@@ -1,0 +1,149 @@
+"""Real runs of the command line for the capstones' tests: started, killed, resumed, and compared."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import EXIT_PREEMPTED
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = ["--accelerator", "cpu", "--precision", "32-true"]
+
+
+class Command:
+    """`python -m projects.<project>.<module>` with flags, in a folder of its own."""
+
+    def __init__(self, cwd: Path, project: str, module: str, *flags: str) -> None:
+        self.cwd = cwd
+        self.runs = cwd / "runs" / project
+        self.log = cwd / f"log-{time.monotonic_ns()}.txt"
+        other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "WORLD_", "SLURM_")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(other_runs)}
+        env = {
+            **clean,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "CAPSTONES_CACHE": str(cwd.parent / "cache"),
+            "HF_HOME": str(cwd.parent / "hf"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        with self.log.open("w") as log:
+            command = [sys.executable, "-m", f"projects.{project}.{module}", *flags]
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait(self, expect: int = 0) -> str:
+        """Its output, once it has ended with the exit code `expect`."""
+        code = self.process.wait(timeout=240)
+        text = self.log.read_text()
+        assert code == expect, f"exit code {code}\n{text}"
+        return text
+
+    def kill_when(self, ready: Callable[[], bool], number: int) -> None:
+        """Sends the signal `number` at a moment when `ready()` is true: the process stands still while that is asked."""
+        deadline = time.monotonic() + 240
+        killed = False
+        while not killed:
+            time.sleep(0.01)
+            assert self.process.poll() is None, f"ended before it could be killed\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"never ready to be killed\n{self.log.read_text()}"
+            if ready():
+                self.process.send_signal(signal.SIGSTOP)
+                time.sleep(0.05)
+                if killed := ready():
+                    self.process.send_signal(number)
+                self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def commands(cwd: Path, project: str, train_flags: list[str]) -> Iterator[Callable[..., Command]]:
+    """Yields `start(module, *flags)`; all share the folder `cwd`, so every run needs a name of its own.
+
+    Args:
+        cwd: where they run.
+        project: which capstone.
+        train_flags: what every `train` gets, in front of its own flags and in place of the default recipe, which may change.
+    """
+    (cwd.parent / "plain.yaml").write_text("seed: 0\n")
+    started: list[Command] = []
+
+    def start(module: str, *flags: str) -> Command:
+        settings = ["--config", "../plain.yaml", *train_flags] if module == "train" else []
+        started.append(Command(cwd, project, module, *settings, *flags))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for command in started:  # what a failed test has left running, with the processes that it has started
+            if command.process.poll() is None:
+                os.killpg(command.process.pid, signal.SIGKILL)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two nests hold bitwise equal tensors and equal values."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(value, right[key]) for key, value in left.items())
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+def newest_checkpoint(run: Path) -> tuple[int, Path]:
+    """The step and the file of the newest checkpoint to resume from; step 0 if there is none."""
+    return max(((int(path.stem[5:]), path) for path in run.glob("checkpoints/step-*.ckpt")), default=(0, run))
+
+
+def can_be_killed(run: Path, after: int) -> bool:
+    """Whether there is a checkpoint of a step behind `after`, and the figures of that step are written too."""
+    step, path = newest_checkpoint(run)
+    try:
+        return step > after and (run / "metrics.csv").stat().st_mtime_ns > path.stat().st_mtime_ns
+    except FileNotFoundError:  # newer ones have replaced it in the meantime
+        return False
+
+
+def resumed_step(output: str) -> int:
+    found = re.search(r"resuming \S+ from step-(\d+)\.ckpt", output)
+    assert found, output
+    return int(found[1])
+
+
+class Life:
+    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end."""
+
+    def __init__(self, start: Callable[..., Any], name: str, flags: list[str], signals: list[int]) -> None:
+        self.start, self.name, self.flags, self.signals = start, name, flags, signals
+        self.resumed_from: list[int] = []
+
+    def live(self) -> Path:
+        """Lets it happen; returns the run's folder."""
+        resume: list[str] = []
+        step = 0
+        for number in self.signals:
+            command = self.start("train", "--name", self.name, *self.flags, *resume)
+            run = command.runs / self.name
+            command.kill_when(lambda run=run, step=step: can_be_killed(run, step + 5), number)
+            output = command.wait(EXIT_PREEMPTED if number == signal.SIGTERM else -number)
+            step, _ = newest_checkpoint(run)
+            if resume:
+                self.resumed_from.append(resumed_step(output))
+            resume = ["--resume", "auto"]
+        output = self.start("train", "--name", self.name, *self.flags, *resume).wait()
+        self.resumed_from.append(resumed_step(output))
+        return run

@@ -1,0 +1,53 @@
+"""What the translation tests share: one thread, a small folder of sentence pairs, and runs of the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import CPU, Command, commands
+from projects.seq2seq.sample import make_pairs
+
+TINY = ["--model.width", "16", "--model.hidden", "16", "--data.vocabulary_size", "300", "--data.batch_tokens", "400"]
+TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory) -> Path:
+    """260 training, 40 validation and 31 test pairs, one of them empty, as `<split>.jsonl` with the columns en and de."""
+    root = tmp_path_factory.mktemp("pairs")
+    pairs = make_pairs(330, seed=1)
+    for split, begin, end in [("train", 0, 260), ("val", 260, 300), ("test", 300, 330)]:
+        lines = [json.dumps({"de": german, "en": english}) for german, english in pairs[begin:end]]
+        if split == "test":
+            lines.append(json.dumps({"de": "", "en": ""}))
+        (root / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return root
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
+    """Starts `command(module, *flags)` of this project."""
+    with commands(tmp_path_factory.mktemp("commands"), "seq2seq", [*TINY, *CPU]) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def plain_run(command, pairs_folder) -> Path:
+    """The folder of a finished run of one process."""
+    run = command("train", "--name", "plain", "--data.source", str(pairs_folder), "--data.direction", "de-en")
+    run.wait()
+    return run.runs / "plain"

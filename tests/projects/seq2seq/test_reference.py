@@ -1,0 +1,137 @@
+"""The layers from first principles equal PyTorch's, and the fast ones of `networks.py` equal both, forward and gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from projects.seq2seq import networks, reference
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+def assert_equal_with_gradients(ours, theirs, inputs):
+    """The same value, and the same gradient with respect to every input, of two functions without arguments."""
+    a, b = ours(), theirs()
+    torch.testing.assert_close(a, b)
+    slope = torch.randn_like(a)
+    gradients = [torch.autograd.grad((x * slope).sum(), inputs) for x in (a, b)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_lstm_cell_equals_torch():
+    cell = nn.LSTMCell(5, 7)
+    x, h, c = (torch.randn(3, size, requires_grad=True) for size in (5, 7, 7))
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    inputs = [x, h, c, *weights]
+    assert_equal_with_gradients(
+        lambda: torch.stack(reference.lstm_cell(x, h, c, *weights)), lambda: torch.stack(cell(x, (h, c))), inputs
+    )
+
+
+def test_gru_cell_equals_torch():
+    cell = nn.GRUCell(5, 7)
+    x, h = torch.randn(3, 5, requires_grad=True), torch.randn(3, 7, requires_grad=True)
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    assert_equal_with_gradients(lambda: reference.gru_cell(x, h, *weights), lambda: cell(x, h), [x, h, *weights])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_fast_cell_equals_the_reference(kind):
+    cell = networks.RecurrentCell(kind, 5, 7)
+    x = torch.randn(3, 5, requires_grad=True)
+    state = tuple(torch.randn(3, 7, requires_grad=True) for _ in range(2 if kind == "lstm" else 1))
+    weights = (cell.input.weight, cell.state.weight, cell.input.bias, cell.state.bias)
+    simple = reference.lstm_cell if kind == "lstm" else reference.gru_cell
+
+    def theirs():
+        new = simple(x, *state, *weights)
+        return torch.stack(new) if kind == "lstm" else new[None]
+
+    assert_equal_with_gradients(lambda: torch.stack(cell(cell.input(x), state)), theirs, [x, *state, *weights])
+
+
+def test_softmax_equals_torch_and_does_not_overflow():
+    x = torch.randn(4, 6) * 1000
+    torch.testing.assert_close(reference.softmax(x), x.softmax(-1))
+
+
+def test_scaled_dot_product_attention_equals_torch():
+    q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (4, 5, 5))
+    mask = torch.rand(2, 1, 4, 5) < 0.7
+    mask[..., 0] = True
+    assert_equal_with_gradients(
+        lambda: reference.scaled_dot_product_attention(q, k, v, mask)[0],
+        lambda: F.scaled_dot_product_attention(q, k, v, mask),
+        [q, k, v],
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_multi_head_attention_equals_torch(own):
+    layer = nn.MultiheadAttention(12, 3, batch_first=True)
+    nn.init.normal_(layer.in_proj_bias)
+    x = torch.randn(2, 4, 12, requires_grad=True)
+    memory = x if own else torch.randn(2, 6, 12, requires_grad=True)
+    padding = networks.padding_mask(torch.tensor([3, memory.shape[1]]), memory.shape[1])
+    weights = (layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias)
+    inputs = [x, *weights] if own else [x, memory, *weights]
+    assert_equal_with_gradients(
+        lambda: reference.multi_head_attention(x, memory, *weights, heads=3, mask=padding[:, None, None]),
+        lambda: layer(x, memory, memory, key_padding_mask=~padding, need_weights=False)[0],
+        inputs,
+    )
+
+
+def test_the_fast_multi_head_attention_equals_the_reference():
+    layer = networks.MultiHeadAttention(12, 3)
+    x, memory = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 12, requires_grad=True)
+    mask = networks.padding_mask(torch.tensor([3, 6]), 6)[:, None, None]
+
+    def theirs():
+        w_in = torch.cat([layer.query.weight, layer.key_value.weight])
+        b_in = torch.cat([layer.query.bias, layer.key_value.bias])
+        return reference.multi_head_attention(x, memory, w_in, b_in, layer.out.weight, layer.out.bias, 3, mask)
+
+    assert_equal_with_gradients(lambda: layer(x, *layer.project(memory), mask)[0], theirs, [x, memory, *layer.parameters()])
+
+
+def test_additive_attention_equals_the_reference():
+    layer = networks.Attention("additive", 5, 7)
+    query, values = torch.randn(2, 3, 5, requires_grad=True), torch.randn(2, 6, 7, requires_grad=True)
+    lengths = torch.tensor([4, 6])
+    mask = networks.padding_mask(lengths, 6)
+
+    def theirs():
+        rows = []
+        for b in range(2):
+            for q in range(3):
+                n = int(lengths[b])
+                # the bias of the keys is added before tanh, as another input of the reference's sum would be
+                keys = torch.cat([values[b, :n], torch.ones(n, 1)], 1)
+                u = torch.cat([layer.key.weight, layer.key.bias[:, None]], 1)
+                weights = reference.additive_attention(query[b, q], keys, layer.query.weight, u, layer.score.weight[0])
+                rows.append(F.pad(weights, (0, 6 - n)))
+        return torch.stack(rows).view(2, 3, 6)
+
+    inputs = [query, values, *layer.parameters()]
+    assert_equal_with_gradients(lambda: layer(query, layer.key(values), values, mask)[1], theirs, inputs)
+
+
+def test_multiplicative_attention_is_a_softmax_of_products():
+    layer = networks.Attention("multiplicative", 5, 7)
+    query, values = torch.randn(2, 3, 5), torch.randn(2, 6, 7)
+    mask = networks.padding_mask(torch.tensor([4, 6]), 6)
+    context, weights = layer(query, layer.key(values), values, mask)
+    for b, n in enumerate((4, 6)):
+        expected = reference.softmax(query[b] @ layer.key.weight @ values[b, :n].T)
+        torch.testing.assert_close(weights[b, :, :n], expected)
+        torch.testing.assert_close(context[b], expected @ values[b, :n])
+    assert (weights[0, :, 4:] == 0).all()

@@ -1,0 +1,66 @@
+"""Scores are sacreBLEU's, buckets hold the sentences of their lengths."""
+
+import pytest
+import sacrebleu
+from sacremoses import MosesTokenizer
+
+from projects.seq2seq.evaluation import bleu_by_length, bucket, bucket_names, corpus_bleu, evaluate, exact_match
+
+REFERENCES = [
+    "Ein Mann fährt auf einem roten Fahrrad.",
+    "Zwei Hunde spielen im Schnee!",
+    "Die Frau liest ein Buch, das alt ist.",
+]
+HYPOTHESES = ["Ein mann fährt auf einem Fahrrad.", "Zwei Hunde spielen im Schnee!", "Eine Frau liest das alte Buch."]
+
+
+def test_scores_are_those_of_sacrebleu():
+    scores = evaluate(HYPOTHESES, REFERENCES, "de")
+    assert scores.bleu == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score)
+    assert scores.bleu_lower == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=True).score)
+    assert scores.chrf == pytest.approx(sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score)
+    assert scores.bleu < scores.bleu_lower, "one word differs in its case alone"
+    assert corpus_bleu(HYPOTHESES, REFERENCES) == scores.bleu_lower
+
+
+def test_the_tokenised_score_is_that_of_lower_case_moses_tokens():
+    tokenizer = MosesTokenizer(lang="de")
+    found, wanted = (
+        [tokenizer.tokenize(line.lower(), return_str=True, escape=False) for line in lines]
+        for lines in (HYPOTHESES, REFERENCES)
+    )
+    expected = sacrebleu.corpus_bleu(found, [wanted], tokenize="none", force=True).score
+    assert evaluate(HYPOTHESES, REFERENCES, "de").bleu_tokenized == pytest.approx(expected)
+
+
+def test_signatures_tell_the_scores_apart():
+    signatures = evaluate(HYPOTHESES, REFERENCES, "de").signatures
+    assert "case:mixed" in signatures["bleu"] and "tok:13a" in signatures["bleu"]
+    assert "case:lc" in signatures["bleu_lower"]
+    assert "tok:none" in signatures["bleu_tokenized"] and signatures["bleu_tokenized"].endswith("moses:de")
+    assert "nc:6" in signatures["chrf"]
+
+
+def test_a_perfect_translation_has_100():
+    scores = evaluate(REFERENCES, REFERENCES, "de")
+    assert (scores.bleu, scores.bleu_lower, scores.chrf) == (pytest.approx(100), pytest.approx(100), pytest.approx(100))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(1, "1-8"), (8, "1-8"), (9, "9-12"), (12, "9-12"), (16, "13-16"), (20, "17-20"), (21, "21+"), (99, "21+")],
+)
+def test_buckets_by_hand(words, name):
+    assert bucket_names()[bucket(words)] == name
+
+
+def test_bleu_by_length_scores_each_bucket_on_its_own():
+    short, long = ["a b c d e"] * 2, ["a b c d e f g h i j k"]
+    found = bleu_by_length([*short, "x"], [*short, *long])
+    assert found == {"1-8": (pytest.approx(100), 2), "9-12": (pytest.approx(0), 1)}
+
+
+def test_exact_match_and_empty_input():
+    assert exact_match(HYPOTHESES, REFERENCES) == pytest.approx(1 / 3)
+    assert exact_match([], []) == 0
+    assert corpus_bleu([], []) == 0

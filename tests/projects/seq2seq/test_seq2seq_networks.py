@@ -1,0 +1,221 @@
+"""Both translators: all steps at once equal one at a time, nothing sees the padding or the future, and PyTorch agrees."""
+
+import pytest
+import torch
+from torch import nn
+
+from projects.seq2seq.networks import (
+    PAD,
+    Dropout,
+    RecurrentTranslator,
+    TransformerTranslator,
+    keep_mask,
+    padding_mask,
+    sinusoids,
+)
+
+VOCABULARY = 20
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+def recurrent(**options):
+    return RecurrentTranslator((VOCABULARY, VOCABULARY), width=6, hidden=8, **options)
+
+
+def transformer(**options):
+    return TransformerTranslator((VOCABULARY, VOCABULARY), width=8, inner=12, heads=2, layers=2, **options)
+
+
+NETWORKS = {
+    "lstm": lambda: recurrent(),
+    "gru, two layers": lambda: recurrent(cell="gru", layers=2),
+    "additive": lambda: recurrent(attention="additive"),
+    "no input feeding": lambda: recurrent(input_feeding=False),
+    "no input feeding, additive, two layers": lambda: recurrent(input_feeding=False, attention="additive", layers=2),
+    "untied": lambda: recurrent(tie="none"),
+    "pre-norm": lambda: transformer(),
+    "post-norm": lambda: transformer(pre_norm=False),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def net(request):
+    return NETWORKS[request.param]().eval()
+
+
+def sentences(batch=3, source_time=5, target_time=6):
+    source = torch.randint(4, VOCABULARY, (batch, source_time))
+    lengths = torch.tensor([source_time, 2, 3])[:batch]
+    source[~padding_mask(lengths, source_time)] = PAD
+    return source, lengths, torch.randint(4, VOCABULARY, (batch, target_time))
+
+
+def test_all_steps_at_once_equal_one_step_at_a_time(net):
+    source, lengths, target = sentences()
+    at_once = net.output(net(source, lengths, target))  # (batch, time, vocabulary)
+    memory = net.encode(source, lengths)
+    live = net.start(memory, 2)
+    for step in range(target.shape[1]):
+        other = torch.randint(4, VOCABULARY, (len(target),))  # a second hypothesis must not disturb the first
+        logits, live, attention = net.step(torch.stack([target[:, step], other], 1), live, memory)
+        torch.testing.assert_close(logits[:, 0], at_once[:, step])
+        torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2))
+        assert (attention[1, :, 2:] == 0).all(), "padding was attended to"
+
+
+def test_padding_changes_nothing(net):
+    source, lengths, target = sentences()
+    alone = net(source[1:2, :2], lengths[1:2], target[1:2])
+    padded = net(torch.cat([source, torch.full((3, 4), PAD)], 1), lengths, target)
+    torch.testing.assert_close(padded[1:2], alone)
+
+
+def test_no_step_sees_the_future(net):
+    source, lengths, target = sentences()
+    before = net(source, lengths, target)
+    target[:, 4] = (target[:, 4] + 1 - 4) % (VOCABULARY - 4) + 4
+    after = net(source, lengths, target)
+    torch.testing.assert_close(before[:, :4], after[:, :4], rtol=0, atol=0)
+    assert not torch.equal(before[:, 4], after[:, 4])
+
+
+def test_every_parameter_gets_a_gradient(net):
+    net.output(net(*sentences())).logsumexp(-1).sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_the_encoder_reads_each_sentence_as_if_alone():
+    net = recurrent().eval()
+    source, lengths, _ = sentences()
+    memory = net.encode(source, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        x = net.source_embedding(source[row : row + 1, :length]) * 6**0.5
+        torch.testing.assert_close(memory.values[row, :length], net.encoder(x)[0][0])
+
+
+def test_without_teacher_forcing_the_model_reads_itself():
+    net = recurrent().eval()
+    source, lengths, target = sentences()
+    outputs = net.output(net(source, lengths, target, teacher_forcing=0.0))
+    memory = net.encode(source, lengths)
+    live, tokens = net.start(memory), target[:, :1]
+    for step in range(target.shape[1]):
+        logits, live, _ = net.step(tokens, live, memory)
+        torch.testing.assert_close(outputs[:, step], logits[:, 0])
+        tokens = logits.argmax(-1)
+
+
+def test_teacher_forcing_without_input_feeding_reads_itself_too():
+    net = recurrent(input_feeding=False).eval()
+    source, lengths, target = sentences()
+    own = net.output(net(source, lengths, target, teacher_forcing=0.0))
+    again = net.output(net(source, lengths, torch.cat([target[:, :1], own.argmax(-1)[:, :-1]], 1)))
+    torch.testing.assert_close(own, again)
+
+
+def copy_linear(ours, theirs):
+    theirs.weight.data.copy_(ours.weight)
+    theirs.bias.data.copy_(ours.bias)
+
+
+def copy_attention(ours, theirs):
+    theirs.in_proj_weight.data.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+    theirs.in_proj_bias.data.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+    copy_linear(ours.out, theirs.out_proj)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_the_transformer_equals_torchs(pre_norm):
+    net = transformer(pre_norm=pre_norm).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs = nn.Transformer(8, 2, 2, 2, 12, 0.0, batch_first=True, norm_first=pre_norm).eval()
+    if not pre_norm:
+        theirs.encoder.norm = theirs.decoder.norm = None
+    else:
+        copy_linear(net.encoder_norm, theirs.encoder.norm)
+        copy_linear(net.decoder_norm, theirs.decoder.norm)
+    for a, b in zip(net.encoder, theirs.encoder.layers, strict=True):
+        copy_attention(a.attention, b.self_attn)
+        copy_linear(a.around_attention.norm, b.norm1)
+        copy_linear(a.around_feed_forward.norm, b.norm2)
+        copy_linear(a.feed_forward[0], b.linear1)
+        copy_linear(a.feed_forward[2], b.linear2)
+    for a, b in zip(net.decoder, theirs.decoder.layers, strict=True):
+        copy_attention(a.attention, b.self_attn)
+        copy_attention(a.cross_attention, b.multihead_attn)
+        copy_linear(a.around_attention.norm, b.norm1)
+        copy_linear(a.around_cross_attention.norm, b.norm2)
+        copy_linear(a.around_feed_forward.norm, b.norm3)
+        copy_linear(a.feed_forward[0], b.linear1)
+        copy_linear(a.feed_forward[2], b.linear2)
+
+    source, lengths, target = sentences()
+    padding = ~padding_mask(lengths, source.shape[1])
+    weight = net.target_embedding.weight
+
+    def embedded(tokens):
+        return weight[tokens] * 8**0.5 + sinusoids(tokens.shape[1], 8)
+
+    mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+    expected = theirs(
+        embedded(source), embedded(target), tgt_mask=mask, src_key_padding_mask=padding, memory_key_padding_mask=padding
+    )
+    actual = net(source, lengths, target)
+    torch.testing.assert_close(actual, expected)
+    slope = torch.randn_like(actual)
+    torch.testing.assert_close(
+        torch.autograd.grad((actual * slope).sum(), weight), torch.autograd.grad((expected * slope).sum(), weight)
+    )
+
+
+def test_sinusoids_by_hand():
+    expected = torch.tensor([[0.0, 1, 0, 1], [0.841471, 0.540302, 0.0099998, 0.99995]])
+    torch.testing.assert_close(sinusoids(2, 4), expected, atol=1e-6, rtol=0)
+
+
+def test_tying_shares_the_matrix():
+    everything, target, nothing = (recurrent(tie=tie) for tie in ("all", "target", "none"))
+    assert everything.source_embedding.weight is everything.target_embedding.weight is everything.output.weight
+    assert target.source_embedding.weight is not target.target_embedding.weight
+    assert target.target_embedding.weight is target.output.weight
+    assert nothing.target_embedding.weight is not nothing.output.weight
+    with pytest.raises(ValueError, match="joint vocabulary"):
+        RecurrentTranslator((20, 30), 6, 8)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_a_dropout_mask_keeps_its_share_and_the_mean(p):
+    mask = keep_mask((1000, 1003), p, torch.zeros(()))
+    assert (mask == 0).double().mean().item() == pytest.approx(p, abs=1 / 512 + 3e-3)
+    assert mask.mean().item() == pytest.approx(1, abs=5e-3)
+    assert len(mask.unique()) == 2
+    # neighbours share a random number, but not their fate
+    assert torch.corrcoef(torch.stack([mask.flatten()[:-1], mask.flatten()[1:]]))[0, 1].abs() < 5e-3
+
+
+def test_locked_dropout_is_the_same_in_every_step():
+    x = torch.ones(50, 9, 40)
+    free, locked = Dropout(0.5)(x), Dropout(0.5, locked=True)(x)
+    assert (locked == locked[:, :1]).all()
+    assert not (locked[0] == locked[1]).all()
+    assert not (free == free[:, :1]).all()
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def test_word_dropout_blanks_whole_words():
+    net = recurrent(word_dropout=0.5).train()
+    x = net.embed(net.target_embedding, torch.randint(4, VOCABULARY, (60, 50)))
+    blank = (x == 0).all(-1)
+    assert blank.double().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert (blank | (x != 0).all(-1)).all()
+    assert (net.eval().embed(net.target_embedding, torch.randint(4, VOCABULARY, (60, 50))) != 0).all()

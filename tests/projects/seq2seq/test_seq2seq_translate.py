@@ -1,0 +1,166 @@
+"""The `translate` command: what it prints is what the search finds, and bad input costs one line."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.checkpoints import read_checkpoint
+from projects.seq2seq.inference import Sampling, length_limits, translate_ids
+from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.translate import load_translator, main, mean_checkpoint, read_lines
+from projects.seq2seq.vocabulary import EOS, decode, encode
+
+LINES = ["am dritten märz", "", "zweiundvierzig äpfel kosten drei euro", "halb acht"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(plain_run):
+    return [str(path) for path in sorted((plain_run / "checkpoints").glob("step-*.ckpt"))]
+
+
+@pytest.fixture(scope="module")
+def translator(checkpoints):
+    return load_translator([Path(checkpoints[-1])], False, torch.device("cpu"))
+
+
+TEXT = "".join(f"{line}\n" for line in LINES)
+
+
+def run(monkeypatch, capsys, flags, text=TEXT):
+    """(exit code, lines of standard output, standard error) of the command, fed `text`."""
+    data = text if isinstance(text, bytes) else text.encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code = main(flags)
+    printed = capsys.readouterr()
+    return code, printed.out.splitlines(), printed.err
+
+
+def expected(translator, lines, **options):
+    ids = [encode(translator.source_tokenizer, line) for line in lines]
+    found = translate_ids(translator.net, ids, SearchOptions(**options), torch.device("cpu"))
+    return [[decode(translator.target_tokenizer, h.tokens) for h in hypotheses] for hypotheses in found]
+
+
+def test_lines_are_translated_in_their_order_and_an_empty_one_stays_empty(monkeypatch, capsys, checkpoints, translator):
+    code, lines, error = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1]])
+    assert (code, error) == (0, "")
+    assert lines == [best for best, *_ in expected(translator, LINES)]
+    assert lines[1] == "" and lines[0]
+
+
+def test_a_file_gives_what_standard_input_gives(monkeypatch, capsys, checkpoints, tmp_path):
+    file = tmp_path / "lines.txt"
+    file.write_text("\r\n".join(LINES))  # as Windows ends lines, the last one without an end
+    _, from_file, _ = run(monkeypatch, capsys, [str(file), "--checkpoint", checkpoints[-1]], "")
+    _, from_stdin, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1]])
+    assert from_file == from_stdin
+
+
+def test_n_best_stands_behind_scores_in_order(monkeypatch, capsys, checkpoints, translator):
+    _, lines, _ = run(
+        monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--n_best", "3", "--beam", "4"], f"{LINES[0]}\n"
+    )
+    scores, texts = zip(*(line.split("\t") for line in lines), strict=True)
+    assert list(texts) == expected(translator, LINES[:1], beam=4, n_best=3)[0]
+    assert len(scores) == 3 and list(map(float, scores)) == sorted(map(float, scores), reverse=True)
+
+
+def test_the_batch_size_changes_nothing(translator):
+    ids = [encode(translator.source_tokenizer, line) for line in LINES]
+    device, options = torch.device("cpu"), SearchOptions(n_best=2)
+    one, all_at_once = (translate_ids(translator.net, ids, options, device, batch_size=n) for n in (1, 9))
+    for a, b in zip(one, all_at_once, strict=True):
+        assert [h.tokens for h in a] == [h.tokens for h in b]
+        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
+
+
+def test_a_long_line_is_read_to_its_limit_and_that_is_said(monkeypatch, capsys, checkpoints, translator):
+    long = "drei " * 10_000
+    code, lines, error = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--beam", "2"], f"halb acht\n{long}\n")
+    assert code == 0 and len(lines) == 2
+    assert error.startswith("line 2: 10") and "of which the first 256 are translated" in error
+    assert lines[0] == expected(translator, ["halb acht"], beam=2)[0][0]
+
+
+def test_translations_are_no_longer_than_twice_their_source_and_ten(translator):
+    assert length_limits(torch.tensor([1, 7])).tolist() == [12, 24]
+    ids = [encode(translator.source_tokenizer, line) for line in LINES]
+    found = translate_ids(translator.net, ids, SearchOptions(min_length=100, max_length=200), torch.device("cpu"))
+    assert [len(h[0].tokens) for h in found] == [2 * (len(x) + 1) + 10 if x else 1 for x in ids]
+
+
+def test_a_prefix_is_kept(monkeypatch, capsys, checkpoints):
+    _, lines, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--prefix", "on march"], "am dritten märz\n")
+    assert lines[0].startswith("on march")
+
+
+def test_an_ensemble_of_one_network_twice_says_what_it_says(monkeypatch, capsys, checkpoints):
+    _, alone, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1]])
+    for flags in ([], ["--average"]):
+        _, twice, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1], checkpoints[-1], *flags])
+        assert twice == alone
+
+
+def test_averaged_weights_are_the_mean(checkpoints):
+    parts = [read_checkpoint(Path(path)) for path in checkpoints[-2:]]
+    mean = mean_checkpoint(parts, checkpoints[-2:])["state_dict"]
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (parts[0]["state_dict"][name] + parts[1]["state_dict"][name]) / 2)
+    assert not torch.equal(mean["net.readout.weight"], parts[0]["state_dict"]["net.readout.weight"])
+
+
+def test_sampling_is_repeated_by_its_seed_and_near_zero_temperature_greedy(translator):
+    ids, device = [encode(translator.source_tokenizer, line) for line in LINES], torch.device("cpu")
+
+    def drawn(**options):
+        found = translate_ids(translator.net, ids, SearchOptions(), device, Sampling(**options))
+        return [h[0].tokens for h in found]
+
+    assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
+    greedy = [h[0].tokens for h in translate_ids(translator.net, ids, SearchOptions(beam=1), device)]
+    assert drawn(temperature=1e-4) == greedy
+
+
+def test_attention_is_drawn(monkeypatch, capsys, checkpoints, tmp_path):
+    png = tmp_path / "map.png"
+    code, _, error = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--attention", str(png)])
+    assert code == 0 and png.stat().st_size > 5000 and str(png) in error
+
+
+def test_decoding_stops_at_the_end_and_lines_keep_rare_breaks(translator, tmp_path):
+    ids = encode(translator.target_tokenizer, "one two")
+    assert decode(translator.target_tokenizer, [*ids, EOS, *ids]) == "one two"
+    file = tmp_path / "rare.txt"
+    file.write_text("a\u2028b\nc\x0bd\n")
+    assert read_lines(file) == ["a\u2028b", "c\x0bd"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "line"),
+    [
+        (["nowhere.txt"], "", "nowhere.txt: No such file"),
+        ([], b"gut\nsch\xf6n\n", "line 2 is not UTF-8"),
+        (["--beam", "0"], "x\n", "beam 0"),
+        (["--n_best", "9"], "x\n", "n_best 9 is more than beam 5"),
+        (["--batch_size", "0"], "x\n", "--batch_size 0"),
+        (["--attention", "nowhere/map.png"], "\n", "there is no line to draw"),
+    ],
+)
+def test_bad_input_is_one_line(monkeypatch, capsys, checkpoints, flags, text, line):
+    code, _, error = run(monkeypatch, capsys, [*flags, "--checkpoint", checkpoints[-1]], text)
+    assert code == 2 and line in error and len(error.splitlines()) == 1
+
+
+def test_bad_checkpoints_are_one_line(monkeypatch, capsys, checkpoints, tmp_path):
+    checkpoint = torch.load(checkpoints[-1], weights_only=True)
+    other, cut = tmp_path / "other.ckpt", tmp_path / "cut.ckpt"
+    torch.save(checkpoint | {"project": "cifar10"}, other)
+    cut.write_bytes(b"PK")
+    for path, line in [(other, "belongs to cifar10"), (cut, "truncated or damaged"), (tmp_path / "no.ckpt", "no such file")]:
+        code, lines, error = run(monkeypatch, capsys, ["--checkpoint", str(path)])
+        assert (code, lines) == (2, []) and line in error and len(error.splitlines()) == 1
