@@ -1,6 +1,6 @@
 """Our translators beside what people use instead; both sides in turn, in one process.
 
-`python -m benchmarks.seq2seq --data ../shared/data/multi30k --checkpoint runs/seq2seq/NAME/checkpoints/best-*.ckpt` measures, and
+`python -m benchmarks.seq2seq --data FOLDER --checkpoint runs/seq2seq/NAME/checkpoints/best-*.ckpt` measures, and
 writes `results/seq2seq-benchmark.json`:
 
 1. beam-5 decoding of the test set against `transformers`' `generate` of a Pegasus with the checkpoint's own weights, which

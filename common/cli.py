@@ -37,6 +37,7 @@ TRAINER_FLAGS: dict[str, tuple[str, str]] = {
     "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
     "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
 }
+SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # how the first process tells those that it starts whether the data is the sample
 SWITCHES = ("--wandb", "--fast_dev_run")  # mean true where no value follows
 
 
@@ -72,7 +73,7 @@ class Project:
 
     @property
     def default_recipe(self) -> Path:
-        """The settings that `train` runs without `--config`."""
+        """The settings that `train` runs without `--config`; on the embedded sample it is `sample.yaml`, if there is one."""
         return self.folder / "recipes" / "default.yaml"
 
 
@@ -140,6 +141,9 @@ class CapstoneCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments after putting them in the order and the form that the parser means."""
         recipe = self.project.default_recipe
+        sample = recipe.with_name("sample.yaml")
+        if sample.is_file() and means_sample(list(args), self.project.data):
+            recipe = sample
         words = normalize_arguments(list(args), recipe if recipe.is_file() else None)
         folder = self.project.folder
         words = [find_config(b, folder) if a == "--config" else b for a, b in itertools.pairwise(["", *words])]
@@ -194,6 +198,31 @@ def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[st
     return configs + rest
 
 
+def means_sample(args: list[str], data: type[LightningDataModule]) -> bool:
+    """Whether a run with these arguments and no `--config` would train on the embedded sample.
+
+    The processes that a run starts are told, as the hub may answer one of them and not another.
+    """
+    flags = flag_values(args)
+    if {"--help", "-h", "--config", "-c"} & set(flags):
+        return False
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and SAMPLE_VARIABLE in os.environ:
+        return os.environ[SAMPLE_VARIABLE] == "1"
+    from common.data import resolve_source
+
+    source = flags.get("--data.source", "auto")
+    sample = source == "sample" or (
+        source == "auto" and resolve_source(source, getattr(data, "HUB_ID", "")).kind == "sample"
+    )
+    os.environ[SAMPLE_VARIABLE] = str(int(sample))
+    return sample
+
+
+def flag_values(args: list[str]) -> dict[str, str]:
+    """What stands behind each flag, after a space or an equals sign."""
+    return dict(itertools.pairwise([*args, ""])) | dict(arg.split("=", 1) for arg in args if "=" in arg)
+
+
 def find_config(name: str, folder: Path) -> str:
     """The path of a configuration file that is named from where we are, or else from a capstone's `folder`.
 
@@ -224,7 +253,7 @@ def _main(project: Project, args: list[str]) -> int:
 
 def with_saved_config(args: list[str], project: str) -> list[str]:
     """`args`, with the `config.yaml` of the run that `--resume` takes up unless they name a configuration themselves."""
-    flags = dict(itertools.pairwise(args)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
+    flags = flag_values(args)
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:
         return args

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 HUB_ID = "bentrevett/multi30k"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # their names at the hub, and ours
 SAMPLE_SIZES = {"train": 5000, "val": 500, "test": 500}
+SAMPLE_VOCABULARY = 500  # enough for its words; with more, its numbers would be tokens too rare to be learned
 VAL_SPLIT_SEED = 1234  # the held-out pairs are the same for every run, whatever its seed
 
 Texts = tuple[list[str], list[str]]  # source and target sentences, pair by pair
+Ids = tuple[list[list[int]], list[list[int]]]  # the same as ids, without BOS and EOS
 
 
 class Batch(NamedTuple):
@@ -75,7 +77,7 @@ class TranslationData(LightningDataModule):
     Args:
         source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
         direction: from which column into which, joined by a hyphen: `en-de`, or `de-en` for the way back.
-        vocabulary_size: tokens of each vocabulary at most.
+        vocabulary_size: tokens of each vocabulary at most; of the sample's at most 500.
         joint: whether both languages share a vocabulary.
         bpe_dropout: probability that a merge of subwords is left out in training, on both sides.
         lowercase: `none`, `source` or `both`: what is brought to lower case before anything else.
@@ -123,6 +125,9 @@ class TranslationData(LightningDataModule):
         self.languages: tuple[str, str]
         self.splits: dict[str, Pairs] = {}
         self.truncated: dict[str, int] = {}  # sentences that were cut, by split
+        self.seed: int
+        self.droppers: list[BPEDropout] = []  # the source's and the target's, if there is dropout
+        self.dropped: tuple[int, Ids] = (-1, ([], []))  # an epoch, and what `droppers` have made of it
 
     @property
     def source_label(self) -> str:
@@ -174,6 +179,8 @@ class TranslationData(LightningDataModule):
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """BPE learned on the training pairs: the source's and the target's."""
         train, size = self.texts["train"], self.vocabulary_size
+        if self.resolve().kind == "sample":
+            size = min(size, SAMPLE_VOCABULARY)
         lowered = self.lowercase != "none", self.lowercase == "both"
         if not self.joint:
             return train_bpe(train[0], size, lowered[0]), train_bpe(train[1], size, lowered[1])
@@ -192,12 +199,10 @@ class TranslationData(LightningDataModule):
             return
         # the run's seed; asked for here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
-        self.dropped: tuple[int, tuple[list[list[int]], list[list[int]]]] | None = None
-        self.segmenters: list[BPEDropout] = []
         for split, texts in self.texts.items():
             if split == "train" and self.bpe_dropout:
-                self.segmenters = [BPEDropout(*side, self.bpe_dropout) for side in zip(self.tokenizers, texts, strict=True)]
-                ids = [segmenter.ids for segmenter in self.segmenters]
+                self.droppers = [BPEDropout(*side, self.bpe_dropout) for side in zip(self.tokenizers, texts, strict=True)]
+                ids = [dropper.ids for dropper in self.droppers]
             else:
                 ids = [encode_batch(*side) for side in zip(self.tokenizers, texts, strict=True)]
             self.truncated[split] = sum(len(line) > self.max_length for line in chain(*ids))
@@ -205,15 +210,15 @@ class TranslationData(LightningDataModule):
                 say(f"{split}: {self.truncated[split]} sentences are cut to --data.max_length {self.max_length} tokens")
             self.splits[split] = Pairs(*texts, *([line[: self.max_length] for line in side] for side in ids))
 
-    def train_ids(self, epoch: int) -> tuple[list[list[int]], list[list[int]]]:
-        """The ids of the training sentences in `epoch`, source and target: under BPE dropout they are others each time."""
+    def train_ids(self, epoch: int) -> Ids:
+        """The ids of the training sentences in `epoch`; under BPE dropout they are others each time."""
         train = self.splits["train"]
-        if not self.segmenters:
+        if not self.droppers:
             return train.source_ids, train.target_ids
-        if self.dropped is None or self.dropped[0] != epoch:
+        if self.dropped[0] != epoch:
             source, target = (
-                [segmenter.encode(i, epoch, 2 * self.seed + side)[: self.max_length] for i in range(len(train))]
-                for side, segmenter in enumerate(self.segmenters)
+                [dropper.encode(line, epoch, 2 * self.seed + side)[: self.max_length] for line in range(len(train))]
+                for side, dropper in enumerate(self.droppers)
             )
             self.dropped = epoch, (source, target)
         return self.dropped[1]
@@ -325,7 +330,8 @@ def read(source: Source, direction: str) -> tuple[dict[str, Texts], tuple[str, s
     texts: dict[str, Texts] = {}
     for name in filled:
         for column in languages:
-            kind = getattr(splits[name].features.get(column), "dtype", "no text")
+            feature = splits[name].features.get(column, "missing")
+            kind = getattr(feature, "dtype", feature)
             if kind not in ("string", "large_string"):
                 raise UserError(f"data source {source.name}: column {column} of {name} is not text but {kind}")
         try:
@@ -382,17 +388,21 @@ def select(texts: Texts, index: Sequence[int]) -> Texts:
 
 
 def broken_file(source: Source) -> str | None:
-    """The line of an error that names the first text file of a folder that is not UTF-8, if there is one."""
+    """The line of an error about the first text file of a folder that is empty or not UTF-8, if there is one."""
     if source.kind != "folder":
         return None
     for path in sorted(Path(source.name).rglob("*")):
-        if path.suffix in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, 1):
-                    try:
-                        line.decode()
-                    except UnicodeDecodeError:
-                        return f"data source {source.name}: {path.name}, line {number}, is not UTF-8; convert it with iconv"
+        if path.suffix not in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
+            continue
+        with path.open("rb") as lines:
+            number = 0
+            for number, line in enumerate(lines, 1):  # noqa: B007
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"data source {source.name}: {path.name}, line {number}, is not UTF-8; convert it with iconv"
+        if number == 0:
+            return f"data source {source.name}: {path.name} is empty"
     return None
 
 

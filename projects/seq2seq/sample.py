@@ -148,8 +148,12 @@ class Dice:
 
 def past(dice: Dice) -> Pair:
     """Who did what on which date: German has the verb second, and the participle last."""
-    date, (name, _), (_, deed), goods = a_date(dice), dice.pick(PEOPLE), dice.pick(DEEDS), some_things(dice)
-    return sentence(f"am {date[0]} hat {name} {goods[0]} {deed[0]}"), sentence(f"on {date[1]}, {name} {deed[1]} {goods[1]}")
+    (name, _), (_, deed), goods = dice.pick(PEOPLE), dice.pick(DEEDS), some_things(dice)
+    day, when = date(dice), year(dice)
+    return (
+        sentence(f"am {day[0]} {when[0]} hat {name} {goods[0]} {deed[0]}"),
+        sentence(f"on {day[1]}, {when[1]}, {name} {deed[1]} {goods[1]}"),
+    )
 
 
 def reason(dice: Dice) -> Pair:
@@ -174,7 +178,7 @@ def report(dice: Dice) -> Pair:
 def timetable(dice: Dice) -> Pair:
     """When something begins or ends: German puts the verb's prefix last, and what comes first changes places with it."""
     subject, (verb, prefix), english = dice.pick(EVENTS)
-    day, time = dice.pick(DAYS), clock(dice.number(1, 12), 5 * dice.number(0, 11))
+    day, time = a_day(dice), clock(dice.number(1, 12), 5 * dice.number(0, 11))
     if dice.number(0, 1):
         return (
             sentence(f"{day[0]} {verb} {subject[0]} um {time[0]} {prefix}"),
@@ -218,7 +222,7 @@ def sentence(words: str) -> str:
 
 def plan(dice: Dice) -> Pair:
     """The end of a subordinate clause: `morgen drei Bücher kaufen muss`, `must buy three books tomorrow`."""
-    day, goods, (deed, _), modal = dice.pick(DAYS), some_things(dice), dice.pick(DEEDS), dice.pick(MODALS)
+    day, goods, (deed, _), modal = a_day(dice), some_things(dice), dice.pick(DEEDS), dice.pick(MODALS)
     return f"{day[0]} {goods[0]} {deed[0]} {modal[0]}", f"{modal[1]} {deed[1]} {goods[1]} {day[1]}"
 
 
@@ -228,15 +232,26 @@ def some_things(dice: Dice) -> Pair:
     return f"{german_number(number)} {things[0]}", f"{english_number(number)} {things[1]}"
 
 
-def a_date(dice: Dice) -> Pair:
-    """A day from 1810 to 2025 whose year does not end with a zero before its last digit."""
+def a_day(dice: Dice) -> Pair:
+    """A day of this week or this year, with its preposition."""
+    if dice.number(0, 1):
+        return dice.pick(DAYS)
+    german, english = date(dice)
+    return f"am {german}", f"on {english}"
+
+
+def date(dice: Dice) -> Pair:
+    """A day of the year: `dritten März`, `March the third`."""
     month, days = dice.pick(MONTHS)
-    day, (century, german) = dice.number(1, days), dice.pick(CENTURIES)
-    year = dice.number(10, 99 if century < 2000 else 25)
-    return (
-        f"{german_ordinal(day)} {month[0]} {german}{german_number(year)}",
-        f"{month[1]} the {english_ordinal(day)}, {english_number(century // 100)} {english_number(year)}",
-    )
+    day = dice.number(1, days)
+    return f"{german_ordinal(day)} {month[0]}", f"{month[1]} the {english_ordinal(day)}"
+
+
+def year(dice: Dice) -> Pair:
+    """A year whose last two digits are a number from 10 on."""
+    century, german = dice.pick(CENTURIES)
+    rest = dice.number(10, 99 if century < 2000 else 25)
+    return f"{german}{german_number(rest)}", f"{english_number(century // 100)} {english_number(rest)}"
 
 
 def clock(hour: int, minute: int) -> Pair:

@@ -258,7 +258,7 @@ def search(
         if attention:
             trail.attention.append(attended.take_along_dim(parents[:, :, None], 1).flatten(0, 1))
 
-        ended = (tokens == options.eos) | (limits == length)[:, None]
+        ended = (tokens == options.eos) | (limits <= length)[:, None]
         complete = scores.masked_fill(~ended, -math.inf)[:, :beams]
         best_scores, order = torch.cat([best_scores, complete], 1).topk(options.n_best)
         best = torch.cat([found[sentence], ends[:, :beams]], 1).gather(1, order)

@@ -15,7 +15,6 @@ PAD, BOS, EOS, UNK = range(4)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 SMALLEST = 256 + len(SPECIAL)  # every byte is a token of its own: with fewer, some text could not be written
 
-RAREST_MERGE = 10  # times that a pair was seen: a token that is rarer would hardly be learned, and hides what it is made of
 LONGEST_WORD = 64  # bytes; nobody's words are longer, and the time that dropout takes grows with the square
 CACHED_STATES = 500_000  # half-merged words that `BPEDropout` keeps: about 200 MB; Multi30k needs a third of them
 
@@ -28,7 +27,7 @@ def train_bpe(lines: Iterable[str], size: int, lowercase: bool = False) -> Token
 
     Args:
         lines: the text to learn from.
-        size: tokens at most, at least `SMALLEST`; fewer if no pair that is left was seen `RAREST_MERGE` times.
+        size: tokens at most, at least `SMALLEST`; fewer if there is nothing left to merge.
         lowercase: whether what is read is brought to lower case.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -37,7 +36,6 @@ def train_bpe(lines: Iterable[str], size: int, lowercase: bool = False) -> Token
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        min_frequency=RAREST_MERGE,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -16,10 +16,12 @@ from common.cli import (
     find_config,
     guarded,
     main,
+    means_sample,
     normalize_arguments,
     with_saved_config,
 )
 from common.errors import Preempted, UserError
+from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.train import PROJECT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,32 @@ def test_the_default_recipe_is_used_where_no_file_is_named():
     assert normalize_arguments(["-c", "x.yaml"], DEFAULT) == ["--config", "x.yaml"]
     assert normalize_arguments([], None) == []
     assert CapstoneCLI(PROJECT, []).config.config[-1].relative.endswith("projects/cifar10/recipes/default.yaml")
+
+
+@pytest.mark.parametrize(
+    ("args", "sample"),
+    [
+        ("--data.source sample", True),
+        ("--data.source=sample --devices 2", True),
+        ("--devices 2 --data.source .", False),
+        ("", True),  # nothing is cached, and the hub is out of reach
+        ("--data.source auto", True),
+        ("--data.source sample --config x.yaml", False),
+        ("--data.source sample -c x.yaml", False),
+        ("--data.source sample --help", False),
+    ],
+)
+def test_the_sample_has_a_recipe_of_its_own(args, sample):
+    assert means_sample(args.split(), CIFAR10Data) is sample
+
+
+def test_other_processes_are_told_whether_it_is_the_sample(monkeypatch):
+    assert means_sample([], CIFAR10Data)
+    monkeypatch.setattr("common.data.hub_is_reachable", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert means_sample([], CIFAR10Data)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not means_sample([], CIFAR10Data)
 
 
 @pytest.fixture
