@@ -68,6 +68,7 @@ def gather(folders: list[Path]) -> dict[str, Any]:
             figures.setdefault(key, []).append(summary[key])
     return {
         **{key: first[key] for key in shared},
+        "notes": first.get("notes", {}),
         "commands": [summary["command"] for summary in summaries],
         "seeds": [summary["seed"] for summary in summaries],
         "mean": {key: statistics.mean(values) for key, values in figures.items()},

@@ -20,6 +20,8 @@ CIFAR10_IDEAS = {
     "idea-start": "start: 20×20 throughout, batch 500, widths 64/256/256, Muon rate 0.12 and momentum 0.6",
     "idea-momentum": "Muon momentum 0.85, as SGD's",
     "idea-narrow": "widths 64/128/256, more epochs for nine tenths of the work",
+    "idea-base": "the start, an epoch longer",
+    "idea-smoothing": "label smoothing 0.1 instead of 0.2, against the line above",
 }
 
 
@@ -27,6 +29,9 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+SEQ2SEQ_RUNS = ["seq2seq-default", "seq2seq-transformer", "seq2seq-de-en", "seq2seq-sample"]  # those that were measured
 
 
 def percent(result: dict[str, Any], key: str) -> str:
@@ -123,6 +128,78 @@ def cifar10_benchmark() -> str:
     )
 
 
+def measured(names: list[str]) -> list[dict[str, Any]]:
+    """The results of `names` that there are."""
+    return [read_result(name) for name in names if (RESULTS / f"{name}.json").is_file()]
+
+
+def seq2seq_figures() -> str:
+    """Test scores of each recipe and direction."""
+    header = [
+        "recipe",
+        "direction",
+        "BLEU, lower case, tokenised",
+        "sacreBLEU",
+        "in lower case",
+        "chrF",
+        "exact",
+        "training",
+    ]
+    header += ["parameters", "data"]
+    body = []
+    for result in measured(SEQ2SEQ_RUNS):
+        mean = result["mean"]
+        scores = [f"{mean[f'test/{name}']:.2f}" for name in ("bleu_tokenized", "bleu", "bleu_lower", "chrf")]
+        scores.append(f"{100 * mean['test/exact_match']:.1f} %")
+        size = f"{result['parameters'] / 1e6:.1f} M"
+        row = [f"`{result['recipe']}`", result["notes"]["direction"], *scores, minutes(mean["train_seconds"])]
+        body.append([*row, size, f"`{result['data_source']}`"])
+    return rows(header, body)
+
+
+def seq2seq_signatures() -> str:
+    """What sacreBLEU calls each score."""
+    columns = {
+        "bleu_tokenized": "BLEU, lower case, tokenised",
+        "bleu": "sacreBLEU",
+        "bleu_lower": "in lower case",
+        "chrf": "chrF",
+    }
+    signatures = read_result(SEQ2SEQ_RUNS[0])["notes"]["signatures"]
+    return rows(["score", "signature"], [[title, f"`{signatures[name]}`"] for name, title in columns.items()])
+
+
+def seq2seq_benchmark() -> str:
+    """What `benchmarks/seq2seq.py` measured."""
+    result = read_result("seq2seq-benchmark")
+    search, bucket, step = result["decoding"], result["bucketing"], result["decoder_step"]
+    return rows(
+        ["side by side", "ours", "theirs", "ratio"],
+        [
+            [
+                f"sentences a second, beam 5, `transformers` `generate` with the same weights "
+                f"({100 * search['same_translations']:.0f} % of {search['sentences']} translations are the same)",
+                f"{search['ours_sentences_per_second']:.0f}",
+                f"{search['generate_sentences_per_second']:.0f}",
+                f"{search['ratio']:.1f}×",
+            ],
+            [
+                f"real target tokens a second in training, padded random batches (padding "
+                f"{100 * bucket['ours_padding']:.0f} % against {100 * bucket['random_padding']:.0f} %)",
+                f"{bucket['ours_tokens_per_second']:,.0f}",
+                f"{bucket['random_tokens_per_second']:,.0f}",
+                f"{bucket['ratio']:.1f}×",
+            ],
+            [
+                "a training step of the recurrent decoder, a loop that does everything in each step",
+                f"{step['ours_step_ms']:.0f} ms",
+                f"{step['naive_step_ms']:.0f} ms",
+                f"{step['ratio']:.1f}×",
+            ],
+        ],
+    )
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -134,11 +211,26 @@ def cifar10_ideas() -> str:
     return rows(["idea", "epochs", "validation accuracy, plain", "validation loss"], body)
 
 
+def cifar10_smoothing() -> str:
+    """The whole recipe with two shares of label smoothing."""
+    body = []
+    for share, name in [("0.2, the recipe", "cifar10-default"), ("0.1", "cifar10-smoothing")]:
+        result = read_result(name)
+        error = f"{100 * result['mean']['test/calibration_error']:.1f} points"
+        accuracies = [f"{100 * result['mean'][key]:.2f} %" for key in ("test/accuracy", "test/accuracy_plain")]
+        body.append([share, str(len(result["seeds"])), *accuracies, error])
+    return rows(["label smoothing", "seeds", "test accuracy, six views", "plain", "calibration error"], body)
+
+
 TABLES = {
+    "cifar10-smoothing": cifar10_smoothing,
     "front": front,
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
     "cifar10-ideas": cifar10_ideas,
+    "seq2seq-figures": seq2seq_figures,
+    "seq2seq-signatures": seq2seq_signatures,
+    "seq2seq-benchmark": seq2seq_benchmark,
 }
 
 

@@ -396,7 +396,7 @@ def broken_file(source: Source) -> str | None:
             continue
         with path.open("rb") as lines:
             number = 0
-            for number, line in enumerate(lines, 1):  # noqa: B007
+            for number, line in enumerate(lines, 1):
                 try:
                     line.decode()
                 except UnicodeDecodeError:
@@ -407,11 +407,11 @@ def broken_file(source: Source) -> str | None:
 
 
 def explain(error: UserError) -> str:
-    """The line of `error`, and that of what it goes back to."""
+    """The line of `error`, and the beginning of what it goes back to."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    line, reason = str(error), (str(cause).strip().splitlines() or [""])[0]
+    line, reason = str(error), " ".join(str(cause).split())[:200]
     return line if reason in line else f"{line}: {reason}"
 
 

@@ -9,7 +9,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from common.batches import count_batches, data_position, epoch_batches, rank_and_world_size, rank_share
+from common.batches import (
+    count_batches,
+    count_token_batches,
+    data_position,
+    epoch_batches,
+    rank_and_world_size,
+    rank_share,
+    token_batches,
+)
 
 # (samples, batch of a process, processes); among them a remainder, one sample, and batches larger than the data
 SIZES = [(100, 10, 1), (101, 10, 1), (103, 7, 2), (50_000, 500, 3), (10, 16, 1), (10, 16, 4), (1, 1, 1), (97, 8, 4)]
@@ -58,6 +66,122 @@ def test_shares_at_evaluation_repeat_nothing(count, world_size):
     shares = [rank_share(count, rank, world_size) for rank in range(world_size)]
     assert torch.equal(torch.cat(shares).sort().values, torch.arange(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+# batches by tokens
+
+
+def pair_lengths(count: int, seed: int = 0):
+    """Lengths as sentences and their translations have them: (count, 2), of 14 tokens on average, 4 to 60."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.empty(count).log_normal_(2.55, 0.35, generator=generator)
+    second = first * torch.empty(count).normal_(1.05, 0.2, generator=generator).clamp(0.4, 2)
+    return torch.stack([first, second], 1).round().long().clamp(4, 60)
+
+
+def sums(lengths, batches):
+    """Tokens in each of `batches`, of the longer side."""
+    return torch.tensor([int(lengths[batch].amax(1).sum()) for batch in batches])
+
+
+def padding(lengths, batches):
+    """The share of padding if each side of each batch is filled up to its longest."""
+    padded = sum(int(lengths[batch].amax(0).sum()) * len(batch) for batch in batches)
+    return 1 - int(lengths.sum()) / padded
+
+
+# (samples, tokens of a process, processes); among them a sample longer than a batch, and fewer samples than batches
+TOKEN_SIZES = [(1000, 200, 1), (1000, 100, 3), (997, 4096, 2), (50, 5, 1), (50, 5, 4), (4, 1, 4), (1, 1, 1), (7, 30, 2)]
+
+
+@pytest.mark.parametrize("sides", [1, 2, 3])
+@pytest.mark.parametrize("count, max_tokens, world_size", TOKEN_SIZES)
+def test_every_sample_is_in_one_token_batch_and_none_is_empty(count, max_tokens, world_size, sides):
+    lengths = pair_lengths(count)[:, [0, 1, 0][:sides]]
+    steps = count_token_batches(lengths, max_tokens, world_size)
+    for epoch in (0, 3):
+        ranks = [token_batches(lengths, steps, epoch, 5, rank, world_size) for rank in range(world_size)]
+        assert {len(batches) for batches in ranks} == {steps}
+        batches = [batch for rank in ranks for batch in rank]
+        assert torch.equal(torch.cat(batches).sort().values, torch.arange(count))
+        assert min(map(len, batches)) > 0
+        sizes = [[len(batch) for batch in step] for step in zip(*ranks, strict=True)]
+        assert max(max(step) - min(step) for step in sizes) <= 1, "a process that waits for another"
+
+
+def test_the_number_of_token_batches_is_that_of_full_ones():
+    lengths = torch.tensor([[3, 4], [5, 1], [2, 2], [6, 7]])  # 4 + 5 + 2 + 7 = 18 tokens
+    assert [count_token_batches(lengths, tokens) for tokens in (18, 17, 9, 8, 6, 1)] == [1, 2, 2, 3, 3, 4]
+    assert [count_token_batches(lengths, 3, ranks) for ranks in (1, 2, 3, 4, 5)] == [4, 2, 1, 1, 1]
+    assert count_token_batches(lengths[:, :1], 4) == 4
+    assert count_token_batches(pair_lengths(29_000), 4096) == math.ceil(int(pair_lengths(29_000).amax(1).sum()) / 4096)
+
+
+@pytest.mark.parametrize("max_tokens", [100, 350, 4096])
+def test_token_batches_are_of_equal_tokens_to_within_a_sample(max_tokens):
+    lengths = pair_lengths(3000)
+    steps = count_token_batches(lengths, max_tokens)
+    mean = int(lengths.amax(1).sum()) / steps
+    for epoch in range(3):
+        assert (sums(lengths, token_batches(lengths, steps, epoch, 1)) - mean).abs().max() <= lengths.max()
+
+
+def test_the_number_of_token_batches_stays_when_lengths_change():
+    lengths = pair_lengths(500)
+    steps = count_token_batches(lengths, 100)
+    longer = lengths + torch.randint(0, 9, lengths.shape, generator=torch.Generator().manual_seed(0))
+    batches = token_batches(longer, steps, 1, 1)
+    assert len(batches) == steps < count_token_batches(longer, 100)
+    assert (sums(longer, batches) - int(longer.amax(1).sum()) / steps).abs().max() <= longer.max()
+
+
+def test_token_batches_hardly_pad():
+    lengths = pair_lengths(29_000)
+    steps = count_token_batches(lengths, 4096)
+    assert padding(lengths, torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).chunk(steps)) > 0.5
+    shares = [padding(lengths, token_batches(lengths, steps, epoch, 1)) for epoch in range(3)]
+    assert max(shares) < 0.06
+    assert max(padding(lengths[:, :1], token_batches(lengths[:, :1], steps, e, 1)) for e in range(3)) < 0.015
+    unlike = torch.stack([lengths[:, 0], lengths[:, 1].flip(0)], 1)  # sides that have nothing to do with each other
+    assert padding(unlike, token_batches(unlike, steps, 0, 1)) < 0.12
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_processes_see_what_one_sees_with_more_tokens(world_size):
+    lengths = pair_lengths(1000)
+    steps = count_token_batches(lengths, 150, world_size)
+    assert steps == count_token_batches(lengths, 150 * world_size)
+    alone = token_batches(lengths, steps, 2, 5)
+    ranks = [token_batches(lengths, steps, 2, 5, rank, world_size) for rank in range(world_size)]
+    for one, step in zip(alone, zip(*ranks, strict=True), strict=True):
+        assert torch.equal(one.sort().values, torch.cat(step).sort().values)
+
+
+def test_token_batches_follow_from_the_arguments_alone():
+    lengths = pair_lengths(400)
+    first = token_batches(lengths, 30, epoch=1, seed=3)
+    state = torch.get_rng_state()
+    again = token_batches(lengths, 30, epoch=1, seed=3)
+    assert all(map(torch.equal, first, again))
+    assert torch.equal(state, torch.get_rng_state()), "the global generator belongs to the caller"
+    others = [token_batches(lengths, 30, epoch, seed) for epoch, seed in [(0, 3), (2, 3), (1, 2), (1, 4)]]
+    assert len({tuple(torch.cat(batches).tolist()) for batches in [first, *others]}) == 5
+
+
+def test_token_batches_come_in_random_order():
+    lengths = pair_lengths(4000)
+    means = torch.tensor([float(lengths[batch].float().mean()) for batch in token_batches(lengths, 200, 0, 0)])
+    steps = means.diff()
+    assert 70 < (steps > 0).sum() < 130, "short before long, or long before short"
+
+
+def test_samples_meet_others_in_each_epoch_even_if_all_lengths_differ():
+    lengths = torch.arange(10, 410)[:, None]
+    partners = []
+    for epoch in range(4):
+        batch = next(batch for batch in token_batches(lengths, 20, epoch, 0) if 200 in batch.tolist())
+        partners.append(frozenset(batch.tolist()))
+    assert len(set(partners)) > 2
 
 
 def test_outside_of_a_trainer_there_is_one_process_at_the_start():
