@@ -29,7 +29,7 @@ from benchmarks.results import write_result
 from common.device import default_precision, device_name, keep_freed_memory
 from common.errors import UserError
 from projects.seq2seq.data import Batch, TokenBatchLoader, TranslationData, collate
-from projects.seq2seq.inference import translate_ids
+from projects.seq2seq.inference import length_limits, translate_ids
 from projects.seq2seq.losses import linear_cross_entropy
 from projects.seq2seq.networks import PAD, RecurrentTranslator, TransformerTranslator, sinusoids
 from projects.seq2seq.search import SearchOptions
@@ -132,7 +132,7 @@ def decoding(net: TransformerTranslator, sources: list[list[int]], rounds: int) 
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             ids = pad_sequence([torch.tensor([*sources[i], EOS]) for i in batch], batch_first=True, padding_value=PAD)
-            limit = 2 * ids.shape[1] + 10
+            limit = int(length_limits(torch.tensor([ids.shape[1]])))
             found = twin.generate(
                 input_ids=ids,
                 attention_mask=(ids != PAD).long(),

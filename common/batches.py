@@ -35,8 +35,8 @@ def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int 
     """The sample indices of every batch of process `rank` in `epoch`, with samples of similar length together.
 
     The samples are cut in two at one length of one side, the side that leaves less padding, then each part again, until
-    there are `count` batches of nearly equal tokens (their sums differ by about a sample's length). Where a cut falls is
-    drawn, between a third and two thirds, and samples of equal length are shuffled: each epoch has batches of its own.
+    there are `count` batches of nearly equal tokens (their sums differ by about a sample's length). How many batches each
+    part makes is drawn, and samples of equal length are shuffled, so that each epoch has batches of its own.
     They come in random order. A batch is dealt out to the processes sample by sample, so that they too have equal work.
 
     Every sample is in exactly one batch of one process, and no process has an empty one if `count` is that of

@@ -42,7 +42,7 @@ def new_parser() -> OneLineParser:
         ("length_penalty", float, 1.0, "p in log probability / length ** p, by which translations are ranked."),
         ("coverage_penalty", float, 0.0, "Weight of source words left unread in that."),
         ("min_length", int, 0, "Tokens of a translation at least."),
-        ("max_length", int, 128, "Tokens of a translation at most; never more than twice the source and ten."),
+        ("max_length", int, 128, "Tokens of a translation at most; never more than 1.5 times the source and 12."),
         ("no_repeat_ngram", int, 0, "No sequence of so many tokens comes twice; 0 allows all."),
         ("temperature", float, 1.0, "With --sample: below 1 likely tokens become likelier."),
         ("top_k", int, 0, "With --sample: draw among the so many likeliest tokens; 0 for all."),

@@ -180,9 +180,6 @@ class Scorer:
             self.known[tokens] = logits[0, -1].log_softmax(0).tolist()
         return self.known[tokens]
 
-    def log_probability(self, tokens):
-        return sum(self(tuple(tokens[:i]))[token] for i, token in enumerate(tokens))
-
     def following(self, tokens):
         return [(token, p) for token, p in enumerate(self(tokens)) if token not in self.blocked]
 
@@ -294,21 +291,28 @@ def test_a_hypothesis_that_ends_early_is_beaten_later():
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_log_probability_is_that_of_teacher_forcing(kind):
+def test_score_and_attention_are_those_of_teacher_forcing(kind):
     net = kind(2, eos=1.0)
-    memory = net.encode(*sources())
+    source, lengths = sources()
+    memory = net.encode(source, lengths)
     options = SearchOptions(
-        beam=4, n_best=4, length_penalty=0.7, min_length=3, max_length=9, no_repeat_ngram=2, coverage_penalty=0.3
+        beam=4, n_best=4, length_penalty=0.7, coverage_penalty=0.3, min_length=3, max_length=9, no_repeat_ngram=2
     )
+    wanted = {"source_lengths": lengths, "attention": True}
     generator = torch.Generator().manual_seed(0)
     for answers in (
-        beam_search(net, memory, options, prefix=[[], [4], [5, 5, 5, 5], [], [7]]),
-        sample(net, memory, options, temperature=2.0, top_k=6, top_p=0.9, generator=generator),
+        beam_search(net, memory, options, prefix=[[], [4], [5, 5, 5, 5], [], [7]], **wanted),
+        sample(net, memory, options, temperature=2.0, top_k=6, top_p=0.9, generator=generator, **wanted),
     ):
         for i, hypotheses in enumerate(answers):
-            scorer = Scorer(net, row(memory, i))
             for h in hypotheses:
-                assert h.log_probability == pytest.approx(scorer.log_probability(h.tokens), rel=1e-12)
+                logits, attention = net.from_scratch(torch.tensor([[BOS, *h.tokens[:-1]]]), row(memory, i))
+                each = logits[0].log_softmax(1).gather(1, torch.tensor(h.tokens)[:, None])
+                attention = attention[0, :, : lengths[i]]  # (tokens, source_time)
+                penalty = 0.3 * attention.sum(0).clamp(max=1).log().sum()
+                assert h.log_probability == pytest.approx(each.sum().item(), rel=1e-12)
+                assert h.score == pytest.approx((each.sum() / len(h.tokens) ** 0.7 + penalty).item(), rel=1e-12)
+                assert torch.allclose(h.attention, attention)
 
 
 @pytest.mark.parametrize("kind", NETS)

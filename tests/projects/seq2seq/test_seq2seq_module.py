@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from common.errors import UserError
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import corpus_bleu, exact_match
+from projects.seq2seq.inference import length_limits
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.networks import PAD
 from projects.seq2seq.search import SearchOptions, beam_search
@@ -55,7 +56,7 @@ def test_validation_figures_are_those_of_the_whole_split(data):
             total += F.cross_entropy(logits, wanted, reduction="sum").item()
             memory = module.net.encode(ids, length)
         tokens += len(wanted)
-        found = beam_search(module.net, memory, SearchOptions(3), limits=2 * length + 10)
+        found = beam_search(module.net, memory, SearchOptions(3), limits=length_limits(length))
         translations.append(decode(data.target_tokenizer, found[0][0].tokens))
     assert figures["val/loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert figures["val/perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)

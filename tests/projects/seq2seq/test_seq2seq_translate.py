@@ -87,11 +87,11 @@ def test_a_long_line_is_read_to_its_limit_and_that_is_said(monkeypatch, capsys, 
     assert lines[0] == " ".join(expected(translator, ["halb acht"], beam=2)[0][0].split())
 
 
-def test_translations_are_no_longer_than_twice_their_source_and_ten(translator):
-    assert length_limits(torch.tensor([1, 7])).tolist() == [12, 24]
+def test_translations_are_no_longer_than_their_limit(translator):
+    assert length_limits(torch.tensor([1, 7])).tolist() == [13, 22]
     ids = [encode(translator.source_tokenizer, line) for line in LINES]
     found = translate_ids(translator.net, ids, SearchOptions(min_length=100, max_length=200), torch.device("cpu"))
-    assert [len(h[0].tokens) for h in found] == [2 * (len(x) + 1) + 10 if x else 1 for x in ids]
+    assert [len(h[0].tokens) for h in found] == [(3 * (len(x) + 1)) // 2 + 12 if x else 1 for x in ids]
 
 
 def test_a_prefix_is_kept(monkeypatch, capsys, checkpoints):
