@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HUB_ID = "bentrevett/multi30k"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # their names at the hub, and ours
 SAMPLE_SIZES = {"train": 6000, "val": 500, "test": 500}
-SAMPLE_VOCABULARY = 600  # enough for its words; with more, its numbers would be tokens too rare to be learned
+SAMPLE_VOCABULARY = 800  # its words are tokens; with more, its long numbers would be too, and too rare to be learned
 VAL_SPLIT_SEED = 1234  # the held-out pairs are the same for every run, whatever its seed
 
 Texts = tuple[list[str], list[str]]  # source and target sentences, pair by pair
@@ -77,7 +77,7 @@ class TranslationData(LightningDataModule):
     Args:
         source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
         direction: from which column into which, joined by a hyphen: `en-de`, or `de-en` for the way back.
-        vocabulary_size: tokens of each vocabulary at most; of the sample's at most 600.
+        vocabulary_size: tokens of each vocabulary at most; of the sample's at most 800.
         joint: whether both languages share a vocabulary.
         bpe_dropout: probability that a merge of subwords is left out in training, on both sides.
         lowercase: `none`, `source` or `both`: what is brought to lower case before anything else.

@@ -135,8 +135,9 @@ class RecurrentCell(nn.Module):
 class Attention(nn.Module):
     """Weights of the source positions for a decoder state, and the mean of their values.
 
-    "multiplicative" scores a position by s' W h (Luong et al., arXiv 1508.04025, "general"), "additive" by
-    v' tanh(W s + U h) (Bahdanau et al., arXiv 1409.0473).
+    "multiplicative" scores a position by s' W h / sqrt(query) (Luong et al., arXiv 1508.04025, "general"; scaled as in the
+    Transformer, as otherwise the softmax saturates, and a decoder that looks at one word alone never learns where to look),
+    "additive" by v' tanh(W s + U h) (Bahdanau et al., arXiv 1409.0473).
 
     Args:
         kind: "multiplicative" or "additive".
@@ -167,7 +168,7 @@ class Attention(nn.Module):
         if self.additive:
             scores = self.score(torch.tanh(self.query(query)[:, :, None] + keys[:, None])).squeeze(-1)
         else:
-            scores = query @ keys.transpose(1, 2)
+            scores = query @ keys.transpose(1, 2) * query.shape[-1] ** -0.5
         weights = scores.masked_fill(~mask[:, None], -math.inf).softmax(-1)
         return weights.to(values.dtype) @ values, weights
 

@@ -125,13 +125,13 @@ def test_additive_attention_equals_the_reference():
     assert_equal_with_gradients(lambda: layer(query, layer.key(values), values, mask)[1], theirs, inputs)
 
 
-def test_multiplicative_attention_is_a_softmax_of_products():
+def test_multiplicative_attention_is_a_softmax_of_scaled_products():
     layer = networks.Attention("multiplicative", 5, 7)
     query, values = torch.randn(2, 3, 5), torch.randn(2, 6, 7)
     mask = networks.padding_mask(torch.tensor([4, 6]), 6)
     context, weights = layer(query, layer.key(values), values, mask)
     for b, n in enumerate((4, 6)):
-        expected = reference.softmax(query[b] @ layer.key.weight @ values[b, :n].T)
+        expected = reference.softmax(query[b] @ layer.key.weight @ values[b, :n].T / 5**0.5)
         torch.testing.assert_close(weights[b, :, :n], expected)
         torch.testing.assert_close(context[b], expected @ values[b, :n])
     assert (weights[0, :, 4:] == 0).all()

@@ -17,7 +17,7 @@ from common.errors import UserError
 from projects.seq2seq import data as data_module
 from projects.seq2seq.data import Batch, TranslationData, collate, hold_out, read, split_direction
 from projects.seq2seq.sample import make_pairs
-from projects.seq2seq.vocabulary import BOS, EOS, PAD, decode, encode
+from projects.seq2seq.vocabulary import BOS, EOS, PAD, decode, encode, train_bpe
 
 SIZES = {"train": 211, "val": 37, "test": 41}  # numbers that no number of processes or batches divides
 
@@ -337,15 +337,16 @@ def test_a_joint_vocabulary_is_one_tokenizer():
     data = ready()
     assert data.source_tokenizer is data.target_tokenizer
     assert data.vocabularies == (400, 400)
-    assert {len(encode(data.source_tokenizer, word)) for word in ("The", "hat")} == {1}, "words of both languages"
+    train = data.splits["train"]
+    assert data.source_tokenizer.to_str() == train_bpe([*train.source, *train.target], 400).to_str()
 
 
 def test_separate_vocabularies_are_learned_from_their_own_side():
     data = ready(joint=False, direction="de-en", vocabulary_size=450)
-    german, english = data.tokenizers
-    assert german.get_vocab_size() == english.get_vocab_size() == 450
-    for word, own, other in [("Bücher", german, english), ("books", english, german)]:
-        assert len(encode(own, word)) < len(encode(other, word))
+    train = data.splits["train"]
+    for tokenizer, lines in zip(data.tokenizers, (train.source, train.target), strict=True):
+        assert tokenizer.to_str() == train_bpe(lines, 450).to_str()
+    assert data.source_tokenizer.to_str() != data.target_tokenizer.to_str()
 
 
 def test_lower_case_of_the_source_or_of_both_sides():

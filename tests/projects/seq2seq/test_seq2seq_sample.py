@@ -140,27 +140,27 @@ class Loaded(Dice):
         ),
         (
             sample.past,
-            [5, 3, 2, 3, 11, 31, 2, 21],
+            [3, 2, 2, 3, 11, 31, 2, 21],
             "Am einunddreißigsten Dezember zweitausendeinundzwanzig hat Paul zwei Äpfel gesucht.",
             "On December the thirty-first, twenty twenty-one, Paul looked for two apples.",
         ),
         (
             sample.reason,  # person, state, week or year, day, number, thing, deed, modal
-            [6, 0, 1, 1, 3, 0, 0, 0],
+            [4, 0, 1, 1, 3, 0, 0, 0],
             "Peter bleibt zu Hause, weil er morgen drei Bücher kaufen muss.",
             "Peter stays at home because he must buy three books tomorrow.",
         ),
         (
             sample.reason,
-            [1, 4, 0, 6, 4, 61, 6, 1, 2],
+            [1, 3, 0, 6, 4, 61, 5, 1, 2],
             "Clara ist müde, weil sie am vierten Juli einundsechzig Lampen verkaufen will.",
             "Clara is tired because she wants to sell sixty-one lamps on July the fourth.",
         ),
         (
             sample.report,  # speaker, the other one, verb, week or year, day, number, thing, deed, modal
-            [0, 0, 0, 1, 2, 12, 7, 5, 1],
-            "Anna sagt, dass Clara am Montag zwölf Hüte zählen kann.",
-            "Anna says that Clara can count twelve hats on Monday.",
+            [0, 0, 0, 1, 2, 12, 4, 3, 1],
+            "Anna sagt, dass Clara am Montag zwölf Stühle finden kann.",
+            "Anna says that Clara can find twelve chairs on Monday.",
         ),
         (
             sample.timetable,  # event, week or year, day, hour, minute / 5, order
@@ -182,9 +182,9 @@ class Loaded(Dice):
         ),
         (
             sample.stock,  # place, thing, hundreds, rest
-            [3, 5, 3, 84],
-            "In der Schule gibt es dreihundertfünfundachtzig Tische.",
-            "There are three hundred and eighty-five tables at school.",
+            [2, 4, 3, 84],
+            "In der Schule gibt es dreihundertfünfundachtzig Stühle.",
+            "There are three hundred and eighty-five chairs at school.",
         ),
     ],
 )
@@ -195,13 +195,13 @@ def test_sentences(make, falls, german, english):
 
 
 def test_who_says_something_speaks_of_another(pairs):
-    reports = [re.match(r"(\w+) (says|believes|knows) that (\w+) ", english) for _, english in pairs]
+    reports = [re.match(r"(\w+) (says|believes) that (\w+) ", english) for _, english in pairs]
     assert sum(match is not None for match in reports) > 500
     assert all(match[1] != match[3] for match in reports if match)
 
 
 def test_he_and_she_are_the_right_ones(pairs):
-    women, men = {"Anna", "Clara", "Lena", "Maria"}, {"Jonas", "Paul", "Peter", "Thomas"}
+    women, men = {"Anna", "Clara", "Maria"}, {"Paul", "Peter", "Thomas"}
     for german, english in pairs:
         if match := re.search(r" because (he|she) ", english):
             name = english.split()[0]
@@ -235,7 +235,7 @@ def test_the_same_arguments_give_the_same_pairs(pairs):
 def test_the_pairs_are_those_of_any_other_machine(pairs):
     text = "\n".join(line for pair in pairs for line in pair)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert digest.startswith("79ba095901a6f448"), "other sentences: figures measured on the old ones no longer hold"
+    assert digest.startswith("3986a07bd3b5cdf7"), "other sentences: figures measured on the old ones no longer hold"
 
 
 def test_no_sentence_is_in_two_splits():
