@@ -1,7 +1,8 @@
 """`--debug overfit|shapes|gradients`: three questions to ask of a network before paying for a long training.
 
 Can it learn one batch by heart? What does each layer do to its input? Is the gradient the loss's slope?
-A module must only have `compute_loss(batch) -> Tensor`, the scalar training loss behind its `training_step`.
+A module must only have `compute_loss(batch) -> Tensor`, the scalar training loss behind its `training_step`. It may have
+`loss_floor`, the least that this loss can be, and `overfit_steps`, how many steps a batch may take to be learnt by heart.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def debug_run(
         UserError: there is no such switch, or the answer is that something is wrong.
     """
     if switch == "overfit":
-        overfit_one_batch(module, datamodule, trainer_options)
+        overfit_one_batch(module, datamodule, trainer_options, steps=getattr(module, "overfit_steps", 200))
     elif switch == "shapes":
         print_shapes(layer_shapes(module, first_batch(datamodule)), module)
     elif switch == "gradients":

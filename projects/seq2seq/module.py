@@ -141,6 +141,10 @@ class Seq2SeqModule(LightningModule):
         self.translations: dict[int, str] = {}  # of the split that is being evaluated, by the sentence's number
         self.notes: dict[str, Any] = {}  # what belongs to the test's figures and is no number
 
+    overfit_steps = (
+        800  # for `--debug overfit`: thousands of classes, most of them in no sentence of the batch, take a while
+    )
+
     @property
     def loss_floor(self) -> float:
         """The least cross-entropy that smoothed targets allow: their own entropy, in nats."""

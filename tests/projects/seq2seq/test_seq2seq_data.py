@@ -160,6 +160,11 @@ def test_a_loader_follows_the_trainer_from_epoch_to_epoch():
         assert equal(batches, batches_of(ready(bpe_dropout=0.3), epoch=epoch))
 
 
+def test_a_run_resumed_in_another_epoch_has_as_many_batches():
+    data = [ready(bpe_dropout=0.5, batch_tokens=60) for _ in range(5)]
+    assert len({len(place(each, epoch=4 * i).train_dataloader()) for i, each in enumerate(data)}) == 1
+
+
 def test_epochs_and_seeds_differ():
     data = ready(bpe_dropout=0.0)
     first, second = batches_of(data), batches_of(data, epoch=1)

@@ -87,7 +87,7 @@ def test_one_batch_can_be_learnt_by_heart(command, pairs_folder, network):
         "--debug",
         "overfit",
     ]
-    flags += ["--model.width", "64", "--model.hidden", "64", "--model.lr", "0.01", "--model.label_smoothing", "0"]
+    flags += ["--model.width", "64", "--model.hidden", "64", "--model.lr", "0.02", "--model.label_smoothing", "0"]
     assert "can be learnt by heart" in command("train", *flags).wait()
 
 
