@@ -31,7 +31,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-SEQ2SEQ_RUNS = ["seq2seq-default", "seq2seq-transformer", "seq2seq-de-en", "seq2seq-sample"]  # those that were measured
+SEQ2SEQ_RUNS = ["seq2seq-short", "seq2seq-sample"]
 
 
 def percent(result: dict[str, Any], key: str) -> str:
@@ -128,11 +128,6 @@ def cifar10_benchmark() -> str:
     )
 
 
-def measured(names: list[str]) -> list[dict[str, Any]]:
-    """The results of `names` that there are."""
-    return [read_result(name) for name in names if (RESULTS / f"{name}.json").is_file()]
-
-
 def seq2seq_figures() -> str:
     """Test scores of each recipe and direction."""
     header = [
@@ -147,13 +142,13 @@ def seq2seq_figures() -> str:
     ]
     header += ["parameters", "data"]
     body = []
-    for result in measured(SEQ2SEQ_RUNS):
+    for result in map(read_result, SEQ2SEQ_RUNS):
         mean = result["mean"]
         scores = [f"{mean[f'test/{name}']:.2f}" for name in ("bleu_tokenized", "bleu", "bleu_lower", "chrf")]
         scores.append(f"{100 * mean['test/exact_match']:.1f} %")
         size = f"{result['parameters'] / 1e6:.1f} M"
-        row = [f"`{result['recipe']}`", result["notes"]["direction"], *scores, minutes(mean["train_seconds"])]
-        body.append([*row, size, f"`{result['data_source']}`"])
+        row = [f"`{result['recipe']}`", result["notes"]["direction"], *scores, str(result["epochs"])]
+        body.append([*row, minutes(mean["train_seconds"]), result["device"], size, f"`{result['data_source']}`"])
     return rows(header, body)
 
 
@@ -167,37 +162,6 @@ def seq2seq_signatures() -> str:
     }
     signatures = read_result(SEQ2SEQ_RUNS[0])["notes"]["signatures"]
     return rows(["score", "signature"], [[title, f"`{signatures[name]}`"] for name, title in columns.items()])
-
-
-def seq2seq_benchmark() -> str:
-    """What `benchmarks/seq2seq.py` measured."""
-    result = read_result("seq2seq-benchmark")
-    search, bucket, step = result["decoding"], result["bucketing"], result["decoder_step"]
-    return rows(
-        ["side by side", "ours", "theirs", "ratio"],
-        [
-            [
-                f"sentences a second, beam 5, `transformers` `generate` with the same weights "
-                f"({100 * search['same_translations']:.0f} % of {search['sentences']} translations are the same)",
-                f"{search['ours_sentences_per_second']:.0f}",
-                f"{search['generate_sentences_per_second']:.0f}",
-                f"{search['ratio']:.1f}×",
-            ],
-            [
-                f"real target tokens a second in training, padded random batches (padding "
-                f"{100 * bucket['ours_padding']:.0f} % against {100 * bucket['random_padding']:.0f} %)",
-                f"{bucket['ours_tokens_per_second']:,.0f}",
-                f"{bucket['random_tokens_per_second']:,.0f}",
-                f"{bucket['ratio']:.1f}×",
-            ],
-            [
-                "a training step of the recurrent decoder, a loop that does everything in each step",
-                f"{step['ours_step_ms']:.0f} ms",
-                f"{step['naive_step_ms']:.0f} ms",
-                f"{step['ratio']:.1f}×",
-            ],
-        ],
-    )
 
 
 def cifar10_ideas() -> str:
@@ -230,7 +194,6 @@ TABLES = {
     "cifar10-ideas": cifar10_ideas,
     "seq2seq-figures": seq2seq_figures,
     "seq2seq-signatures": seq2seq_signatures,
-    "seq2seq-benchmark": seq2seq_benchmark,
 }
 
 

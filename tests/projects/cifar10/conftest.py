@@ -1,4 +1,4 @@
-"""What the CIFAR-10 tests share: one thread, a small folder of pictures, and runs of the command line."""
+"""What the CIFAR-10 tests share: a small folder of pictures, and runs of the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from commands import CPU, Command, commands
@@ -15,15 +14,6 @@ from common.rendered import CLASS_NAMES, render_images
 WIDTHS = [8, 8, 8]
 # rates at which a network this small learns
 TINY = ["--model.widths", str(WIDTHS), "--model.head_lr", "1.0", "--model.bias_lr", "0.05"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the translation tests share: one thread, a small folder of sentence pairs, and runs of the command line."""
+"""What the translation tests share: a small folder of sentence pairs, and runs of the command line."""
 
 from __future__ import annotations
 
@@ -7,22 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from commands import CPU, Command, commands
 from projects.seq2seq.sample import make_pairs
 
 TINY = ["--model.width", "16", "--model.hidden", "16", "--data.vocabulary_size", "300", "--data.batch_tokens", "400"]
 TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

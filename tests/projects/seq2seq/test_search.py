@@ -16,15 +16,6 @@ PAD, BOS, EOS, A, B, C = range(6)
 PENALTIES = [-1.0, 0.0, 0.6, 1.0, 2.0]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
 # networks in float64: each can go step by step, and compute all steps of given tokens from scratch
 
 
