@@ -114,7 +114,7 @@ def test_averaged_weights_are_the_mean(checkpoints):
     assert not torch.equal(mean["net.readout.weight"], parts[0]["state_dict"]["net.readout.weight"])
 
 
-def test_sampling_is_repeated_by_its_seed_and_near_zero_temperature_greedy(translator):
+def test_sampling_is_repeated_by_its_seed_and_greedy_among_one(translator):
     ids, device = [encode(translator.source_tokenizer, line) for line in LINES], torch.device("cpu")
 
     def drawn(**options):
@@ -123,7 +123,7 @@ def test_sampling_is_repeated_by_its_seed_and_near_zero_temperature_greedy(trans
 
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
     greedy = [h[0].tokens for h in translate_ids(translator.net, ids, SearchOptions(beam=1), device)]
-    assert drawn(temperature=1e-4) == greedy
+    assert drawn(top_k=1) == greedy
 
 
 def test_attention_is_drawn(monkeypatch, capsys, checkpoints, tmp_path):
