@@ -70,6 +70,7 @@ def gather(folders: list[Path]) -> dict[str, Any]:
         **{key: first[key] for key in shared},
         "notes": first.get("notes", {}),
         "commands": [summary["command"] for summary in summaries],
+        "run_commits": [summary.get("git_commit") for summary in summaries],
         "seeds": [summary["seed"] for summary in summaries],
         "mean": {key: statistics.mean(values) for key, values in figures.items()},
         "deviation": {key: statistics.stdev(values) if len(values) > 1 else 0.0 for key, values in figures.items()},

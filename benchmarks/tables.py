@@ -20,8 +20,8 @@ CIFAR10_IDEAS = {
     "idea-start": "start: 20×20 throughout, batch 500, widths 64/256/256, Muon rate 0.12 and momentum 0.6",
     "idea-momentum": "Muon momentum 0.85, as SGD's",
     "idea-narrow": "widths 64/128/256, more epochs for nine tenths of the work",
-    "idea-base": "the start, an epoch longer",
-    "idea-smoothing": "label smoothing 0.1 instead of 0.2, against the line above",
+    "i-base": "the start, an epoch longer",
+    "i-ls1": "label smoothing 0.1 instead of 0.2, against the line above",
 }
 
 

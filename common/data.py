@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
+
 from common.errors import UserError
 from common.network import reachable
 
@@ -57,6 +59,32 @@ def resolve_source(source: str, hub_id: str) -> Source:
     if looks_like_hub_id or ("/" not in source and not source.startswith((".", "~"))):
         return Source("hub", source)
     raise UserError(f"data source {source}: no such folder; give a folder, a hub id, `sample` or `auto`")
+
+
+class SourcedData(LightningDataModule):
+    """A DataModule with `--data.source`: what every capstone's has in common.
+
+    Args:
+        source: the option's value.
+    """
+
+    HUB_ID: str  # the data set that `auto` stands for
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source_option = source
+        self.source: Source | None = None
+
+    def resolve(self) -> Source:
+        """Finds out, once, where the data comes from."""
+        if self.source is None:
+            self.source = resolve_source(self.source_option, self.HUB_ID)
+        return self.source
+
+    @property
+    def source_label(self) -> str:
+        """What figures call the data."""
+        return self.resolve().label
 
 
 def hub_is_reachable(timeout: float = 3.0) -> bool:

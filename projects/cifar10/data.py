@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.batches import count_batches, data_position, epoch_batches, rank_and_world_size, rank_share
-from common.data import Source, resolve_source
+from common.data import SourcedData
 from common.errors import UserError
 from common.images import LabelledImages, load_images
 from common.rendered import CLASS_NAMES, render_images
@@ -27,7 +26,7 @@ SAMPLE_SIZES = {"train": 5000, "test": 1000}
 VAL_SPLIT_SEED = 1234  # the held-out pictures are the same for every run, whatever its seed
 
 
-class CIFAR10Data(LightningDataModule):
+class CIFAR10Data(SourcedData):
     """Pictures as uint8 (batch, 3, 32, 32) with int64 labels (batch,).
 
     Args:
@@ -59,7 +58,7 @@ class CIFAR10Data(LightningDataModule):
         num_workers: int = 2,
         extra: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(source)
         if loader not in ("device", "classic"):
             raise UserError(f"--data.loader {loader}: use device or classic")
         if batch_size < 1 or eval_batch_size < 1 or val_size < 0:
@@ -70,14 +69,12 @@ class CIFAR10Data(LightningDataModule):
             self.augmentation = Augmentation(flip, pad, cutout)
         except ValueError as error:
             raise UserError(f"--data: {error}") from error
-        self.source_option = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.loader = loader
         self.num_workers = num_workers
         self.extra = extra
-        self.source: Source | None = None
         self.splits: dict[str, LabelledImages] = {}
         self.train: LabelledImages
         self.val: LabelledImages
@@ -98,12 +95,6 @@ class CIFAR10Data(LightningDataModule):
     def has_validation(self) -> bool:
         """Whether pictures are held out."""
         return self.val_size > 0
-
-    def resolve(self) -> Source:
-        """Finds out, once, where the data comes from."""
-        if self.source is None:
-            self.source = resolve_source(self.source_option, HUB_ID)
-        return self.source
 
     def load(self) -> dict[str, LabelledImages]:
         """The splits "train" and "test" as the source has them, read once."""

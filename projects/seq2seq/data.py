@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.batches import count_token_batches, data_position, rank_and_world_size, rank_share, token_batches
-from common.data import Source, load_splits, resolve_source
+from common.data import Source, SourcedData, load_splits
 from common.errors import UserError
 from projects.seq2seq.sample import make_pairs
 from projects.seq2seq.vocabulary import (
@@ -71,7 +70,7 @@ class Pairs:
         return len(self.source)
 
 
-class TranslationData(LightningDataModule):
+class TranslationData(SourcedData):
     """Sentence pairs from two columns of text, as byte-level BPE.
 
     Args:
@@ -102,7 +101,7 @@ class TranslationData(LightningDataModule):
         max_length: int = 256,
         val_size: int = 1000,
     ) -> None:
-        super().__init__()
+        super().__init__(source)
         if lowercase not in ("none", "source", "both"):
             raise UserError(f"--data.lowercase {lowercase}: use none, source or both")
         if vocabulary_size < SMALLEST:
@@ -111,7 +110,6 @@ class TranslationData(LightningDataModule):
             raise UserError(f"--data.bpe_dropout {bpe_dropout}: a probability is 0 to 1")
         if min(batch_tokens, eval_batch_size, max_length) < 1 or val_size < 0:
             raise UserError("--data.batch_tokens, eval_batch_size and max_length are at least 1, val_size at least 0")
-        self.source_option = source
         self.direction = direction
         self.vocabulary_size = vocabulary_size
         self.joint = joint
@@ -121,18 +119,12 @@ class TranslationData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.max_length = max_length
         self.val_size = val_size
-        self.source: Source | None = None
         self.languages: tuple[str, str]
         self.splits: dict[str, Pairs] = {}
         self.truncated: dict[str, int] = {}  # sentences that were cut, by split
         self.seed: int
         self.droppers: list[BPEDropout] = []  # the source's and the target's, if there is dropout
         self.dropped: tuple[int, Ids] = (-1, ([], []))  # an epoch, and what `droppers` have made of it
-
-    @property
-    def source_label(self) -> str:
-        """What figures call the data."""
-        return self.resolve().label
 
     @property
     def has_validation(self) -> bool:
@@ -153,12 +145,6 @@ class TranslationData(LightningDataModule):
     def vocabularies(self) -> tuple[int, int]:
         """Sizes of the source's and the target's vocabulary, which a network has to be built for."""
         return self.source_tokenizer.get_vocab_size(), self.target_tokenizer.get_vocab_size()
-
-    def resolve(self) -> Source:
-        """Finds out, once, where the data comes from."""
-        if self.source is None:
-            self.source = resolve_source(self.source_option, HUB_ID)
-        return self.source
 
     @cached_property
     def texts(self) -> dict[str, Texts]:

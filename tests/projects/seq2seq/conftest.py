@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from commands import CPU, Command, commands
 from projects.seq2seq.sample import make_pairs
 
 TINY = ["--model.width", "16", "--model.hidden", "16", "--data.vocabulary_size", "300", "--data.batch_tokens", "400"]
 TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,7 @@ from torch import nn
 
 from projects.seq2seq import networks, reference
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def assert_equal_with_gradients(ours, theirs, inputs):
