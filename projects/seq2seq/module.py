@@ -250,7 +250,7 @@ class Seq2SeqModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, and the schedule, stepped every batch."""
         h = self.hparams
-        optimizer = torch.optim.AdamW(self.net.parameters(), h["lr"], h["betas"], 1e-9, h["weight_decay"])
+        optimizer = torch.optim.AdamW(self.net.parameters(), h["lr"], h["betas"], 1e-9, h["weight_decay"], fused=True)
         if math.isinf(self.trainer.estimated_stepping_batches):
             raise UserError("--max_epochs -1: the learning rate falls with the share done; set one, or --max_steps")
         steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
@@ -265,6 +265,16 @@ class Seq2SeqModule(LightningModule):
             return 1 - done if h["schedule"] == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm; Lightning refuses to with a fused optimizer, which might have a gradient scaler to undo first."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what translation needs beside the weights: the tokenizers and the names of the languages."""
