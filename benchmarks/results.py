@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def gather(folders: list[Path]) -> dict[str, Any]:
     return {
         **{key: first[key] for key in shared},
         "notes": first.get("notes", {}),
-        "commands": [summary["command"] for summary in summaries],
+        "commands": [without_folders(summary["command"]) for summary in summaries],
         "run_commits": [summary.get("git_commit") for summary in summaries],
         "seeds": [summary["seed"] for summary in summaries],
         "mean": {key: statistics.mean(values) for key, values in figures.items()},
@@ -84,7 +85,18 @@ def list_each(folders: list[Path], earlier: dict[str, Any] | None = None) -> dic
     keys += ("best_validation", "test")
     summaries = [read_summary(folder) for folder in folders]
     runs = {summary["name"]: {key: summary[key] for key in keys} for summary in summaries}
+    for run in runs.values():
+        run["command"] = without_folders(run["command"])
     return {"runs": {**(earlier or {"runs": {}})["runs"], **runs}}
+
+
+def without_folders(command: str) -> str:
+    """`command` with absolute paths cut to their last part: where things are on this machine says nothing to others.
+
+    >>> without_folders("train --data.source /home/me/data/multi30k --seed 0")
+    'train --data.source .../multi30k --seed 0'
+    """
+    return re.sub(r"(?<=[\s=])/\S*/(?=\S)", ".../", command)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.results import write_result
+from benchmarks.timing import interleave, ratio, seconds
 from common.device import default_precision, device_name, keep_freed_memory
 from common.errors import UserError
 from projects.seq2seq.data import Batch, TokenBatchLoader, TranslationData, collate
@@ -37,22 +37,6 @@ from projects.seq2seq.translate import load_translator
 from projects.seq2seq.vocabulary import BOS, EOS
 
 BATCH = 100  # sentences decoded at once, by both
-
-
-def interleave(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both functions, called in turn; the first round warms up and is left out."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
-        for function, spent in zip((ours, theirs), seconds, strict=True):
-            began = time.perf_counter()
-            function()
-            spent.append(time.perf_counter() - began)
-    return seconds[0][1:], seconds[1][1:]
-
-
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """How many times as fast ours is: the median over the rounds."""
-    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def as_pegasus(net: TransformerTranslator) -> Any:
@@ -144,13 +128,13 @@ def decoding(net: TransformerTranslator, sources: list[list[int]], rounds: int) 
             for i, row in zip(batch, found[:, 1:].tolist(), strict=True):
                 results["theirs"][i] = row[: row.index(EOS) + 1] if EOS in row else row
 
-    seconds = interleave(ours, theirs, rounds)
+    measured = interleave([seconds(ours), seconds(theirs)], rounds)
     same = sum(a == b for a, b in zip(results["ours"], results["theirs"], strict=True))
     return {
         "sentences": len(sources),
-        "ours_sentences_per_second": len(sources) / statistics.median(seconds[0]),
-        "generate_sentences_per_second": len(sources) / statistics.median(seconds[1]),
-        "ratio": ratio(*seconds),
+        "ours_sentences_per_second": len(sources) / statistics.median(measured[0]),
+        "generate_sentences_per_second": len(sources) / statistics.median(measured[1]),
+        "ratio": ratio(*measured),
         "same_translations": same / len(sources),
     }
 
@@ -195,8 +179,8 @@ def bucketing(data: TranslationData, steps: int) -> dict[str, float]:
 
         return run
 
-    seconds = interleave(over(bucketed), over(random), 2)
-    ours, theirs = (tokens(batches) / statistics.median(s) for batches, s in zip((bucketed, random), seconds, strict=True))
+    measured = interleave([seconds(over(bucketed)), seconds(over(random))], 2)
+    ours, theirs = (tokens(batches) / statistics.median(s) for batches, s in zip((bucketed, random), measured, strict=True))
     return {
         "ours_tokens_per_second": ours,
         "random_tokens_per_second": theirs,
@@ -267,11 +251,11 @@ def decoder_step(data: TranslationData, steps: int) -> dict[str, float]:
             loss.backward()
             naive.zero_grad()
 
-    seconds = interleave(ours, theirs, 2)
+    measured = interleave([seconds(ours), seconds(theirs)], 2)
     return {
-        "ours_step_ms": 1000 * statistics.median(seconds[0]) / len(batches),
-        "naive_step_ms": 1000 * statistics.median(seconds[1]) / len(batches),
-        "ratio": ratio(*seconds),
+        "ours_step_ms": 1000 * statistics.median(measured[0]) / len(batches),
+        "naive_step_ms": 1000 * statistics.median(measured[1]) / len(batches),
+        "ratio": ratio(*measured),
     }
 
 

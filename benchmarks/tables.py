@@ -31,7 +31,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-SEQ2SEQ_RUNS = ["seq2seq-short", "seq2seq-sample"]
+SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
 
 def percent(result: dict[str, Any], key: str) -> str:
@@ -48,7 +48,7 @@ def front() -> str:
     """One line for each capstone that has been measured."""
     result = read_result("cifar10-default")
     benchmark = read_result("cifar10-benchmark")
-    translation = read_result("seq2seq-short")
+    translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
     return rows(
         ["capstone", "figure", "value", "data", "on", "training", "seeds"],
         [
@@ -79,15 +79,18 @@ def front() -> str:
                 "",
                 "",
             ],
-            [
-                "[`seq2seq`](projects/seq2seq/README.md)",
-                "BLEU en-de, lower case, recurrent (8 of its 22 epochs)",
-                f"**{translation['mean']['test/bleu_tokenized']:.2f}**",
-                f"`{translation['data_source']}`",
-                translation["device"],
-                minutes(translation["mean"]["train_seconds"]),
-                str(len(translation["seeds"])),
-            ],
+            *(
+                [
+                    "[`seq2seq`](projects/seq2seq/README.md)" if name == "recurrent" else "",
+                    f"BLEU en-de, lower case, {name}",
+                    f"**{translation['mean']['test/bleu_tokenized']:.2f}**",
+                    f"`{translation['data_source']}`",
+                    translation["device"],
+                    minutes(translation["mean"]["train_seconds"]),
+                    str(len(translation["seeds"])),
+                ]
+                for name, translation in translations.items()
+            ),
         ],
     )
 
@@ -167,6 +170,35 @@ def seq2seq_signatures() -> str:
     )
 
 
+def seq2seq_benchmark() -> str:
+    """What `benchmarks/seq2seq.py` measured."""
+    result = read_result("seq2seq-benchmark")
+    decoding, bucketing, step = result["decoding"], result["bucketing"], result["decoder_step"]
+    return rows(
+        [f"side by side, {result['device']}", "ours", "theirs", "ratio"],
+        [
+            [
+                "sentences a second, beam 5, `transformers`' `generate` with the same weights",
+                f"{decoding['ours_sentences_per_second']:.0f}",
+                f"{decoding['generate_sentences_per_second']:.0f}",
+                f"{decoding['ratio']:.1f}×",
+            ],
+            [
+                "real target tokens a second in training, padded random batches of as many sentences",
+                f"{bucketing['ours_tokens_per_second']:,.0f}",
+                f"{bucketing['random_tokens_per_second']:,.0f}",
+                f"{bucketing['ratio']:.1f}×",
+            ],
+            [
+                "a step of the recurrent decoder, forward and back, the loop that tutorials show",
+                f"{step['ours_step_ms']:.0f} ms",
+                f"{step['naive_step_ms']:.0f} ms",
+                f"{step['ratio']:.1f}×",
+            ],
+        ],
+    )
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -195,6 +227,7 @@ TABLES = {
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
     "cifar10-ideas": cifar10_ideas,
+    "seq2seq-benchmark": seq2seq_benchmark,
     "seq2seq-figures": seq2seq_figures,
     "seq2seq-signatures": seq2seq_signatures,
 }

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.errors import UserError
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
@@ -27,8 +29,48 @@ def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int 
 
 
 def count_batches(count: int, batch_size: int, world_size: int = 1) -> int:
-    """Steps in an epoch of `count` samples with `batch_size` samples in each of `world_size` processes."""
-    return max(1, math.ceil(count / (batch_size * world_size)))
+    """Steps in an epoch of `count` samples with `batch_size` samples in each of `world_size` processes.
+
+    There are fewer steps, and one sample more in some, if there would not be a sample for every process in each of them.
+
+    Raises:
+        UserError: there are fewer samples than processes.
+    """
+    _check_enough(count, world_size)
+    return min(math.ceil(count / (batch_size * world_size)), count // world_size)
+
+
+def _check_enough(count: int, world_size: int) -> None:
+    if count < world_size:
+        raise UserError(f"{count} training samples for {world_size} processes: use fewer --devices")
+
+
+def pooled_batches(
+    lengths: Tensor, batch_size: int, pool: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1
+) -> list[Tensor]:
+    """`epoch_batches` of samples of similar length: next to no padding, and still a random mix from batch to batch.
+
+    The shuffled samples are cut into pools of `pool` batches; within a pool they are sorted by length, those of equal length
+    staying in random order. The batches come in random order. A batch is dealt out to the processes sample by sample, so
+    that they have equal work. The promises of `epoch_batches` hold.
+
+    Args:
+        lengths: (samples,) int64, tokens of each sample.
+        batch_size: samples in a batch of each process.
+        pool: batches in a pool; 1 is no sorting to speak of.
+        epoch: which epoch.
+        seed: the run's seed.
+        rank: which process.
+        world_size: how many processes.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator)
+    count = count_batches(len(lengths), batch_size, world_size)
+    sizes = [len(part) for part in order.tensor_split(count)]
+    pools = order.split([sum(sizes[i : i + pool]) for i in range(0, count, pool)])
+    order = torch.cat([part[lengths[part].argsort(stable=True)] for part in pools])
+    batches = order.split(sizes)
+    return [batches[i][rank::world_size] for i in torch.randperm(count, generator=generator).tolist()]
 
 
 def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
@@ -64,7 +106,11 @@ def count_token_batches(lengths: Tensor, max_tokens: int, world_size: int = 1) -
 
     A sample's tokens are those of its longer side, without padding. There are fewer steps if there would not be a sample
     for every process in each of them.
+
+    Raises:
+        UserError: there are fewer samples than processes.
     """
+    _check_enough(len(lengths), world_size)
     count = math.ceil(int(lengths.amax(1).sum()) / (max_tokens * world_size))
     return max(1, min(count, len(lengths) // world_size))
 

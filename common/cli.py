@@ -52,8 +52,9 @@ class Project:
         monitor: the validation metric that picks the best checkpoint.
         mode: whether more of it is better, "max", or less, "min".
         pictures: callbacks that draw; each is made with the folder that its pictures go to.
-        links: pairs of an attribute of the data and the module's argument that takes its value, such as
-            ("data.vocabularies", "model.vocabularies"); such an argument is no option.
+        links: pairs of where a value is and the argument that takes it; such an argument is no option. The value is an
+            attribute of the data, as in ("data.vocabularies", "model.vocabularies"), or an option of the model's that the
+            data needs too, as in ("model.checkpoint", "data.checkpoint").
         use: the package's command that uses a checkpoint, with its arguments before `--checkpoint`.
     """
 
@@ -134,9 +135,9 @@ class CapstoneCLI(LightningCLI):
             group.add_argument(f"--{flag}", metavar=kind, help=f"{sentence} (type: {kind})", default=SUPPRESS)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What the module takes from the data is handed over once the data is built."""
+        """What the module takes from the data is handed over once the data is built, an option of its own at once."""
         for source, target in self.project.links:
-            parser.link_arguments(source, target, apply_on="instantiate")
+            parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments after putting them in the order and the form that the parser means."""

@@ -30,6 +30,7 @@ from common.device import check_devices, default_precision, keep_freed_memory
 from common.errors import UserError
 from common.loggers import csv_logger, wandb_logger
 from common.summary import write_summary
+from common.terminal import say
 
 if TYPE_CHECKING:
     from common.cli import CapstoneCLI, Project
@@ -86,10 +87,10 @@ def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
     say_what_runs(project, place, data, module, trainer, dry)
     began = time.perf_counter()
     with warnings.catch_warnings():
-        # what Lightning warns of here is by design: loaders without workers, resuming inside an epoch, no validation, short
-        # epochs (see `is_log_step`)
+        # what Lightning warns of here is by design: loaders without workers, resuming inside an epoch, no validation after
+        # some or all epochs, short epochs (see `is_log_step`)
         by_design = ["does not have many workers", "dataloader is not resumable", "exists and is not empty"]
-        by_design += ["Total length of", "smaller than the logging interval"]
+        by_design += ["Total length of", "smaller than the logging interval", "could not find the monitored key"]
         for text in by_design:
             warnings.filterwarnings("ignore", f".*{text}.*")
         fit(trainer, module, data, place)
@@ -251,6 +252,10 @@ def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, pl
         trainer.fit(module, datamodule=data, ckpt_path=None if place.checkpoint is None else str(place.checkpoint))
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())[:300]) from error
+    except ValueError as error:
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(f"--trainer.val_check_interval: {' '.join(str(error).split())}") from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -265,12 +270,6 @@ def best_checkpoint(trainer: Trainer, place: Run) -> str | None:
             path = place.checkpoints / Path(callback.best_model_path).name  # where the folder is now; it may have moved
             return str(path) if path.is_file() else None
     return None
-
-
-def say(text: str) -> None:
-    """Prints a line, in the first process only."""
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        print(text, flush=True)
 
 
 def say_what_runs(project: Project, place: Run, data: Any, module: Any, trainer: Trainer, dry: bool) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,8 +13,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.batches import count_token_batches, data_position, rank_and_world_size, rank_share, token_batches
-from common.data import Source, SourcedData, load_splits
+from common.data import Source, SourcedData, load_splits, read_column
 from common.errors import UserError
+from common.terminal import say
 from projects.seq2seq.sample import make_pairs
 from projects.seq2seq.vocabulary import (
     BOS,
@@ -304,11 +303,7 @@ def read(source: Source, direction: str) -> tuple[dict[str, Texts], tuple[str, s
         UserError: no split for training or test, or an empty one; a column that is missing or holds no text; a file that is
             not UTF-8, or that cannot be read for another reason.
     """
-    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what goes wrong is said here, in one line
-    try:
-        splits = load_splits(source)
-    except UserError as error:
-        raise UserError(broken_file(source) or explain(error)) from error
+    splits = load_splits(source)
     filled = [name for name in SPLITS if name in splits and len(splits[name])]
     if not {"train", "test"} <= set(filled):
         raise UserError(f"data source {source.name}: needs the splits train and test, has {', '.join(filled) or 'none'}")
@@ -320,10 +315,7 @@ def read(source: Source, direction: str) -> tuple[dict[str, Texts], tuple[str, s
             kind = getattr(feature, "dtype", feature)
             if kind not in ("string", "large_string"):
                 raise UserError(f"data source {source.name}: column {column} of {name} is not text but {kind}")
-        try:
-            first, second = ([line or "" for line in splits[name][column][:]] for column in languages)
-        except UnicodeDecodeError as error:
-            raise UserError(broken_file(source) or f"data source {source.name}: {name} is not UTF-8") from error
+        first, second = ([line or "" for line in read_column(source, splits[name], column)] for column in languages)
         texts[SPLITS[name]] = first, second
     return texts, languages
 
@@ -371,38 +363,3 @@ def hold_out(texts: Texts, size: int) -> tuple[Texts, Texts]:
 def select(texts: Texts, index: Sequence[int]) -> Texts:
     """The pairs `index` of `texts`."""
     return [texts[0][i] for i in index], [texts[1][i] for i in index]
-
-
-def broken_file(source: Source) -> str | None:
-    """The line of an error about the first text file of a folder that is empty or not UTF-8, if there is one."""
-    if source.kind != "folder":
-        return None
-    for path in sorted(Path(source.name).rglob("*")):
-        if path.suffix not in (".jsonl", ".json", ".csv", ".tsv", ".txt"):
-            continue
-        with path.open("rb") as lines:
-            number = 0
-            for number, line in enumerate(lines, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError:
-                    return f"data source {source.name}: {path.name}, line {number}, is not UTF-8; convert it with iconv"
-        if number == 0:
-            return f"data source {source.name}: {path.name} is empty"
-    return None
-
-
-def explain(error: UserError) -> str:
-    """The line of `error`, and the beginning of what it goes back to."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    line, reason = str(error), " ".join(str(cause).split())[:200]
-    return line if reason in line else f"{line}: {reason}"
-
-
-def say(text: str) -> None:
-    """Prints a line, in the first process only."""
-    from common import run  # here: nobody who asks for --help should wait for it
-
-    run.say(text)

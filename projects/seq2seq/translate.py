@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.command import OneLineParser, add_accelerator
+from common.command import OneLineParser, add_accelerator, read_lines
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,26 +173,6 @@ def mean_checkpoint(checkpoints: Sequence[dict[str, Any]], paths: Sequence[Path]
             raise UserError(f"--average: {path} is of another network than {paths[0]}; leave the flag out for an ensemble")
     mean = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
     return checkpoints[0] | {"state_dict": {name: value.to(states[0][name].dtype) for name, value in mean.items()}}
-
-
-def read_lines(file: Path | None) -> list[str]:
-    """The lines of a file or of the standard input, without their ends.
-
-    Raises:
-        UserError: there is no such file, or it is not UTF-8.
-    """
-    name = "standard input" if file is None else str(file)
-    try:
-        data = sys.stdin.buffer.read() if file is None else file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from error
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{name}: line {line} is not UTF-8; convert it, for example with iconv -t UTF-8") from error
-    lines = text.split("\n")  # not `splitlines`: a sentence may hold rarer signs that it would break at
-    return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
 def printed(hypotheses: Sequence[Hypothesis], tokenizer: Tokenizer, with_scores: bool) -> list[str]:

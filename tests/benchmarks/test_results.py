@@ -54,6 +54,14 @@ def test_gathered_runs_have_their_mean_and_deviation(tmp_path):
     assert gathered["deviation"]["train_seconds"] == 0
 
 
+def test_results_do_not_say_where_things_are_on_this_machine(tmp_path):
+    command = "train --data.source /home/me/data/multi30k --config ../a.yaml --resume=/b/c.ckpt --seed 0"
+    folder = run_folder(tmp_path, 0, 0.9, command=command, git_commit="abc")
+    shown = "train --data.source .../multi30k --config ../a.yaml --resume=.../c.ckpt --seed 0"
+    assert results.gather([folder])["commands"] == [shown]
+    assert results.list_each([folder])["runs"]["run-0"]["command"] == shown
+
+
 @pytest.mark.parametrize("change", [{"data_source": "sample"}, {"steps": 21}, {"recipe": "other"}])
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(tmp_path, change):
     folders = [run_folder(tmp_path, 0, 0.9), run_folder(tmp_path, 1, 0.9, **change)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from common.cli import Project, main
 from common.images import LabelledImages
@@ -36,7 +37,7 @@ def little_sample() -> dict[str, LabelledImages]:
 
 @contextlib.contextmanager
 def isolated(cache: Path) -> Iterator[pytest.MonkeyPatch]:
-    """One thread, no key, no network, caches of our own, the little sample; all is put back as it was."""
+    """The first process, one thread, no key, no network, own caches, the little sample; all is put back as it was."""
     before, threads = dict(os.environ), torch.get_num_threads()
     torch.set_num_threads(1)
     for name in before:
@@ -51,6 +52,7 @@ def isolated(cache: Path) -> Iterator[pytest.MonkeyPatch]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("projects.cifar10.data.render_sample", little_sample)
+            patch.setattr(rank_zero_only, "rank", 0)  # a Trainer that another test has made may have set it
             yield patch
     finally:
         torch.set_num_threads(threads)

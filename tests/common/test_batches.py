@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -14,10 +15,12 @@ from common.batches import (
     count_token_batches,
     data_position,
     epoch_batches,
+    pooled_batches,
     rank_and_world_size,
     rank_share,
     token_batches,
 )
+from common.errors import UserError
 
 # (samples, batch of a process, processes); among them a remainder, one sample, and batches larger than the data
 SIZES = [(100, 10, 1), (101, 10, 1), (103, 7, 2), (50_000, 500, 3), (10, 16, 1), (10, 16, 4), (1, 1, 1), (97, 8, 4)]
@@ -112,7 +115,7 @@ def test_every_sample_is_in_one_token_batch_and_none_is_empty(count, max_tokens,
 def test_the_number_of_token_batches_is_that_of_full_ones():
     lengths = torch.tensor([[3, 4], [5, 1], [2, 2], [6, 7]])  # 4 + 5 + 2 + 7 = 18 tokens
     assert [count_token_batches(lengths, tokens) for tokens in (18, 17, 9, 8, 6, 1)] == [1, 2, 2, 3, 3, 4]
-    assert [count_token_batches(lengths, 3, ranks) for ranks in (1, 2, 3, 4, 5)] == [4, 2, 1, 1, 1]
+    assert [count_token_batches(lengths, 3, ranks) for ranks in (1, 2, 3, 4)] == [4, 2, 1, 1]
     assert count_token_batches(lengths[:, :1], 4) == 4
     assert count_token_batches(pair_lengths(29_000), 4096) == math.ceil(int(pair_lengths(29_000).amax(1).sum()) / 4096)
 
@@ -261,3 +264,51 @@ def test_position_after_a_resume_is_that_of_the_checkpoint(moment, tmp_path):
     resumed = fit(Positions(), ckpt_path=tmp_path / "x.ckpt")
     assert resumed[0] == ("start", moment[1])
     assert resumed[1:] == whole[whole.index(moment) + 1 :]
+
+
+@pytest.mark.parametrize("count", [5, 7, 9])
+def test_no_process_goes_without_a_sample(count):
+    for world_size in (2, 3, 5):
+        shares = [epoch_batches(count, 1, 0, 0, rank, world_size) for rank in range(world_size)]
+        assert all(len(batch) for share in shares for batch in share)
+        assert sorted(torch.cat([torch.cat(share) for share in shares]).tolist()) == list(range(count))
+    with pytest.raises(UserError, match=f"{count} training samples for 10 processes: use fewer --devices"):
+        count_batches(count, 4, 10)
+    with pytest.raises(UserError, match="use fewer --devices"):
+        count_token_batches(torch.ones(count, 1, dtype=torch.long), 100, 10)
+
+
+# pools of similar lengths
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "pool", "world_size"), [(101, 8, 3, 1), (101, 4, 3, 2), (5, 8, 100, 1), (64, 8, 1, 4)]
+)
+def test_pools_hold_every_sample_once_and_similar_lengths_together(count, batch_size, pool, world_size):
+    lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(1))
+    shares = [pooled_batches(lengths, batch_size, pool, 3, 7, rank, world_size) for rank in range(world_size)]
+    steps = count_batches(count, batch_size, world_size)
+    assert all(len(share) == steps for share in shares)
+    assert torch.cat([torch.cat(share) for share in shares]).sort().values.tolist() == list(range(count))
+    assert max(len(batch) for share in shares for batch in share) <= batch_size
+    whole = pooled_batches(lengths, batch_size * world_size, pool, 3, 7)
+    for step, batch in enumerate(whole):
+        together = torch.cat([share[step] for share in shares])
+        assert sorted(together.tolist()) == sorted(batch.tolist()), "two processes see together what one sees"
+    again = pooled_batches(lengths, batch_size * world_size, pool, 3, 7)
+    other = pooled_batches(lengths, batch_size * world_size, pool, 4, 7)
+    assert all(map(torch.equal, whole, again))
+    assert count < 10 or not all(map(torch.equal, whole, other)), "another epoch, other batches"
+    if pool >= steps > 1:
+        spans = sorted((int(lengths[batch].min()), int(lengths[batch].max())) for batch in whole)
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans)), "in one pool nothing overlaps"
+
+
+def test_pools_leave_the_padding_that_sorting_all_would(count=6400):
+    lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(2))
+
+    def padded(pool):
+        batches = pooled_batches(lengths, 32, pool, 0, 0)
+        return sum(int(lengths[batch].max()) * len(batch) for batch in batches) / int(lengths.sum())
+
+    assert padded(200) < padded(20) < 1.1 < 1.8 < padded(1)

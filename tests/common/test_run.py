@@ -238,6 +238,7 @@ def test_a_checkpoint_of_another_network_is_refused(copied, train):
         (["--model.network", "big"], "--model.network big: use one of speednet, resnet18"),
         (["--patience", "1", "--data.val_size", "0"], "--patience: there is no validation set to be patient about"),
         (["--patience", "1", "--trainer.limit_val_batches", "0"], "--patience: there is no validation set"),
+        (["--trainer.val_check_interval", "9999"], r"--trainer.val_check_interval: .*\(9999\) must be less than"),
         (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
         (["--resume", "auto", "--name", "none"], "no good checkpoint to resume from$"),
         (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),

@@ -12,7 +12,7 @@ import torch
 from common.checkpoints import read_checkpoint
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
 from projects.seq2seq.search import SearchOptions
-from projects.seq2seq.translate import load_translator, main, mean_checkpoint, read_lines
+from projects.seq2seq.translate import load_translator, main, mean_checkpoint
 from projects.seq2seq.vocabulary import EOS, decode, encode
 
 LINES = ["am dritten märz", "", "zweiundvierzig äpfel kosten drei euro", "halb acht"]
@@ -132,12 +132,9 @@ def test_attention_is_drawn(monkeypatch, capsys, checkpoints, tmp_path):
     assert code == 0 and png.stat().st_size > 5000 and str(png) in error
 
 
-def test_decoding_stops_at_the_end_and_lines_keep_rare_breaks(translator, tmp_path):
+def test_decoding_stops_at_the_end(translator):
     ids = encode(translator.target_tokenizer, "one two")
     assert decode(translator.target_tokenizer, [*ids, EOS, *ids]) == "one two"
-    file = tmp_path / "rare.txt"
-    file.write_text("a\u2028b\nc\x0bd\n")
-    assert read_lines(file) == ["a\u2028b", "c\x0bd"]
 
 
 @pytest.mark.parametrize(

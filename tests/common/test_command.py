@@ -1,0 +1,19 @@
+"""What the commands that use a checkpoint share."""
+
+import pytest
+
+from common.command import read_lines
+from common.errors import UserError
+
+
+def test_lines_keep_rare_breaks_and_lose_their_ends(tmp_path):
+    file = tmp_path / "rare.txt"
+    file.write_bytes("a\u2028b\r\nc\x0bd\n\nlast".encode())
+    assert read_lines(file) == ["a\u2028b", "c\x0bd", "", "last"]
+
+
+def test_a_line_that_is_not_utf8_is_numbered(tmp_path):
+    file = tmp_path / "latin.txt"
+    file.write_bytes("gut\nschön\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin.txt: line 2 is not UTF-8"):
+        read_lines(file)
