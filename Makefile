@@ -11,7 +11,7 @@ test: $(VENV)/.installed-dev  ## the default tests: under 6 minutes on two cores
 	$(VENV)/bin/python -m pytest -q
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes each
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -m slow -n 0
 
 check: $(VENV)/.installed-dev  ## lint, format and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

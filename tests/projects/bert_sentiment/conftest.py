@@ -1,0 +1,86 @@
+"""What the sentiment tests share: a small folder of texts, a small checkpoint in the hub's layout, and runs."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from commands import CPU, Command, commands
+from projects.bert_sentiment.pretrained import new_model, train_tokenizer
+from projects.bert_sentiment.sample import CLASS_NAMES, opinion
+
+ENCODER = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+FAST = ["--data.batch_size", "16", "--max_epochs", "2", "--trainer.log_every_n_steps", "1", "--model.lr", "0.002"]
+
+
+def opinions(count: int, seed: int) -> list[tuple[str, str]]:
+    """Texts and the names of their classes."""
+    generator = random.Random(seed)
+    return [(opinion(bool(i % 2), generator), CLASS_NAMES[i % 2]) for i in range(count)]
+
+
+def write_lines(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.write_text("".join(json.dumps({"sentence": text, "label": label}) + "\n" for text, label in rows))
+
+
+@pytest.fixture(scope="session")
+def texts_folder(tmp_path_factory) -> Path:
+    """261 training, 40 validation and 31 test texts as `<split>.jsonl` with the columns sentence and label."""
+    root = tmp_path_factory.mktemp("texts")
+    rows = opinions(332, seed=1)
+    for split, begin, end in [("train", 0, 261), ("validation", 261, 301), ("test", 301, 332)]:
+        write_lines(root / f"{split}.jsonl", rows[begin:end])
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory, texts_folder) -> Path:
+    """A small BERT with random weights and its tokenizer, as `save_pretrained` writes them."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    texts = [json.loads(line)["sentence"] for line in (texts_folder / "train.jsonl").read_text().splitlines()]
+    tokenizer = train_tokenizer(texts, 300)
+    torch.manual_seed(0)
+    model = new_model({**ENCODER, "vocab_size": len(tokenizer)}, ["bad", "fair", "good"])
+    model.save_pretrained(root)
+    tokenizer.save_pretrained(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
+    """Starts `command(module, *flags)` of this project."""
+    with commands(tmp_path_factory.mktemp("commands"), "bert_sentiment", [*FAST, *CPU]) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def flags(texts_folder, checkpoint_folder) -> list[str]:
+    """Flags of `train` for the small folder and the small checkpoint."""
+    return ["--data.source", str(texts_folder), "--model.checkpoint", str(checkpoint_folder)]
+
+
+@pytest.fixture(scope="session")
+def plain_run(command, flags) -> Path:
+    """The folder of a finished run of one process."""
+    run = command("train", "--name", "plain", *flags)
+    run.wait()
+    return run.runs / "plain"
+
+
+@pytest.fixture(scope="session")
+def plain_checkpoint(plain_run) -> Path:
+    """Its best checkpoint."""
+    return next(plain_run.glob("checkpoints/best-*.ckpt"))

@@ -1,0 +1,117 @@
+"""What a run leaves is of use: predictions, pseudo-labels, and folders that other programs load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from projects.bert_sentiment import export, predict
+from projects.bert_sentiment.inference import load_classifier, predict_logits
+
+TEXTS = ["the acting is wonderful", "the plot is anything but moving , although the music is charming", "dull"]
+
+
+@pytest.fixture(scope="module")
+def logits(plain_checkpoint) -> torch.Tensor:
+    classifier = load_classifier(plain_checkpoint)
+    return predict_logits(classifier.net, classifier.encode(TEXTS), 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def exported(plain_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    assert export.main([str(folder), "--checkpoint", str(plain_checkpoint)]) == 0
+    return folder
+
+
+def test_predictions_are_the_checkpoints(plain_checkpoint, logits, capsys):
+    assert predict.main([*TEXTS, "--checkpoint", str(plain_checkpoint), "--accelerator", "cpu"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    classifier = load_classifier(plain_checkpoint)
+    probabilities = (logits / classifier.temperature).softmax(1)
+    for line, text, row in zip(printed, TEXTS, probabilities, strict=True):
+        label = int(row.argmax())
+        assert line == f"{['negative', 'positive'][label]} {100 * row[label].item():.1f} %\t{text}"
+
+
+def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_pictures(plain_checkpoint, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in [*TEXTS, ""]))
+    flags = ["--file", str(tmp_path / "texts.txt"), "--checkpoint", str(plain_checkpoint), "--all"]
+    flags += ["--save_pseudo_labels", str(tmp_path / "new.jsonl"), "--threshold", "0"]
+    assert predict.main([*flags, "--attributions", str(tmp_path / "words.png")]) == 0
+    printed = capsys.readouterr()
+    rows = [line.split("\t") for line in printed.out.splitlines()]
+    assert [row[2] for row in rows] == [*TEXTS, ""], "an empty line has a line of its own"
+    assert all("negative" in " ".join(row[:2]) and "positive" in " ".join(row[:2]) for row in rows)
+    written = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert [row["sentence"] for row in written] == TEXTS
+    assert [row["label"] for row in written] == [row[0].split()[0] for row in rows[:3]]
+    assert (tmp_path / "words.png").stat().st_size > 5000
+    assert "3 of 4 texts reach 0" in printed.err
+    with pytest.raises(SystemExit) as stop:
+        predict.main(flags)
+    assert stop.value.code == 2, "no file is written over"
+
+
+def test_the_exported_folder_gives_the_same_logits_without_this_project(exported, logits, tmp_path):
+    script = f"""
+import json, sys, torch, transformers
+assert not any(name.split(".")[0] in ("projects", "common", "lightning") for name in sys.modules)
+classify = transformers.pipeline("text-classification", {str(exported)!r})
+texts = {TEXTS!r}
+ids = classify.tokenizer(texts, padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits = classify.model(**ids).logits.tolist()
+print(json.dumps([logits, classify(texts)]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found, named = json.loads(done.stdout.splitlines()[-1])
+    torch.testing.assert_close(torch.tensor(found), logits, rtol=0, atol=1e-5)
+    assert [row["label"] for row in named] == [["negative", "positive"][i] for i in logits.argmax(1).tolist()]
+    assert (exported / "model.safetensors").is_file()
+
+
+def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, logits, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    folder = tmp_path / "onnx"
+    assert export.main([str(folder), "--checkpoint", str(plain_checkpoint), "--onnx"]) == 0
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    classifier = load_classifier(plain_checkpoint)
+    padded = classifier.tokenizer(TEXTS, padding=True, return_tensors="np")
+    inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+    (found,) = session.run(None, inputs)
+    torch.testing.assert_close(torch.from_numpy(found), logits, rtol=0, atol=1e-5)
+    length = int(inputs["attention_mask"][2].sum())
+    (alone,) = session.run(None, {name: value[2:, :length] for name, value in inputs.items()})
+    torch.testing.assert_close(torch.from_numpy(alone), logits[2:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("predict", "x --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
+        ("predict", "x --file y --checkpoint GOOD", "give texts or --file, not both"),
+        ("predict", "--file nowhere.txt --checkpoint GOOD", "nowhere.txt: No such file"),
+        ("predict", "x --threshold 2 --checkpoint GOOD", "argument --threshold: 2.0 is not between"),
+        ("export", "FULL --checkpoint GOOD", "exists and is not an empty folder"),
+        ("export", "new --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(plain_checkpoint, tmp_path, monkeypatch, capsys, name, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("data")
+    words = [{"GOOD": str(plain_checkpoint), "FULL": "full"}.get(word, word) for word in arguments.split()]
+    try:
+        code = {"predict": predict, "export": export}[name].main(words)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and len(error.splitlines()) == 1
+    assert (tmp_path / "full" / "precious").read_text() == "data"

@@ -1,0 +1,142 @@
+"""Reading labelled texts of any columns, and holding some out without a leak."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from common.data import resolve_source
+from common.errors import UserError
+from projects.bert_sentiment.texts import Texts, containing, hold_out, read
+
+
+def lines(path, rows, text="sentence", label="label"):
+    path.write_text("".join(json.dumps({text: a, label: b}) + "\n" for a, b in rows))
+
+
+def read_folder(folder, text="sentence", label="label", val_size=0):
+    return read(resolve_source(str(folder), "x/y"), text, label, val_size)
+
+
+TRAIN = [("a fine day", "good"), ("a grey day", "bad"), ("so so", "fair"), ("lovely", "good")]
+
+
+def test_splits_and_names_of_classes(tmp_path):
+    lines(tmp_path / "train.jsonl", TRAIN)
+    lines(tmp_path / "validation.jsonl", TRAIN[:2])
+    lines(tmp_path / "test.jsonl", TRAIN[2:])
+    splits, names = read_folder(tmp_path)
+    assert names == ["bad", "fair", "good"]
+    assert splits["train"] == Texts([text for text, _ in TRAIN], [2, 0, 1, 2])
+    assert splits["val"].labels == [2, 0] and splits["test"].labels == [1, 2]
+
+
+def test_whole_numbers_are_classes_in_order_of_size(tmp_path):
+    lines(tmp_path / "train.jsonl", [("a", 10), ("b", -1), ("c", 2)])
+    lines(tmp_path / "test.jsonl", [("d", 2)])
+    splits, names = read_folder(tmp_path)
+    assert names == ["-1", "2", "10"] and splits["train"].labels == [2, 0, 1] and splits["test"].labels == [1]
+
+
+def test_a_class_feature_keeps_its_names_and_hides_unlabelled_splits(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for split, labels in [("train", [1, 0, 1, 0]), ("validation", [0, 1]), ("test", [-1, -1])]:
+        data = datasets.Dataset.from_dict(
+            {"sentence": [f"{split} {i}" for i in range(len(labels))], "label": labels}, features
+        )
+        data.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    splits, names = read_folder(tmp_path)
+    assert names == ["no", "yes"]
+    assert splits["test"].texts == ["validation 0", "validation 1"], "nobody has labelled test: validation is the test"
+    assert "val" not in splits and splits["train"].labels == [1, 0, 1, 0]
+
+
+def test_a_single_csv_file_is_split_in_three(tmp_path):
+    path = tmp_path / "reviews.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["review", "stars"])
+        writer.writerows([f"text number {i}, quoted", "good" if i % 3 else "bad"] for i in range(100))
+    splits, names = read_folder(path, "review", "stars", val_size=8)
+    assert names == ["bad", "good"]
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [84, 8, 8]
+    every = [text for split in splits.values() for text in split.texts]
+    assert sorted(every) == sorted(f"text number {i}, quoted" for i in range(100))
+    again, _ = read_folder(path, "review", "stars", val_size=8)
+    assert again == splits
+
+
+def test_rows_without_text_or_label_are_left_out_and_said(tmp_path, capsys):
+    lines(tmp_path / "train.jsonl", [*TRAIN, (None, "good"), ("  ", "bad"), ("no label", None)])
+    lines(tmp_path / "test.jsonl", TRAIN)
+    splits, _ = read_folder(tmp_path)
+    assert len(splits["train"]) == 4
+    assert capsys.readouterr().out == "train: 3 rows without a text or a label are left out\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "message"),
+    [
+        ({"train": TRAIN}, ("text", "label", 0), r"--data.text_column text: train of .* has the columns sentence, label"),
+        ({"train": TRAIN}, ("sentence", "stars", 0), r"--data.label_column stars: train of .* columns sentence, label"),
+        ({"train": TRAIN}, ("sentence", "label", 0), r"no test split; hold texts out of train with --data.val_size"),
+        ({"train": TRAIN, "test": [("x", "odd")]}, ("sentence", "label", 0), r"the label 'odd' of test is none of train's"),
+        ({"train": [("a", "good"), ("b", "good")], "test": TRAIN}, ("sentence", "label", 0), r"every text .* is 'good'"),
+        (
+            {"train": [("a", 0.5), ("b", 1.5)], "test": [("c", 0.5)]},
+            ("sentence", "label", 0),
+            r"float64 is neither a name nor",
+        ),
+        (
+            {"train": [(1, "a"), (2, "b")], "test": [(3, "a")]},
+            ("sentence", "label", 0),
+            r"text_column sentence: not text but int64",
+        ),
+        ({"test": TRAIN}, ("sentence", "label", 0), r"no split train with texts and labels; with both there is test"),
+        ({"train": []}, ("sentence", "label", 0), r"train.jsonl is empty"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path, files, arguments, message):
+    for split, rows in files.items():
+        lines(tmp_path / f"{split}.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        read_folder(tmp_path, *arguments)
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    (tmp_path / "test.csv").write_text("sentence,label\ngood,a\n")
+    (tmp_path / "train.csv").write_bytes("sentence,label\ngut,a\nschön,b\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train.csv, line 3, is not UTF-8"):
+        read_folder(tmp_path)
+
+
+PHRASES = ["the film is good", "film is good", "good", "a film", "the film", "The  Film", "is good enough", "go", "", "odd"]
+
+
+def words_in(part, whole):
+    part, whole = part.lower().split(), whole.lower().split()
+    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+
+def test_containing_equals_brute_force():
+    found = containing(PHRASES)
+    for i, text in enumerate(PHRASES):
+        expected = {j for j, other in enumerate(PHRASES) if j != i and text and words_in(text, other)}
+        assert found[i] == expected, text
+
+
+def test_nothing_held_out_is_part_of_what_is_left_or_the_other_way_round():
+    sentences = [f"{a} {b} {c} story" for a in ("one", "two", "no") for b in ("bright", "dark") for c in ("little", "big")]
+    phrases = [" ".join(s.split()[i:j]) for s in sentences for i in range(4) for j in range(i + 1, 5)]
+    texts = Texts(phrases, list(range(len(phrases))))
+    train, val = hold_out(texts, 4)
+    assert len(val) == 4 and all(len(text.split()) == 4 for text in val.texts), "only whole sentences are held out"
+    assert train.texts and not any(words_in(text, other) for text in train.texts for other in val.texts)
+    assert not any(words_in(other, text) for text in train.texts for other in val.texts)
+    lost = [text for text in phrases if text not in train.texts and text not in val.texts]
+    assert all(any(words_in(text, other) for other in val.texts) for text in lost), "nothing leaves without a reason"
+    for part in (train, val):
+        assert all(phrases[label] == text for text, label in zip(part.texts, part.labels, strict=True))
