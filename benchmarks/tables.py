@@ -31,11 +31,14 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+BERT_SENTIMENT_RUNS = ["bert_sentiment-sample"]
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
 
 def percent(result: dict[str, Any], key: str) -> str:
-    """Mean and deviation of a share, in per cent."""
+    """Mean and deviation of a share, in per cent; of a single run the share alone."""
+    if len(result["seeds"]) == 1:
+        return f"{100 * result['mean'][key]:.2f} %"
     return f"{100 * result['mean'][key]:.2f} ± {100 * result['deviation'][key]:.2f} %"
 
 
@@ -199,6 +202,19 @@ def seq2seq_benchmark() -> str:
     )
 
 
+def bert_sentiment_figures() -> str:
+    """Test figures of each recipe."""
+    header = ["recipe", "encoder", "test accuracy", "F1", "calibration error", "training", "seeds", "on", "data"]
+    body = []
+    for result in map(read_result, BERT_SENTIMENT_RUNS):
+        error = f"{100 * result['mean']['test/calibration_error']:.1f} points"
+        figures = [percent(result, "test/accuracy"), percent(result, "test/f1"), error]
+        row = [f"`{result['recipe']}`", f"`{result['notes']['encoder']}`", *figures]
+        row += [minutes(result["mean"]["train_seconds"]), str(len(result["seeds"]))]
+        body.append([*row, result["device"], f"`{result['data_source']}`"])
+    return rows(header, body)
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -222,6 +238,7 @@ def cifar10_smoothing() -> str:
 
 
 TABLES = {
+    "bert_sentiment-figures": bert_sentiment_figures,
     "cifar10-smoothing": cifar10_smoothing,
     "front": front,
     "cifar10-figures": cifar10_figures,

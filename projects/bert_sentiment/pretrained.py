@@ -159,7 +159,8 @@ def load_model(checkpoint: str, class_names: Sequence[str], vocabulary_size: int
             )
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
         raise UserError(f"--model.checkpoint {checkpoint}: {one_line(error)}") from error
-    return with_padding(model)
+    # it comes in evaluation mode, and Lightning leaves the mode as it is: one would train without dropout
+    return with_padding(model).train()
 
 
 def new_model(encoder: dict[str, Any], class_names: Sequence[str]) -> PreTrainedModel:

@@ -98,6 +98,7 @@ def test_weights_are_the_checkpoints_and_another_head_is_new(checkpoint_folder):
     same = load_model(str(checkpoint_folder), ["x", "y", "z"], 0)
     assert torch.equal(same.classifier.weight, reference.classifier.weight)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(part.training for part in model.modules()), "else it would be trained without dropout"
 
 
 def test_a_checkpoint_can_be_taken_apart_and_put_together(checkpoint_folder):
