@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
+BOUNDS = (0.01, 100.0)  # of 1 / temperature: confidence that is worth nothing would else be divided by infinity
 LENGTHS = (5, 10, 20, 40)  # words: where short texts end and longer ones begin
 
 
@@ -27,7 +28,7 @@ def temperature(logits: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
         mean = (p * logits).sum(1)
         slope = (mean - right).mean()  # of the loss, in the inverse temperature
         curvature = ((p * logits.square()).sum(1) - mean.square()).mean()
-        inverse = (inverse - slope / curvature.clamp(min=1e-12)).clamp(inverse / 4, 4 * inverse)
+        inverse = (inverse - slope / curvature.clamp(min=1e-12)).clamp(inverse / 4, 4 * inverse).clamp(*BOUNDS)
     return (1 / inverse).float()
 
 

@@ -38,7 +38,8 @@ class TextPictures(Callback):
         names = data.class_names
         logits, labels, order = module.gathered()
         texts = [data.splits["test"].texts[i] for i in order]
-        confidence, predicted = (logits / module.temperature.item()).softmax(1).max(1)
+        predicted = logits.argmax(1)
+        confidence = (logits / module.temperature.item()).softmax(1).amax(1)
         wrong = (predicted != labels).nonzero().squeeze(1)
         wrong = wrong[confidence[wrong].argsort(descending=True)]
         header = ["text", "is", "taken for", "confidence"]

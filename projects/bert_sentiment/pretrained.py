@@ -93,7 +93,7 @@ def is_cached(hub_id: str) -> bool:
 
 
 def load_tokenizer(checkpoint: str, texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of `checkpoint`; for a tiny encoder WordPiece learned from `texts`.
+    """The tokenizer of `checkpoint`; for a tiny encoder BPE learned from `texts`.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -115,15 +115,19 @@ def load_tokenizer(checkpoint: str, texts: Sequence[str]) -> PreTrainedTokenizer
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerBase:
-    """WordPiece in BERT's manner, lower case, of at most `size` tokens, learned from `texts`."""
+    """BPE of at most `size` tokens, learned from `texts`; lower case and the words of BERT's own tokenizer.
+
+    Not WordPiece as BERT has it: what the library's trainer of that learns differs from one time to the next, so every
+    process of a run would have a vocabulary of its own.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(names.values()), show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(names.values()), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)

@@ -198,6 +198,11 @@ def test_the_temperature_has_the_least_loss_of_a_grid(scale):
     assert found == pytest.approx(best, rel=0.005) and found == pytest.approx(scale, rel=0.15)
 
 
+def test_confidence_that_is_worth_nothing_has_the_highest_temperature():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    assert temperature(logits, torch.tensor([1, 0, 1])) == 100
+
+
 def test_no_mistakes_leave_the_temperature_at_one():
     assert temperature(torch.eye(3), torch.arange(3)) == 1
     assert temperature(torch.empty(0, 2), torch.empty(0, dtype=torch.long)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -21,7 +22,9 @@ from projects.bert_sentiment.pretrained import (
     resolve_checkpoint,
     to_files,
     tokenizer_from_files,
+    train_tokenizer,
 )
+from projects.bert_sentiment.sample import make_sample
 
 
 @pytest.fixture
@@ -112,6 +115,11 @@ def test_a_checkpoint_can_be_taken_apart_and_put_together(checkpoint_folder):
     rebuilt.load_state_dict(model.state_dict())
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     torch.testing.assert_close(rebuilt.eval()(ids).logits, model.eval()(ids).logits)
+
+
+def test_a_tokenizer_is_learned_the_same_each_time():
+    texts = make_sample()["test"].texts
+    assert len({json.dumps(train_tokenizer(texts, size).get_vocab(), sort_keys=True) for size in [200] * 5}) == 1
 
 
 def test_a_learned_tokenizer_knows_its_texts_and_its_ends():
