@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +45,15 @@ def count_batches(count: int, batch_size: int, world_size: int = 1) -> int:
 def _check_enough(count: int, world_size: int) -> None:
     if count < world_size:
         raise UserError(f"{count} training samples for {world_size} processes: use fewer --devices")
+
+
+def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """`rows` of ids, each of its own length, as (rows, time) int64 filled up with `padding`; and bool, true at ids."""
+    lengths = torch.tensor([len(row) for row in rows])
+    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, time)
+    padded = torch.full(real.shape, padding)
+    padded[real] = torch.tensor(list(chain.from_iterable(rows)))
+    return padded, real
 
 
 def pooled_batches(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from common import batches
 from common.batches import count_batches, data_position, pooled_batches, rank_and_world_size, rank_share
 from common.data import SourcedData, load_splits, resolve_source
 from common.errors import UserError
@@ -227,10 +227,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
 
 def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
     """`rows` of ids, each of its own length, as (rows, time) int64 filled up with `padding`, and their mask, 1 for ids."""
-    lengths = torch.tensor([len(row) for row in rows])
-    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, time)
-    padded = torch.full(real.shape, padding)
-    padded[real] = torch.tensor(list(chain.from_iterable(rows)))
+    padded, real = batches.pad(rows, padding)
     return padded, real.long()
 
 

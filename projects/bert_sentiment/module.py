@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from common.errors import UserError
+from common.losses import smoothed_floor
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.evaluation import accuracy_by_length, scores, temperature
 from projects.bert_sentiment.networks import Classifier, MeanPooling, OwnHead, freeze, renew_top, set_dropout
@@ -126,12 +127,8 @@ class BertSentimentModule(LightningModule):
 
     @property
     def loss_floor(self) -> float:
-        """The least cross-entropy that smoothed targets allow: their own entropy, in nats."""
-        smoothing, classes = self.hparams["label_smoothing"], len(self.hparams["class_names"])
-        if smoothing == 0:
-            return 0.0
-        off, on = smoothing / classes, 1 - smoothing + smoothing / classes
-        return -(on * math.log(on) + (classes - 1) * off * math.log(off))
+        """The least cross-entropy that smoothed targets allow, in nats."""
+        return smoothed_floor(self.hparams["label_smoothing"], len(self.hparams["class_names"]))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (batch, time) int64 -> logits (batch, classes) in float32."""

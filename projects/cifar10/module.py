@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from common.errors import UserError
+from common.losses import smoothed_floor
 from projects.cifar10.inference import predict_logits
 from projects.cifar10.networks import ResNet18, SpeedNet, resize
 from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
@@ -109,12 +110,8 @@ class CIFAR10Module(LightningModule):
 
     @property
     def loss_floor(self) -> float:
-        """The least cross-entropy that smoothed targets allow: their own entropy, in nats."""
-        smoothing, classes = self.hparams["label_smoothing"], self.hparams["num_classes"]
-        if smoothing == 0:
-            return 0.0
-        off, on = smoothing / classes, 1 - smoothing + smoothing / classes
-        return -(on * math.log(on) + (classes - 1) * off * math.log(off))
+        """The least cross-entropy that smoothed targets allow, in nats."""
+        return smoothed_floor(self.hparams["label_smoothing"], self.hparams["num_classes"])
 
     def setup(self, stage: str) -> None:
         """Takes the network's input statistics from the training pictures, the same in every process."""

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from common import batches
 from common.batches import count_token_batches, data_position, rank_and_world_size, rank_share, token_batches
 from common.data import Source, SourcedData, load_splits, read_column
 from common.errors import UserError
@@ -282,11 +283,8 @@ def collate(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]], in
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """`rows` of ids, each of its own length, as (rows, time) int64 filled up with PAD, and their lengths (rows,) int64."""
-    lengths = torch.tensor([len(row) for row in rows])
-    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, time)
-    padded = torch.full(real.shape, PAD)
-    padded[real] = torch.tensor(list(chain.from_iterable(rows)))
-    return padded, lengths
+    padded, real = batches.pad(rows, PAD)
+    return padded, real.sum(1)
 
 
 def pair_lengths(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from common.errors import UserError
+from common.losses import smoothed_floor
 from projects.seq2seq.data import Batch
 from projects.seq2seq.evaluation import bleu_by_length, corpus_bleu, evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
@@ -147,12 +148,8 @@ class Seq2SeqModule(LightningModule):
 
     @property
     def loss_floor(self) -> float:
-        """The least cross-entropy that smoothed targets allow: their own entropy, in nats."""
-        smoothing, size = self.hparams["label_smoothing"], self.hparams["vocabularies"][1]
-        if smoothing == 0:
-            return 0.0
-        off, on = smoothing / size, 1 - smoothing + smoothing / size
-        return -(on * math.log(on) + (size - 1) * off * math.log(off))
+        """The least cross-entropy that smoothed targets allow, in nats."""
+        return smoothed_floor(self.hparams["label_smoothing"], self.hparams["vocabularies"][1])
 
     def setup(self, stage: str) -> None:
         """Compiles the network if that is asked for."""
