@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -99,6 +101,18 @@ def wandb_logger(
             # without its own step_metric a metric that is defined later loses its x-axis
             run.define_metric(metric, step_metric="trainer/global_step", summary=mode)
     return logger
+
+
+@contextmanager
+def closing_wandb() -> Iterator[None]:
+    """Ends W&B's run with the block, as a failed one if by an error; the next run of this process then has its own."""
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish(exit_code=code)
 
 
 def offline_reason(timeout: float = 3.0) -> str:

@@ -28,7 +28,7 @@ from common.checkpoints import AtomicCheckpointIO, find_good, logged_steps, newe
 from common.data import announce_sample
 from common.device import check_devices, default_precision, keep_freed_memory
 from common.errors import UserError
-from common.loggers import csv_logger, wandb_logger
+from common.loggers import closing_wandb, csv_logger, wandb_logger
 from common.summary import write_summary
 from common.terminal import say
 
@@ -60,8 +60,7 @@ class Run:
 def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
     """Does what the parsed command line asks for, with `extra_callbacks` before the run's own; returns the exit code."""
     quiet_lightning()
-    config, project = cli.config, cli.project
-    options = config.trainer
+    config, options = cli.config, cli.config.trainer
     check_devices(options.accelerator, options.devices)
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -77,8 +76,17 @@ def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
         keep = ("accelerator", "precision")
         debug_run(config.debug, module, data, {"devices": 1, **{key: options[key] for key in keep}})
         return 0
-    dry = bool(options.fast_dev_run)
-    place = Run(Path(), None) if dry else open_run(project.name, config.name, config.resume, cli.config.recipe)
+    if config.wandb:
+        with closing_wandb():
+            return train_and_test(cli, extra_callbacks)
+    return train_and_test(cli, extra_callbacks)
+
+
+def train_and_test(cli: CapstoneCLI, extra_callbacks: Sequence[Callback]) -> int:
+    """Fits, tests on the best checkpoint, and writes the summary; returns the exit code."""
+    config, project = cli.config, cli.project
+    dry = bool(config.trainer.fast_dev_run)
+    place = Run(Path(), None) if dry else open_run(project.name, config.name, config.resume, config.recipe)
     module, data, trainer_options = build(cli)
     trainer_options["callbacks"] = [*extra_callbacks, *(trainer_options.get("callbacks") or [])]
     if not dry:

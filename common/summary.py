@@ -70,7 +70,6 @@ def write_summary(
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
-            logger.experiment.finish()  # else the next run of this process would go on in this one
     print_summary(summary, place, checkpoint, project.use, is_sample=data.resolve().kind == "sample")
 
 

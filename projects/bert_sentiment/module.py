@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from common.losses import smoothed_floor
+from common.optim import clip_gradients
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.evaluation import accuracy_by_length, scores, temperature
 from projects.bert_sentiment.networks import Classifier, MeanPooling, OwnHead, freeze, renew_top, set_dropout
@@ -229,9 +230,8 @@ class BertSentimentModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm; Lightning refuses to with a fused optimizer, as it might have a gradient scaler to undo first."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
+        """Clips; see `clip_gradients`."""
+        clip_gradients(self.net.parameters(), gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what prediction needs beside the weights: the configuration and the tokenizer, as files."""

@@ -9,24 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
-def orthogonalize(matrix: Tensor, steps: int = 3, eps: float = 1e-7) -> Tensor:
-    """Pushes all singular values of `matrix` (rows, columns) towards 1 by Newton-Schulz iteration, in bfloat16.
-
-    Each step maps a singular value s to a s + b s^3 + c s^5. The coefficients trade exactness for speed: values land
-    between about 0.7 and 1.2, which serves an update direction as well as 1 does (Jordan et al., "Muon", 2024). Three
-    steps bring all those there that are at least 2 % of the matrix's norm; a smaller one grows by a^3, to 41 times itself.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    x = x / (x.norm() + eps)
-    tall = x.shape[0] > x.shape[1]
-    if tall:
-        x = x.T  # the Gram matrix is then the smaller of the two
-    for _ in range(steps):
-        gram = x @ x.T  # (rows, rows)
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+from common.optim import orthogonalize
 
 
 class MuonSGD(Optimizer):

@@ -15,11 +15,13 @@ from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from common.losses import smoothed_floor
+from common.optim import clip_gradients
 from projects.seq2seq.data import Batch
 from projects.seq2seq.evaluation import bleu_by_length, corpus_bleu, evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
 from projects.seq2seq.losses import linear_cross_entropy
 from projects.seq2seq.networks import PAD, RecurrentTranslator, TransformerTranslator
+from projects.seq2seq.optim import MuonAdamW, parameter_groups
 from projects.seq2seq.search import SearchOptions
 from projects.seq2seq.vocabulary import decode
 
@@ -47,9 +49,10 @@ class Seq2SeqModule(LightningModule):
         tie: `all` makes one matrix of both embeddings and the output layer, `target` of the target's embedding and the
             output layer, `none` none.
         label_smoothing: share of the target spread evenly over the vocabulary.
-        lr: Adam's learning rate at its highest.
-        betas: Adam's.
-        weight_decay: AdamW's factor.
+        lr: AdamW's learning rate at its highest.
+        muon_lr: the same of Muon for the matrices inside the network; without it AdamW has them too.
+        betas: AdamW's.
+        weight_decay: share of the learning rate by which weights shrink in a step.
         schedule: `linear` or `cosine`, each down to zero at the last step, or `inverse_sqrt`.
         warmup: share of all steps in which the rate rises linearly from zero.
         beam: hypotheses that the search follows at test.
@@ -81,6 +84,7 @@ class Seq2SeqModule(LightningModule):
         tie: str = "all",
         label_smoothing: float = 0.1,
         lr: float = 2e-3,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.0,
         schedule: str = "linear",
@@ -106,8 +110,10 @@ class Seq2SeqModule(LightningModule):
         for option, share in [("dropout", dropout), ("word_dropout", word_dropout), ("label_smoothing", label_smoothing)]:
             if not 0 <= share < 1:
                 raise UserError(f"--model.{option} {share}: a share is 0 or more and below 1")
-        if lr <= 0 or not all(0 <= share <= 1 for share in (*teacher_forcing, warmup)):
-            raise UserError("--model.lr is above 0, --model.teacher_forcing and --model.warmup are shares from 0 to 1")
+        if min(lr, muon_lr or lr) <= 0 or not all(0 <= share <= 1 for share in (*teacher_forcing, warmup)):
+            raise UserError(
+                "--model.lr is above 0, and so is muon_lr; --model.teacher_forcing and warmup are shares from 0 to 1"
+            )
         if network == "transformer" and (width % heads or width % 2):
             raise UserError(f"--model.width {width}: a multiple of --model.heads {heads}, and even")
         vocabularies, betas = (vocabularies[0], vocabularies[1]), (betas[0], betas[1])
@@ -245,9 +251,10 @@ class Seq2SeqModule(LightningModule):
         return [self.translations[i] for i in order], [pairs.target[i] for i in order]
 
     def configure_optimizers(self) -> Any:
-        """AdamW, and the schedule, stepped every batch."""
+        """AdamW, with Muon beside it if that has a rate, and the schedule, stepped every batch."""
         h = self.hparams
-        optimizer = torch.optim.AdamW(self.net.parameters(), h["lr"], h["betas"], 1e-9, h["weight_decay"], fused=True)
+        groups = parameter_groups(self.net, h["muon_lr"])
+        optimizer = MuonAdamW(groups, lr=h["lr"], betas=h["betas"], eps=1e-9, weight_decay=h["weight_decay"])
         if math.isinf(self.trainer.estimated_stepping_batches):
             raise UserError("--max_epochs -1: the learning rate falls with the share done; set one, or --max_steps")
         steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
@@ -269,9 +276,8 @@ class Seq2SeqModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm; Lightning refuses to with a fused optimizer, which might have a gradient scaler to undo first."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), gradient_clip_val)
+        """Clips; see `clip_gradients`."""
+        clip_gradients(self.net.parameters(), gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what translation needs beside the weights: the tokenizers and the names of the languages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import time
@@ -13,7 +14,7 @@ import yaml
 
 from common import loggers
 from common.errors import UserError
-from common.loggers import csv_logger, offline_reason, read_metrics, wandb_logger
+from common.loggers import closing_wandb, csv_logger, offline_reason, read_metrics, wandb_logger
 
 # metrics.csv
 
@@ -195,6 +196,22 @@ def test_a_run_without_a_key_says_that_it_is_offline(full_run):
     line = next(line for line in full_run.out.splitlines() if line.startswith("W&B"))
     assert line.startswith("W&B: offline, no API key")
     assert line.endswith("`wandb sync runs/cifar10/full/wandb/offline-run-*`")
+
+
+def test_a_run_is_closed_also_if_it_fails(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for error in (None, KeyboardInterrupt()):
+        folder = tmp_path / type(error).__name__
+        folder.mkdir()
+        with contextlib.suppress(KeyboardInterrupt), closing_wandb():
+            wandb_logger(folder, "p", {}, {}, lambda line: None)
+            if error is not None:
+                raise error
+        assert wandb.run is None, "else the next run of this process would go on in this one"
+        (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+        assert ended(path)[-1].exit.exit_code == (error is not None)
 
 
 def test_the_run_has_its_name_and_project(logged):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.cifar10.networks import ResNet18, SpeedNet
-from projects.cifar10.optim import Lookahead, MuonSGD, orthogonalize, parameter_groups
+from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
 
 
 def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
@@ -19,34 +19,7 @@ def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
     return s
 
 
-def with_singular_values(values: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A matrix of these singular values, with its left (rows, n) and right (columns, n) singular vectors."""
-    n = len(values)
-    left, right = torch.linalg.qr(torch.randn(rows, n))[0], torch.linalg.qr(torch.randn(columns, n))[0]
-    return left * values @ right.T, left, right
-
-
 # Muon
-
-
-@pytest.mark.parametrize("rows, columns", [(12, 40), (40, 12), (16, 16)])
-def test_orthogonalize_keeps_singular_vectors_and_brings_values_to_about_one(rows, columns):
-    values = torch.linspace(1, 0.1, min(rows, columns))
-    matrix, left, right = with_singular_values(5 * values, rows, columns)
-    got = left.T @ orthogonalize(matrix) @ right  # diagonal, if the singular vectors are the same
-    assert got.dtype == torch.float32
-    reached = got.diag()
-    assert reached.min() > 0.66 and reached.max() < 1.23
-    torch.testing.assert_close(reached, polynomial(values / values.norm(), 3), atol=0.03, rtol=0)
-    assert (got - torch.diag(reached)).abs().max() < 0.03, "bfloat16 has three digits"
-    untouched = left.T @ (matrix / matrix.norm()) @ right
-    assert untouched.diag().max() < 0.5, "values that are one already would prove nothing"
-
-
-def test_orthogonalize_leaves_tiny_values_below_one():
-    matrix, left, right = with_singular_values(torch.tensor([1.0, 0.01]), 6, 9)
-    small = (left.T @ orthogonalize(matrix) @ right)[1, 1]
-    assert float(small) == pytest.approx(0.01 * 3.4445**3, abs=0.06)
 
 
 def test_a_muon_step_is_the_one_computed_by_hand():

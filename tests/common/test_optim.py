@@ -1,0 +1,67 @@
+"""Newton-Schulz iteration against the singular value decomposition; clipping against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.optim import clip_gradients, orthogonalize
+
+
+def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
+    """What `steps` Newton-Schulz steps make of a singular value."""
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return s
+
+
+def with_singular_values(values: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix of these singular values, with its left (rows, n) and right (columns, n) singular vectors."""
+    n = len(values)
+    left, right = torch.linalg.qr(torch.randn(rows, n))[0], torch.linalg.qr(torch.randn(columns, n))[0]
+    return left * values @ right.T, left, right
+
+
+@pytest.mark.parametrize("rows, columns", [(12, 40), (40, 12), (16, 16)])
+def test_orthogonalize_keeps_singular_vectors_and_brings_values_to_about_one(rows, columns):
+    values = torch.linspace(1, 0.1, min(rows, columns))
+    matrix, left, right = with_singular_values(5 * values, rows, columns)
+    got = left.T @ orthogonalize(matrix, 3) @ right  # diagonal, if the singular vectors are the same
+    assert got.dtype == torch.float32
+    reached = got.diag()
+    assert reached.min() > 0.66 and reached.max() < 1.23
+    torch.testing.assert_close(reached, polynomial(values / values.norm(), 3), atol=0.03, rtol=0)
+    assert (got - torch.diag(reached)).abs().max() < 0.03, "bfloat16 has three digits"
+    untouched = left.T @ (matrix / matrix.norm()) @ right
+    assert untouched.diag().max() < 0.5, "values that are one already would prove nothing"
+
+
+def test_orthogonalize_leaves_tiny_values_below_one():
+    matrix, left, right = with_singular_values(torch.tensor([1.0, 0.01]), 6, 9)
+    small = (left.T @ orthogonalize(matrix, 3) @ right)[1, 1]
+    assert float(small) == pytest.approx(0.01 * 3.4445**3, abs=0.06)
+
+
+def test_matrices_of_a_stack_are_orthogonalised_each_on_its_own():
+    stack = torch.randn(2, 3, 6, 4) * torch.tensor([1.0, 100.0]).view(2, 1, 1, 1)
+    together = orthogonalize(stack)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(together[i, j], orthogonalize(stack[i, j]), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_clipping_is_by_norm_or_by_value(algorithm):
+    layers = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer in layers:
+        (100 * layer(torch.ones(1, 3))).square().sum().backward()
+    untouched = layers[0].weight.grad.clone()
+    clip_gradients(layers[0].parameters(), None, algorithm)
+    assert torch.equal(layers[0].weight.grad, untouched)
+    clip_gradients(layers[0].parameters(), 0.5, algorithm)
+    reference = nn.utils.clip_grad_value_ if algorithm == "value" else nn.utils.clip_grad_norm_
+    reference(layers[1].parameters(), 0.5)
+    assert not torch.equal(layers[0].weight.grad, untouched)
+    torch.testing.assert_close(layers[0].weight.grad, layers[1].weight.grad)
