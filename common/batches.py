@@ -47,10 +47,14 @@ def _check_enough(count: int, world_size: int) -> None:
         raise UserError(f"{count} training samples for {world_size} processes: use fewer --devices")
 
 
-def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """`rows` of ids, each of its own length, as (rows, time) int64 filled up with `padding`; and bool, true at ids."""
+def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """`rows` of ids, each of its own length, as (rows, time) int64 filled up with `padding`; and bool, true at ids.
+
+    `time` is the longest row's length, rounded up to a multiple of `multiple`.
+    """
     lengths = torch.tensor([len(row) for row in rows])
-    real = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, time)
+    time = -(-int(lengths.max()) // multiple) * multiple
+    real = torch.arange(time) < lengths[:, None]  # (rows, time)
     padded = torch.full(real.shape, padding)
     padded[real] = torch.tensor(list(chain.from_iterable(rows)))
     return padded, real

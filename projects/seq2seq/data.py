@@ -175,6 +175,18 @@ class TranslationData(SourcedData):
         kinds = {False: shared, True: lowercasing(shared)}
         return kinds[lowered[0]], kinds[lowered[1]]
 
+    @cached_property
+    def length_limit(self) -> tuple[float, float]:
+        """Ratio and extra tokens that bound a translation's length by its source's.
+
+        A quarter more than the mean ratio, and what is then needed for all but one in a thousand of the training pairs.
+        """
+        train = self.splits["train"]
+        source, target = pair_lengths(train.source_ids, train.target_ids).double().T
+        ratio = 1.25 * target.sum() / source.sum()
+        extra = (target - ratio * source).quantile(0.999)
+        return float(ratio), max(1.0, float(extra))
+
     def prepare_data(self) -> None:
         """Downloads the data once for all processes."""
         self.texts  # noqa: B018

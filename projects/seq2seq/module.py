@@ -206,10 +206,10 @@ class Seq2SeqModule(LightningModule):
     def translate(self, batch: Batch, options: SearchOptions) -> None:
         """Adds a batch's translations to `translations`."""
         sources = [row[: length - 1].tolist() for row, length in zip(batch.source, batch.source_lengths, strict=True)]
-        found = translate_ids(self.net, sources, options, self.device, batch_size=len(sources))
-        tokenizer = self.trainer.datamodule.target_tokenizer  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        found = translate_ids(self.net, sources, options, self.device, batch_size=len(sources), limit=data.length_limit)
         for index, hypotheses in zip(batch.pair.tolist(), found, strict=True):
-            self.translations[index] = decode(tokenizer, hypotheses[0].tokens)
+            self.translations[index] = decode(data.target_tokenizer, hypotheses[0].tokens)
 
     def on_validation_epoch_end(self) -> None:
         """BLEU in lower case, the share of exact translations, and perplexity: e to the mean loss per token."""
@@ -280,8 +280,9 @@ class Seq2SeqModule(LightningModule):
         clip_gradients(self.net.parameters(), gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what translation needs beside the weights: the tokenizers and the names of the languages."""
+        """Adds what translation needs beside the weights: tokenizers, names of the languages, and lengths to expect."""
         if self._trainer is not None and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             checkpoint["tokenizers"] = [data.source_tokenizer.to_str(), data.target_tokenizer.to_str()]
             checkpoint["languages"] = list(data.languages)
+            checkpoint["length_limit"] = list(data.length_limit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -342,6 +342,21 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
+ROOM = 16, 4  # positions that a cache begins with, and by which it grows: a CPU's products and softmax are fast at these
+
+
+def store(cache: Tensor, new: Tensor, time: int) -> Tensor:
+    """`cache` (..., room, d) with `new` (..., 1, d) as number `time` of its positions; zeros behind.
+
+    In place while there is room: to copy what is there would cost more than the step's attention.
+    """
+    if cache.shape[-2] == time:
+        more = cache.new_zeros(*cache.shape[:-2], ROOM[time > 0], cache.shape[-1])
+        cache = torch.cat([cache, more], -2)
+    cache[..., time, :] = new[..., 0, :]
+    return cache
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention in several subspaces (Vaswani et al., arXiv 1706.03762, section 3.2).
 
@@ -461,13 +476,15 @@ class DecoderLayer(nn.Module):
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
     def step(
-        self, x: Tensor, cache: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
+        self, x: Tensor, cache: tuple[Tensor, Tensor], time: int, keys: Tensor, values: Tensor, mask: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """One position for each hypothesis.
 
         Args:
             x: (batch, beams, width).
-            cache: keys and values (batch, beams, heads, time, width / heads) of the positions before.
+            cache: keys and values (batch, beams, heads, room, width / heads), of which the first `time` are of the positions
+                before; written in place.
+            time: how many these are.
             keys: of the source, as in `forward`; the beams of a sentence are its queries, so nothing is repeated for them.
 
         Returns:
@@ -475,8 +492,9 @@ class DecoderLayer(nn.Module):
         """
         y = self.around_attention.before(x)[:, :, None]  # (batch, beams, 1, width)
         new = self.attention.project(y)
-        cache = (torch.cat([cache[0], new[0]], -2), torch.cat([cache[1], new[1]], -2))
-        x = self.around_attention.after(x, self.attention(y, *cache)[0].squeeze(2))
+        cache = (store(cache[0], new[0], time), store(cache[1], new[1], time))
+        past = torch.arange(cache[0].shape[-2], device=x.device) <= time
+        x = self.around_attention.after(x, self.attention(y, *cache, past)[0].squeeze(2))
         y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, mask)
         x = self.around_cross_attention.after(x, y)
         return (
@@ -491,6 +509,13 @@ class TransformerMemory(NamedTuple):
 
     layers: tuple[tuple[Tensor, Tensor], ...]  # each decoder layer's keys and values (batch, heads, time, width / heads)
     mask: Tensor  # (batch, time) bool
+
+
+class TransformerState(NamedTuple):
+    """Where each hypothesis is."""
+
+    caches: tuple[tuple[Tensor, Tensor], ...]  # each layer's keys and values (batch, beams, heads, room, width / heads)
+    length: Tensor  # (batch, beams) positions so far
 
 
 class TransformerTranslator(Translator):
@@ -553,23 +578,27 @@ class TransformerTranslator(Translator):
             x = layer(x, keys, values, memory.mask[:, None, None], causal)
         return self.decoder_norm(x)
 
-    def start(self, memory: TransformerMemory, beams: int = 1) -> Any:
-        """An empty cache for each layer and hypothesis: keys and values (batch, beams, heads, 0, width / heads)."""
+    def start(self, memory: TransformerMemory, beams: int = 1) -> TransformerState:
+        """No position so far."""
         keys = memory.layers[0][0]
         empty = keys.new_zeros(len(keys), beams, keys.shape[1], 0, keys.shape[3])
-        return tuple((empty, empty) for _ in self.decoder)
+        return TransformerState(tuple((empty, empty) for _ in self.decoder), memory.mask.new_zeros(len(keys), beams).long())
 
-    def step(self, tokens: Tensor, live: Any, memory: TransformerMemory) -> tuple[Tensor, Any, Tensor]:
+    def step(
+        self, tokens: Tensor, live: TransformerState, memory: TransformerMemory
+    ) -> tuple[Tensor, TransformerState, Tensor]:
         """One more token for each hypothesis; arguments and results as `RecurrentTranslator.step`'s.
 
-        The attention is that of the last layer but one, mean over heads: it aligns best (Garg et al., arXiv 1909.02074).
+        `live` is used up: its caches are written in. The attention is that of the last layer but one, mean over heads: it
+        aligns best (Garg et al., arXiv 1909.02074).
         """
-        position = live[0][0].shape[-2]
+        time = int(live.length[0, 0])  # of all hypotheses
         x = self.embed(self.target_embedding, tokens)
-        x = x + sinusoids(position + 1, x.shape[-1], x.device)[position]  # (batch, beams, width)
+        x = x + sinusoids(time + 1, x.shape[-1], x.device)[time]  # (batch, beams, width)
         caches, attentions = [], []
-        for layer, cache, (keys, values) in zip(self.decoder_layers, live, memory.layers, strict=True):
-            x, cache, weights = layer.step(x, cache, keys, values, memory.mask[:, None, None])
+        for layer, cache, (keys, values) in zip(self.decoder_layers, live.caches, memory.layers, strict=True):
+            x, cache, weights = layer.step(x, cache, time, keys, values, memory.mask[:, None, None])
             caches.append(cache)
             attentions.append(weights)
-        return self.output(self.decoder_norm(x)), tuple(caches), attentions[max(0, len(attentions) - 2)]
+        state = TransformerState(tuple(caches), live.length + 1)
+        return self.output(self.decoder_norm(x)), state, attentions[max(0, len(attentions) - 2)]

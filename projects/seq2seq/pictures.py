@@ -38,7 +38,8 @@ class TranslationPictures(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         pairs = data.splits["val"]
         sources = pairs.source_ids[: self.translations]
-        found = translate_ids(module.net, sources, module.search, module.device, attention=True)
+        options, limit = module.search, data.length_limit
+        found = translate_ids(module.net, sources, options, module.device, attention=True, limit=limit)
         best = [hypotheses[0] for hypotheses in found]
         rows = [
             [source, target, decode(data.target_tokenizer, hypothesis.tokens), round(hypothesis.score, 3)]

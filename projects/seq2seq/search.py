@@ -29,7 +29,8 @@ class Decoder(Protocol):
 
     `memory` belongs to the sentences: tensors (batch, ...). `live` follows the hypotheses, for example a recurrent state or
     a key-value cache: tensors (batch, beams, ...), which may grow in a later dimension. The search drops sentences from
-    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step.
+    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. What
+    `step` returns as `live` is the search's to write in.
     """
 
     def start(self, memory: Nest, beams: int) -> Nest:
@@ -232,9 +233,10 @@ def search(
     limits, forced = limits.long().to(device), prefix_table(prefix, limits, options).to(device)
     trail, found = Trail(), torch.full((batch, options.n_best), -1, device=device)  # the best, by their last places
 
+    memory = map_tensors(Tensor.clone, memory)  # written in when a sentence is done
     # what the sentences that are left have beside `memory`: their rows of `found`, and the scores of the best
     sentence, best_scores = torch.arange(batch, device=device), torch.full(found.shape, -math.inf, device=device)
-    lengths = None if source_lengths is None else source_lengths.to(device)
+    lengths = None if source_lengths is None else source_lengths.to(device, copy=True)
     # what hypotheses have beside `live`: last token, log-probability, last place in the trail, and where an option needs
     # them all tokens (batch, beams, length) and the attention that the source got (batch, beams, source_time)
     live, tokens = decoder.start(memory, first), torch.full((batch, first), options.bos, device=device)
@@ -268,15 +270,32 @@ def search(
         # if all further tokens were certain, the score would be highest at this length
         longest = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
         may_win = sums[:, 0] / longest**options.length_penalty > best_scores[:, -1]
-        left = may_win.nonzero().squeeze(1)
-        if len(left) < len(sentence):
-            memory, limits, forced, lengths, sentence, best_scores = map_tensors(
-                take_sentences, (memory, limits, forced, lengths, sentence, best_scores), left
+        parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
+        hypotheses = (live, history, coverage)
+        if parents.shape[1] == log_probs.shape[1]:
+            heirs = settle(parents)
+            sums, parents, tokens, ends = (x.gather(1, heirs) for x in (sums, parents, tokens, ends))
+            live, history, coverage = map_tensors(functools.partial(move_hypotheses, moves=moves(parents)), hypotheses)
+        else:
+            live, history, coverage = map_tensors(functools.partial(take_hypotheses, parents=parents), hypotheses)
+        if not may_win.all():
+            everything = (
+                memory,
+                limits,
+                forced,
+                lengths,
+                sentence,
+                best_scores,
+                sums,
+                tokens,
+                ends,
+                live,
+                history,
+                coverage,
             )
-        sums = sums[left]
-        parents, tokens, ends = (x.gather(1, order)[left] for x in (parents, tokens, ends))
-        rows = left[:, None] * log_probs.shape[1] + parents  # (batch, beams) of those that were stepped
-        live, history, coverage = map_tensors(take_hypotheses, (live, history, coverage), rows)
+            memory, limits, forced, lengths, sentence, best_scores, sums, tokens, ends, live, history, coverage = (
+                map_tensors(functools.partial(keep_sentences, count=int(may_win.sum()), moves=fill_up(may_win)), everything)
+            )
         if history is not None:
             history = torch.cat([history, tokens[:, :, None]], 2)
     return trail.hypotheses(found, options.eos, source_lengths)
@@ -452,23 +471,64 @@ class Ensemble:
         return summed - math.log(len(steps)), states, torch.stack(attention).mean(0)
 
 
-def take_sentences(tensor: Tensor, rows: Tensor) -> Tensor:
-    """The `rows` (count,) of the first dimension."""
-    return tensor.index_select(0, rows)
+def settle(parents: Tensor) -> Tensor:
+    """An order of hypotheses in which as many as can be stand where their parents stood, so that little has to move.
+
+    The first child of a parent takes its place, the others take the places of parents without a child.
+
+    Args:
+        parents: (batch, beams), from 0 to beams - 1.
+
+    Returns:
+        (batch, beams), the hypothesis that comes to each place.
+    """
+    first = ~(parents[:, :, None] == parents[:, None]).tril(-1).any(2)  # (batch, child)
+    childless = (parents[:, :, None] != torch.arange(parents.shape[1], device=parents.device)).all(1)  # (batch, place)
+    free = childless.byte().sort(dim=1, descending=True, stable=True).indices  # these places come first
+    rank = (~first).cumsum(1) - 1  # of a child among those that have to move
+    return torch.where(first, parents, free.gather(1, rank.clamp(min=0))).argsort(1)
 
 
-def take_hypotheses(tensor: Tensor, rows: Tensor) -> Tensor:
-    """The `rows` (batch, beams) of the first two dimensions counted as one."""
+def moves(parents: Tensor) -> Tensor:
+    """(2, count) rows, counted over batch and beams: those whose parent stands elsewhere, and where."""
+    rows = torch.arange(parents.numel(), device=parents.device).view_as(parents)
+    origins = rows[:, :1] + parents
+    moved = (origins != rows).nonzero(as_tuple=True)
+    return torch.stack([rows[moved], origins[moved]])
+
+
+def fill_up(kept: Tensor) -> Tensor:
+    """(2, count) moves of the last of the `kept` (batch,) bool sentences to the places of those not kept before them."""
+    left = kept.nonzero().squeeze(1)
+    return torch.stack([(~kept[: len(left)]).nonzero().squeeze(1), left[left >= len(left)]])
+
+
+def move_hypotheses(tensor: Tensor, moves: Tensor) -> Tensor:
+    """The tensor with the rows `moves[0]` of the first two dimensions, counted as one, overwritten by `moves[1]`."""
+    flat = tensor.flatten(0, 1)
+    flat[moves[0]] = flat.index_select(0, moves[1])
+    return flat.view_as(tensor)
+
+
+def take_hypotheses(tensor: Tensor, parents: Tensor) -> Tensor:
+    """The hypotheses `parents` (batch, beams) of a tensor (batch, any other number, ...)."""
+    rows = torch.arange(len(tensor), device=tensor.device)[:, None] * tensor.shape[1] + parents
     return tensor.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
-def map_tensors(take: Callable[[Tensor, Tensor], Tensor], nest: Nest, rows: Tensor) -> Nest:
-    """The same nest with the `rows` that `take` takes of each tensor."""
+def keep_sentences(tensor: Tensor, count: int, moves: Tensor) -> Tensor:
+    """The first `count` sentences after the `moves`, in place: to copy all would cost more than the step."""
+    tensor[moves[0]] = tensor.index_select(0, moves[1])
+    return tensor[:count]
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
+    """The same nest with each tensor as `change` returns it."""
     if nest is None:
         return None
     if isinstance(nest, Tensor):
-        return take(nest, rows)
-    parts = [map_tensors(take, part, rows) for part in nest]
+        return change(nest)
+    parts = [map_tensors(change, part) for part in nest]
     return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)  # a NamedTuple has fields
 
 

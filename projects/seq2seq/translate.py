@@ -75,6 +75,7 @@ class Translator:
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
     languages: tuple[str, str]
+    length_limit: tuple[float, float]  # ratio and extra tokens, see `inference.length_limits`
 
 
 def translate(options: argparse.Namespace) -> None:
@@ -114,6 +115,7 @@ def translate(options: argparse.Namespace) -> None:
         [prefix] * len(sources) if prefix else None,
         options.batch_size,
         options.attention is not None,
+        translator.length_limit,
     )
     for hypotheses in results:
         for line in printed(hypotheses, translator.target_tokenizer, options.n_best > 1):
@@ -136,6 +138,7 @@ def load_translator(paths: Sequence[Path], average: bool, device: torch.device) 
     from tokenizers import Tokenizer
 
     from common.checkpoints import check_project, read_checkpoint
+    from projects.seq2seq.inference import LENGTH_LIMIT
     from projects.seq2seq.module import Seq2SeqModule
     from projects.seq2seq.search import Ensemble
 
@@ -158,8 +161,9 @@ def load_translator(paths: Sequence[Path], average: bool, device: torch.device) 
             raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
         nets.append(module.net.eval().to(device))
     source, target = (Tokenizer.from_str(text) for text in checkpoints[0]["tokenizers"])
-    languages = checkpoints[0]["languages"]
-    return Translator(nets[0] if len(nets) == 1 else Ensemble(nets), source, target, (languages[0], languages[1]))
+    languages, limit = checkpoints[0]["languages"], checkpoints[0].get("length_limit", LENGTH_LIMIT)
+    net = nets[0] if len(nets) == 1 else Ensemble(nets)
+    return Translator(net, source, target, (languages[0], languages[1]), (limit[0], limit[1]))
 
 
 def mean_checkpoint(checkpoints: Sequence[dict[str, Any]], paths: Sequence[Path]) -> dict[str, Any]:

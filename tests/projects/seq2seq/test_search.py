@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -10,7 +11,18 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from projects.seq2seq.search import Ensemble, SearchOptions, beam_search, best_extensions, sample
+from projects.seq2seq.search import (
+    Ensemble,
+    SearchOptions,
+    beam_search,
+    best_extensions,
+    fill_up,
+    keep_sentences,
+    move_hypotheses,
+    moves,
+    sample,
+    settle,
+)
 
 PAD, BOS, EOS, A, B, C = range(6)
 PENALTIES = [-1.0, 0.0, 0.6, 1.0, 2.0]
@@ -840,3 +852,41 @@ def test_other_errors():
             sample(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, SearchOptions(), **settings)
     with pytest.raises(UserError, match="no network"):
         Ensemble([])
+
+
+# how hypotheses move
+
+
+def test_as_many_hypotheses_as_can_be_stay_where_their_parents_stood():
+    parents = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    heirs = settle(parents)
+    assert (heirs.sort(1).values == torch.arange(3)).all(), "each once"
+    settled = parents.gather(1, heirs)
+    staying = (settled == torch.arange(3)).sum(1)
+    assert staying.tolist() == [len(set(row)) for row in parents.tolist()], "one child of each parent"
+
+
+def test_moves_overwrite_only_what_has_no_child():
+    live = torch.arange(12).view(2, 3, 2)
+    parents = torch.tensor([[0, 0, 2], [1, 1, 1]])
+    parents = parents.gather(1, settle(parents))
+    expected = live.clone().gather(1, parents[:, :, None].expand(-1, -1, 2))
+    assert len(moves(parents)[0]) == 3
+    assert torch.equal(move_hypotheses(live, moves(parents)), expected)
+
+
+@pytest.mark.parametrize("kept", itertools.product([True, False], repeat=4))
+def test_the_last_sentences_fill_the_places_of_those_that_are_done(kept):
+    sentences, kept = torch.arange(4), torch.tensor(kept)
+    left = keep_sentences(sentences.clone(), int(kept.sum()), fill_up(kept))
+    assert sorted(left.tolist()) == sentences[kept].tolist()
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_what_the_caller_has_is_left_as_it_was(net):
+    net = net(0)
+    source, lengths = sources(5)
+    memory, limits = net.encode(source, lengths), torch.tensor([3, 8, 5, 2, 6])
+    before = [x.clone() for x in (*memory, limits, lengths)]
+    beam_search(net, memory, SearchOptions(beam=3), limits=limits, source_lengths=lengths)
+    assert all(torch.equal(x, y) for x, y in zip(before, (*memory, limits, lengths), strict=True))

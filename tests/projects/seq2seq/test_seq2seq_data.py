@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -326,6 +327,20 @@ def test_everything_in_one_line_of_ten_thousand_words_is_bounded(tmp_path):
     assert data.truncated["train"] >= data.truncated["test"] == 2
     for batch in [*batches_of(data), *data.test_dataloader()]:
         assert max(batch.source.shape[1], batch.target.shape[1] - 1) <= 51
+
+
+@pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
+def test_the_length_limit_is_kept_by_nearly_every_training_pair(bpe_dropout):
+    data = ready(bpe_dropout=bpe_dropout)
+    ratio, extra = data.length_limit
+    source, target = (
+        np.array([len(e.ids) + 1 for e in tokenizer.encode_batch(side)])
+        for tokenizer, side in zip(data.tokenizers, data.texts["train"], strict=True)
+    )
+    assert ratio == pytest.approx(1.25 * target.mean() / source.mean())
+    over = target - ratio * source
+    assert extra == pytest.approx(max(1.0, np.quantile(over, 0.999)))
+    assert (over > extra).sum() <= 1 + len(over) / 1000
 
 
 # vocabularies

@@ -1,5 +1,7 @@
 """Both translators: all steps at once equal one at a time, nothing sees the padding or the future, and PyTorch agrees."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from projects.seq2seq.networks import (
     padding_mask,
     sinusoids,
 )
+from projects.seq2seq.search import map_tensors, take_hypotheses
 
 VOCABULARY = 20
 
@@ -62,6 +65,20 @@ def test_all_steps_at_once_equal_one_step_at_a_time(net):
         torch.testing.assert_close(logits[:, 0], at_once[:, step])
         torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2))
         assert (attention[1, :, 2:] == 0).all(), "padding was attended to"
+
+
+def test_hypotheses_may_be_reordered_dropped_and_repeated_between_steps(net):
+    source, lengths, _ = sentences()
+    memory, beams = net.encode(source, lengths), 3
+    live, histories = net.start(memory, beams), torch.zeros(3, beams, 0, dtype=torch.int64)
+    for _ in range(25):  # more than a cache begins with
+        tokens = torch.randint(4, VOCABULARY, (3, beams))
+        histories = torch.cat([histories, tokens[:, :, None]], 2)
+        logits, live, _ = net.step(tokens, live, memory)
+        for beam in range(beams):
+            torch.testing.assert_close(logits[:, beam], net.output(net(source, lengths, histories[:, beam]))[:, -1])
+        parents = torch.randint(0, beams, (3, beams))
+        live, histories = map_tensors(functools.partial(take_hypotheses, parents=parents), (live, histories))
 
 
 def test_padding_changes_nothing(net):

@@ -42,7 +42,8 @@ def run(monkeypatch, capsys, flags, text=TEXT):
 
 def expected(translator, lines, **options):
     ids = [encode(translator.source_tokenizer, line) for line in lines]
-    found = translate_ids(translator.net, ids, SearchOptions(**options), torch.device("cpu"))
+    device, limit = torch.device("cpu"), translator.length_limit
+    found = translate_ids(translator.net, ids, SearchOptions(**options), device, limit=limit)
     return [[decode(translator.target_tokenizer, h.tokens) for h in hypotheses] for hypotheses in found]
 
 
@@ -87,8 +88,11 @@ def test_a_long_line_is_read_to_its_limit_and_that_is_said(monkeypatch, capsys, 
     assert lines[0] == " ".join(expected(translator, ["halb acht"], beam=2)[0][0].split())
 
 
-def test_translations_are_no_longer_than_their_limit(translator):
+def test_translations_are_no_longer_than_their_limit(translator, checkpoints):
     assert length_limits(torch.tensor([1, 7])).tolist() == [13, 22]
+    assert length_limits(torch.tensor([1, 7]), (1.25, 3.5)).tolist() == [4, 12]
+    assert length_limits(torch.tensor([1]), (0.5, 0.0)).tolist() == [1], "at least the end"
+    assert tuple(read_checkpoint(Path(checkpoints[-1]))["length_limit"]) == translator.length_limit
     ids = [encode(translator.source_tokenizer, line) for line in LINES]
     found = translate_ids(translator.net, ids, SearchOptions(min_length=100, max_length=200), torch.device("cpu"))
     assert [len(h[0].tokens) for h in found] == [(3 * (len(x) + 1)) // 2 + 12 if x else 1 for x in ids]
