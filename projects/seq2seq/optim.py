@@ -35,7 +35,7 @@ class MuonAdamW(AdamW):
             group["momentum"] = momentum
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -58,7 +58,9 @@ class MuonAdamW(AdamW):
             if parameter.grad is not None:
                 by_shape[parameter.shape].append(parameter)
         for shape, parameters in by_shape.items():
-            gradients = [parameter.grad for parameter in parameters]
+            gradients = [
+                parameter.grad for parameter in parameters if parameter.grad is not None
+            ]  # all, for the type checker
             velocities = []
             for parameter in parameters:
                 state = self.state[parameter]
