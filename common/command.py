@@ -28,6 +28,26 @@ def add_accelerator(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: str) -> None:
+    """Adds `--save_pseudo_labels`, whose value and help are the project's own, and `--threshold`."""
+    parser.add_argument("--save_pseudo_labels", type=Path, metavar=metavar, help=sentence)
+    parser.add_argument(
+        "--threshold",
+        type=probability,
+        default=0.95,
+        metavar="P",
+        help="The least probability of a pseudo-label, between 0 and 1 (default: 0.95).",
+    )
+
+
+def probability(text: str) -> float:
+    """The number that `text` is, for an argument between 0 and 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
 def read_lines(file: Path | None) -> list[str]:
     """The lines of a file or of the standard input, without their ends.
 

@@ -1,11 +1,20 @@
-"""What the optimizers of several capstones share: orthogonalised updates, and clipping."""
+"""What the optimizers of several capstones share: orthogonalised updates, clipping, the length of a training, warm-up."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
@@ -43,3 +52,31 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float | None, algorithm:
         clip_grad_value_(parameters, limit)
     else:
         clip_grad_norm_(parameters, limit)
+
+
+def training_steps(trainer: Trainer) -> int:
+    """The optimizer's steps in the whole training, at least 1. Raises UserError if it has no end."""
+    if math.isinf(trainer.estimated_stepping_batches):
+        raise UserError("--max_epochs -1: the learning rate falls to zero at the end; set one, or --max_steps")
+    return max(1, int(trainer.estimated_stepping_batches))  # none with --max_epochs 0
+
+
+def with_warmup(optimizer: Optimizer, steps: int, rising: int, schedule: str = "linear") -> dict[str, Any]:
+    """What `configure_optimizers` returns for rates that rise linearly for `rising` of `steps` steps and fall as named.
+
+    Args:
+        optimizer: with its groups' highest rates.
+        steps: of the whole training.
+        rising: of these, those of the warm-up.
+        schedule: `linear` or `cosine`, each down to zero at the last step, or `inverse_sqrt`.
+    """
+
+    def rate(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        if schedule == "inverse_sqrt":
+            return (rising / (step + 1)) ** 0.5
+        done = min(1.0, (step - rising) / max(1, steps - rising))
+        return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}

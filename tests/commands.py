@@ -52,6 +52,13 @@ class Command:
         assert code == expect, f"exit code {code}\n{text}"
         return text
 
+    def error(self) -> str:
+        """The one line that bad input leaves, once it has ended with exit code 2."""
+        output = self.wait(2)
+        errors = [line for line in output.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1 and "Traceback" not in output, output
+        return errors[0]
+
     def kill_when(self, ready: Callable[[], bool], number: int) -> None:
         """Sends the signal `number` at a moment when `ready()` is true: the process stands still while that is asked."""
         deadline = time.monotonic() + 240

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from common.losses import smoothed_floor
-from common.optim import clip_gradients
+from common.optim import clip_gradients, training_steps, with_warmup
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.evaluation import accuracy_by_length, scores, temperature
 from projects.bert_sentiment.networks import Classifier, MeanPooling, OwnHead, freeze, renew_top, set_dropout
@@ -214,15 +212,8 @@ class BertSentimentModule(LightningModule):
         h = self.hparams
         groups = parameter_groups(self.net, self.layers, h["lr"], h["layer_decay"], h["head_lr"], h["weight_decay"])
         optimizer = torch.optim.AdamW(groups, h["lr"], h["betas"], h["eps"], fused=True)
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            raise UserError("--max_epochs -1: the learning rate falls with the share done; set one, or --max_steps")
-        steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
-        rising = round(h["warmup"] * steps)
-
-        def rate(step: int) -> float:
-            return (step + 1) / rising if step < rising else max(0.0, (steps - step) / max(1, steps - rising))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+        steps = training_steps(self.trainer)
+        return with_warmup(optimizer, steps, round(h["warmup"] * steps))
 
     def configure_gradient_clipping(
         self,

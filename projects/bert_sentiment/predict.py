@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator, read_lines
+from common.command import OneLineParser, add_accelerator, add_pseudo_labels, read_lines
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,18 +42,10 @@ def new_parser() -> OneLineParser:
         help="Draw the first eight texts, each word coloured by how much it speaks for the class that was found.",
     )
     add_accelerator(parser)
-    parser.add_argument(
-        "--save_pseudo_labels",
-        type=Path,
-        metavar="FILE",
-        help="Write the texts that are sure enough, with their classes, to a JSON-lines file for train --data.extra FILE.",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="The least probability of a pseudo-label, between 0 and 1 (default: 0.95).",
+    add_pseudo_labels(
+        parser,
+        "FILE",
+        "Write the texts that are sure enough, with their classes, to a JSON-lines file for train --data.extra FILE.",
     )
     parser.add_argument(
         "--columns",
@@ -69,8 +61,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     parser = new_parser()
     options = parser.parse_args(args)
-    if not 0 <= options.threshold <= 1:
-        parser.error(f"argument --threshold: {options.threshold} is not between 0 and 1")
     if options.texts and options.file is not None:
         parser.error("give texts or --file, not both")
     if options.save_pseudo_labels is not None and options.save_pseudo_labels.exists():

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from common.errors import UserError
 from common.losses import smoothed_floor
+from common.optim import training_steps
 from projects.cifar10.inference import predict_logits
 from projects.cifar10.networks import ResNet18, SpeedNet, resize
 from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
@@ -200,9 +201,7 @@ class CIFAR10Module(LightningModule):
                 },
             )
         optimizer = MuonSGD(groups)
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            raise UserError("--max_epochs -1: the learning rate falls to zero at the end; set one, or --max_steps")
-        steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
+        steps = training_steps(self.trainer)
         self.trainer.fit_loop.setup_data()  # with --max_steps alone nobody has counted the batches yet
         epoch_steps = math.ceil(min(steps, self.trainer.num_training_batches / self.trainer.accumulate_grad_batches))
         whiten_steps = min(steps, h["whiten_bias_epochs"] * epoch_steps)

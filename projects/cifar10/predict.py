@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator
+from common.command import OneLineParser, add_accelerator, add_pseudo_labels
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,18 +51,10 @@ def new_parser() -> OneLineParser:
     )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="Classes printed for each picture (default: 3).")
     add_accelerator(parser)
-    parser.add_argument(
-        "--save_pseudo_labels",
-        type=Path,
-        metavar="FOLDER",
-        help="Copy each picture that is sure enough to FOLDER/CLASS/NAME.png, for train --data.extra FOLDER.",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="The least probability of a pseudo-label, between 0 and 1 (default: 0.95).",
+    add_pseudo_labels(
+        parser,
+        "FOLDER",
+        "Copy each picture that is sure enough to FOLDER/CLASS/NAME.png, for train --data.extra FOLDER.",
     )
     return parser
 
@@ -73,8 +65,6 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     if options.top < 1:
         parser.error(f"argument --top: {options.top} classes; print at least 1")
-    if not 0 <= options.threshold <= 1:
-        parser.error(f"argument --threshold: {options.threshold} is not between 0 and 1")
     from common.cli import guarded  # after the parser has answered --help
 
     return guarded(lambda: predict(options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from common.losses import smoothed_floor
-from common.optim import clip_gradients
+from common.optim import clip_gradients, training_steps, with_warmup
 from projects.seq2seq.data import Batch
 from projects.seq2seq.evaluation import bleu_by_length, corpus_bleu, evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
@@ -255,20 +253,8 @@ class Seq2SeqModule(LightningModule):
         h = self.hparams
         groups = parameter_groups(self.net, h["muon_lr"])
         optimizer = MuonAdamW(groups, lr=h["lr"], betas=h["betas"], eps=1e-9, weight_decay=h["weight_decay"])
-        if math.isinf(self.trainer.estimated_stepping_batches):
-            raise UserError("--max_epochs -1: the learning rate falls with the share done; set one, or --max_steps")
-        steps = max(1, int(self.trainer.estimated_stepping_batches))  # none with --max_epochs 0
-        rising = max(1, round(h["warmup"] * steps))
-
-        def rate(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            if h["schedule"] == "inverse_sqrt":
-                return (rising / (step + 1)) ** 0.5
-            done = min(1.0, (step - rising) / max(1, steps - rising))
-            return 1 - done if h["schedule"] == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+        steps = training_steps(self.trainer)
+        return with_warmup(optimizer, steps, max(1, round(h["warmup"] * steps)), h["schedule"])
 
     def configure_gradient_clipping(
         self,

@@ -53,21 +53,18 @@ class MuonAdamW(AdamW):
         return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        by_shape: dict[torch.Size, tuple[list[Tensor], list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], [], []))
         for parameter in group["params"]:
-            if parameter.grad is not None:
-                by_shape[parameter.shape].append(parameter)
-        for shape, parameters in by_shape.items():
-            gradients = [
-                parameter.grad for parameter in parameters if parameter.grad is not None
-            ]  # all, for the type checker
-            velocities = []
-            for parameter in parameters:
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                    state["step"] = torch.tensor(0.0)  # AdamW asks for it when a state is loaded
-                velocities.append(state["momentum_buffer"])
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+                state["step"] = torch.tensor(0.0)  # AdamW asks for it when a state is loaded
+            three = parameter, parameter.grad, state["momentum_buffer"]
+            for column, tensor in zip(by_shape[parameter.shape], three, strict=True):
+                column.append(tensor)
+        for shape, (parameters, gradients, velocities) in by_shape.items():
             torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov: look one step ahead
             updates = orthogonalize(torch.stack(directions)).unbind()

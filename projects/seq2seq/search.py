@@ -279,23 +279,10 @@ def search(
         else:
             live, history, coverage = map_tensors(functools.partial(take_hypotheses, parents=parents), hypotheses)
         if not may_win.all():
-            everything = (
-                memory,
-                limits,
-                forced,
-                lengths,
-                sentence,
-                best_scores,
-                sums,
-                tokens,
-                ends,
-                live,
-                history,
-                coverage,
-            )
-            memory, limits, forced, lengths, sentence, best_scores, sums, tokens, ends, live, history, coverage = (
-                map_tensors(functools.partial(keep_sentences, count=int(may_win.sum()), moves=fill_up(may_win)), everything)
-            )
+            keep = functools.partial(keep_sentences, count=int(may_win.sum()), moves=fill_up(may_win))
+            memory, limits, forced, lengths = map_tensors(keep, (memory, limits, forced, lengths))
+            sentence, best_scores, sums, tokens, ends = map_tensors(keep, (sentence, best_scores, sums, tokens, ends))
+            live, history, coverage = map_tensors(keep, (live, history, coverage))
         if history is not None:
             history = torch.cat([history, tokens[:, :, None]], 2)
     return trail.hypotheses(found, options.eos, source_lengths)
