@@ -4,7 +4,8 @@
 
 1. steps of a whole run of ours, with every callback and logger that `train` has, against `transformers.Trainer` with its
    default collator, and against the same with `group_by_length`;
-2. prediction of the validation split against `pipeline("text-classification", batch_size=32)`.
+2. prediction of the validation split against `pipeline("text-classification", batch_size=32)`: both in the precision of
+   training, as `predict` does it, and both in float32, which is the pipeline's own choice.
 
 Every side has the same checkpoint, precision and batch size, AdamW with clipping, and learns all weights. Run it on an
 otherwise idle machine.
@@ -123,19 +124,24 @@ def fine_tuning(data: TextData, source: str, checkpoint: str, steps: int, rounds
     }
 
 
-def prediction(data: TextData, checkpoint: str, rounds: int) -> dict[str, float]:
-    """Sentences a second of both on the validation split, in float32, and how far their probabilities are apart."""
+def prediction(data: TextData, checkpoint: str, precision: str, rounds: int) -> dict[str, float]:
+    """Sentences a second of both on the validation split, and how far their probabilities are apart."""
     import transformers
 
     texts = data.splits["test"].texts  # SST-2's validation split: nobody has labelled its test
-    model = load_model(checkpoint, data.class_names, 0).eval()
-    classifier = TextClassifier(OwnHead(model), data.tokenizer, data.class_names, 1.0, 512)
+    classifier = TextClassifier(
+        OwnHead(load_model(checkpoint, data.class_names, 0).eval()), data.tokenizer, data.class_names, 1.0, 512
+    )
+    theirs_model = load_model(checkpoint, data.class_names, 0).eval()
+    theirs_model.load_state_dict(classifier.net.model.state_dict())  # the same head
+    if precision == "bf16-mixed":
+        theirs_model.bfloat16()
     with quiet_transformers():
-        pipeline = transformers.pipeline("text-classification", model=model, tokenizer=data.tokenizer, device="cpu")
+        pipeline = transformers.pipeline("text-classification", model=theirs_model, tokenizer=data.tokenizer, device="cpu")
     found: dict[str, Any] = {}
 
     def ours() -> None:
-        found["ours"] = classifier.probabilities(texts, torch.device("cpu")).max(1).values
+        found["ours"] = classifier.probabilities(texts, torch.device("cpu"), precision).max(1).values
 
     def theirs() -> None:
         found["theirs"] = torch.tensor([row["score"] for row in pipeline(texts, batch_size=32)])
@@ -171,7 +177,8 @@ def main() -> None:
         "batch_size": BATCH,
         "mean_tokens": statistics.mean(lengths),
         "fine_tuning": fine_tuning(data, source, arguments.checkpoint, arguments.steps, arguments.rounds),
-        "prediction": prediction(data, arguments.checkpoint, arguments.rounds),
+        "prediction": prediction(data, arguments.checkpoint, default_precision("cpu"), 2 * arguments.rounds + 1),
+        "prediction_float32": prediction(data, arguments.checkpoint, "32-true", 2 * arguments.rounds + 1),
     }
     print(write_result("bert_sentiment-benchmark", figures))
 

@@ -28,6 +28,15 @@ def add_accelerator(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds `--precision`, which means what it means in training."""
+    parser.add_argument(
+        "--precision",
+        choices=("bf16-mixed", "32-true"),
+        help="Number format; unset, bf16-mixed where the hardware has it, else 32-true.",
+    )
+
+
 def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: str) -> None:
     """Adds `--save_pseudo_labels`, whose value and help are the project's own, and `--threshold`."""
     parser.add_argument("--save_pseudo_labels", type=Path, metavar=metavar, help=sentence)

@@ -42,6 +42,11 @@ def default_precision(accelerator: str) -> str:
     return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "32-true"
 
 
+def computing_in(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which `device` computes as Lightning's `precision` says: in bfloat16 for `bf16-mixed`, else as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
 def device_name(device: torch.device) -> str:
     """A name for people: the GPU's, or the processor's with its number of threads."""
     if device.type == "cuda":

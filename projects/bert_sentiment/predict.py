@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator, add_pseudo_labels, read_lines
+from common.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, read_lines
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def new_parser() -> OneLineParser:
         help="Draw the first eight texts, each word coloured by how much it speaks for the class that was found.",
     )
     add_accelerator(parser)
+    add_precision(parser)
     add_pseudo_labels(
         parser,
         "FILE",
@@ -72,14 +73,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad file stops it before any output."""
-    from common.device import choose_device
+    from common.device import choose_device, default_precision
     from projects.bert_sentiment.inference import load_classifier
 
     device = choose_device(options.accelerator)
     classifier = load_classifier(options.checkpoint)
     classifier.net.to(device)
     texts = options.texts or read_lines(options.file)
-    probabilities = classifier.probabilities(texts, device)
+    precision = options.precision or default_precision(options.accelerator)
+    probabilities = classifier.probabilities(texts, device, precision)
     for text, row in zip(texts, probabilities, strict=True):
         print(describe(text, row, classifier.class_names, options.all))
     if options.attributions is not None:
