@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from common.dropout import quicken_dropout
 from common.errors import UserError
 from common.losses import smoothed_floor
 from common.optim import clip_gradients, training_steps, with_warmup
@@ -113,6 +114,7 @@ class BertSentimentModule(LightningModule):
                 raise UserError('--model.lora_rank: install peft with `pip install "lightning-capstones[lora]"`') from error
         if dropout is not None:
             set_dropout(self.net, dropout)
+        quicken_dropout(self.net)
         if freeze_embeddings or frozen_layers:
             freeze(self.net, frozen_layers, self.layers)
         self.register_buffer("temperature", torch.ones(()))  # see `on_validation_epoch_end`

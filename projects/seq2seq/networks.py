@@ -1,7 +1,7 @@
 """Two translators behind one face: a recurrent encoder-decoder with attention, and a Transformer.
 
 Both read the whole source at once (`encode`), learn from the whole target at once (`forward`), and write one token at a
-time (`start`, `step`), which is all that the search needs. Only `torch` is imported: copy this file anywhere.
+time (`start`, `step`), which is all that the search needs. Beside `torch` only `common.dropout` is imported: copy both.
 """
 
 from __future__ import annotations
@@ -14,44 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from common.dropout import Dropout
+
 PAD = 0  # the id that fills up short sentences
 
 
 def padding_mask(lengths: Tensor, time: int) -> Tensor:
     """(batch,) lengths -> (batch, time) bool, true where there is a token."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]
-
-
-def keep_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
-    """A dropout mask: zero with probability `p`, rounded to 256ths, else 1 / (1 - p); dtype and device as `like`.
-
-    Eight elements share a random 64-bit number. On a CPU, where drawing is what dropout costs, that is much faster
-    than `F.dropout`.
-    """
-    count, dropped = math.prod(shape), round(256 * p)
-    numbers = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    keep = numbers.view(torch.uint8)[:count].view(shape) >= dropped
-    return keep.to(like.dtype).mul_(256 / (256 - dropped))
-
-
-class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al., 2014).
-
-    Args:
-        p: share of the elements set to zero in training.
-        locked: whether all time steps of a sentence share a mask (Gal and Ghahramani, arXiv 1512.05287).
-    """
-
-    def __init__(self, p: float, locked: bool = False) -> None:
-        super().__init__(p)
-        self.locked = locked
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, channels) -> the same shape."""
-        if not self.training or self.p == 0:
-            return x
-        shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1]) if self.locked else tuple(x.shape)
-        return x * keep_mask(shape, self.p, x)
 
 
 class Translator(nn.Module):

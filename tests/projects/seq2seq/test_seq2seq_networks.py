@@ -8,10 +8,8 @@ from torch import nn
 
 from projects.seq2seq.networks import (
     PAD,
-    Dropout,
     RecurrentTranslator,
     TransformerTranslator,
-    keep_mask,
     padding_mask,
     sinusoids,
 )
@@ -201,25 +199,6 @@ def test_tying_shares_the_matrix():
     assert nothing.target_embedding.weight is not nothing.output.weight
     with pytest.raises(ValueError, match="joint vocabulary"):
         RecurrentTranslator((20, 30), 6, 8)
-
-
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
-def test_a_dropout_mask_keeps_its_share_and_the_mean(p):
-    mask = keep_mask((1000, 1003), p, torch.zeros(()))
-    assert (mask == 0).double().mean().item() == pytest.approx(p, abs=1 / 512 + 3e-3)
-    assert mask.mean().item() == pytest.approx(1, abs=5e-3)
-    assert len(mask.unique()) == 2
-    # neighbours share a random number, but not their fate
-    assert torch.corrcoef(torch.stack([mask.flatten()[:-1], mask.flatten()[1:]]))[0, 1].abs() < 5e-3
-
-
-def test_locked_dropout_is_the_same_in_every_step():
-    x = torch.ones(50, 9, 40)
-    free, locked = Dropout(0.5)(x), Dropout(0.5, locked=True)(x)
-    assert (locked == locked[:, :1]).all()
-    assert not (locked[0] == locked[1]).all()
-    assert not (free == free[:, :1]).all()
-    assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
 def test_word_dropout_blanks_whole_words():

@@ -1,0 +1,40 @@
+"""Fast dropout drops its share, keeps the mean, and takes the place of torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from common.dropout import Dropout, keep_mask, quicken_dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_a_dropout_mask_keeps_its_share_and_the_mean(p):
+    mask = keep_mask((1000, 1003), p, torch.zeros(()))
+    assert (mask == 0).double().mean().item() == pytest.approx(p, abs=1 / 512 + 3e-3)
+    assert mask.mean().item() == pytest.approx(1, abs=5e-3)
+    assert len(mask.unique()) == 2
+    # neighbours share a random number, but not their fate
+    assert torch.corrcoef(torch.stack([mask.flatten()[:-1], mask.flatten()[1:]]))[0, 1].abs() < 5e-3
+
+
+def test_locked_dropout_is_the_same_in_every_step():
+    x = torch.ones(50, 9, 40)
+    free, locked = Dropout(0.5)(x), Dropout(0.5, locked=True)(x)
+    assert (locked == locked[:, :1]).all()
+    assert not (locked[0] == locked[1]).all()
+    assert not (free == free[:, :1]).all()
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def test_every_layer_of_torch_is_replaced_and_nothing_else():
+    net = nn.Sequential(
+        nn.Dropout(0.2), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4))}), nn.Dropout1d()
+    )
+    locked = Dropout(0.3, locked=True)
+    net.append(locked).eval()
+    quicken_dropout(net)
+    assert [type(net[0]), type(net[1]["deep"][1]), type(net[2])] == [Dropout, Dropout, nn.Dropout1d]
+    assert (net[0].p, net[1]["deep"][1].p, net[0].training) == (0.2, 0.4, False)
+    assert net[3] is locked
