@@ -31,7 +31,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-BERT_SENTIMENT_RUNS = ["bert_sentiment-sample"]
+BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
 
@@ -52,6 +52,7 @@ def front() -> str:
     result = read_result("cifar10-default")
     benchmark = read_result("cifar10-benchmark")
     translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
+    sentiment, prediction = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
     return rows(
         ["capstone", "figure", "value", "data", "on", "training", "seeds"],
         [
@@ -94,6 +95,24 @@ def front() -> str:
                 ]
                 for name, translation in translations.items()
             ),
+            [
+                "[`bert_sentiment`](projects/bert_sentiment/README.md)",
+                "SST-2 accuracy, MiniLM of 22.6 M parameters",
+                f"**{percent(sentiment, 'test/accuracy')}**",
+                f"`{sentiment['data_source']}`",
+                sentiment["device"],
+                minutes(sentiment["mean"]["train_seconds"]),
+                str(len(sentiment["seeds"])),
+            ],
+            [
+                "",
+                "fine-tuning against `transformers.Trainer`",
+                f"**{prediction['fine_tuning']['ratio']:.1f}×** the sentences a second",
+                f"`{prediction['data_source']}`",
+                prediction["device"],
+                "",
+                "",
+            ],
         ],
     )
 
@@ -215,6 +234,28 @@ def bert_sentiment_figures() -> str:
     return rows(header, body)
 
 
+def bert_sentiment_benchmark() -> str:
+    """What `benchmarks/bert_sentiment.py` measured."""
+    result = read_result("bert_sentiment-benchmark")
+    tuning, precise = result["fine_tuning"], "bfloat16" if result["precision"] == "bf16-mixed" else "float32"
+    body = [
+        [name, f"{tuning['ours_sentences_per_second']:.0f}", f"{tuning[theirs]:.0f}", f"{tuning[ratio]:.2f}×"]
+        for name, theirs, ratio in [
+            ("fine-tuning, `transformers.Trainer`", "trainer_sentences_per_second", "ratio"),
+            (
+                "fine-tuning, the same with `group_by_length`",
+                "group_by_length_sentences_per_second",
+                "ratio_to_group_by_length",
+            ),
+        ]
+    ]
+    for key, number in [("prediction", precise), ("prediction_float32", "float32")]:
+        found = result[key]
+        sides = [f"{found[f'{side}_sentences_per_second']:.0f}" for side in ("ours", "pipeline")]
+        body.append([f"prediction in {number}, `pipeline(batch_size=32)`", *sides, f"{found['ratio']:.2f}×"])
+    return rows([f"sentences a second, {result['device']}", "ours", "theirs", "ratio"], body)
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -238,6 +279,7 @@ def cifar10_smoothing() -> str:
 
 
 TABLES = {
+    "bert_sentiment-benchmark": bert_sentiment_benchmark,
     "bert_sentiment-figures": bert_sentiment_figures,
     "cifar10-smoothing": cifar10_smoothing,
     "front": front,

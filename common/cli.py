@@ -143,7 +143,7 @@ class CapstoneCLI(LightningCLI):
         """Parses the arguments after putting them in the order and the form that the parser means."""
         recipe = self.project.default_recipe
         sample = recipe.with_name("sample.yaml")
-        if sample.is_file() and means_sample(list(args), self.project.data):
+        if sample.is_file() and means_sample(list(args), self.project.data, recipe):
             recipe = sample
         words = normalize_arguments(list(args), recipe if recipe.is_file() else None)
         folder = self.project.folder
@@ -199,8 +199,8 @@ def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[st
     return configs + rest
 
 
-def means_sample(args: list[str], data: type[LightningDataModule]) -> bool:
-    """Whether a run with these arguments and no `--config` would train on the embedded sample.
+def means_sample(args: list[str], data: type[LightningDataModule], recipe: Path) -> bool:
+    """Whether a run of the default `recipe` with these arguments and no `--config` would train on the embedded sample.
 
     The processes that a run starts are told, as the hub may answer one of them and not another.
     """
@@ -211,7 +211,8 @@ def means_sample(args: list[str], data: type[LightningDataModule]) -> bool:
         return os.environ[SAMPLE_VARIABLE] == "1"
     from common.data import resolve_source
 
-    source = flags.get("--data.source", "auto")
+    settings = yaml.safe_load(recipe.read_text()) or {}
+    source = flags.get("--data.source") or (settings.get("data") or {}).get("source", "auto")
     sample = source == "sample" or (
         source == "auto" and resolve_source(source, getattr(data, "HUB_ID", "")).kind == "sample"
     )

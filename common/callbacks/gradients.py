@@ -52,7 +52,9 @@ class GradientMonitor(Callback):
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         good = newest_first(self.checkpoints)
         where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
+        automatic = trainer.lightning_module.automatic_optimization
+        clipping = "clip gradients (--trainer.gradient_clip_val 1), " if automatic else ""
         raise UserError(
             f"stopped before step {trainer.global_step + 1}: {what}; {where}. "
-            "Lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or try --precision 32-true"
+            f"Lower the learning rate, {clipping}or try --precision 32-true"
         )

@@ -94,6 +94,8 @@ def overfit_one_batch(
     before = {name: weight.detach().cpu().clone() for name, weight in module.named_parameters()}
     loader = FixedBatch(first_batch(datamodule), steps)
     switch_off_dropout(module)
+    if (prepare := getattr(module, "prepare_overfit", None)) is not None:
+        prepare()
     # The datamodule itself stays in place, as the module may ask it things through `self.trainer.datamodule`;
     # an attribute of the instance hides the method of its class until it is deleted.
     attributes = vars(datamodule)

@@ -202,11 +202,15 @@ class SpeedNet(nn.Module):
         self.normalize.fit(images)
         self.whiten.fit(self.normalize(images[:5000]))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width) uint8 -> logits (batch, num_classes). Any height and width from 9 up."""
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> (batch, widths[-1]): what the last layer reads."""
         x = self.activation(self.whiten(self.normalize(images)))  # (batch, 24, height - 1, width - 1)
         x = self.blocks(x)  # (batch, widths[-1], (height - 1) // 8, (width - 1) // 8)
-        x = x.amax((2, 3))  # (batch, widths[-1]): the strongest response wherever it is
+        return x.amax((2, 3))  # the strongest response wherever it is
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> logits (batch, num_classes). Any height and width from 9 up."""
+        x = self.features(images)
         return self.head(x) / x.shape[-1]
 
 
@@ -253,8 +257,23 @@ class ResNet18(nn.Module):
         """Sets the normalisation from uint8 training pictures (batch, 3, height, width)."""
         self.normalize.fit(images)
 
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> (batch, 512): what the last layer reads."""
+        x = self.relu(self.norm(self.conv(self.normalize(images))))  # (batch, 64, height, width)
+        return self.blocks(x).mean((2, 3))
+
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) uint8 -> logits (batch, num_classes)."""
-        x = self.relu(self.norm(self.conv(self.normalize(images))))  # (batch, 64, height, width)
-        x = self.blocks(x)  # (batch, 512, height / 8, width / 8)
-        return self.head(x.mean((2, 3)))
+        return self.head(self.features(images))
+
+
+class FeatureNet(nn.Module):
+    """A classifier without its last layer: what pictures are compared by, as in a Fréchet distance."""
+
+    def __init__(self, net: SpeedNet | ResNet18) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> features (batch, width)."""
+        return self.net.features(images)

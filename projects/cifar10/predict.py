@@ -144,6 +144,16 @@ def load_network(path: Path) -> tuple[nn.Module, list[str]]:
         raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
 
 
+def load_features(path: str) -> nn.Module:
+    """A checkpoint's network up to its last layer: maps pictures (batch, 3, 32, 32) uint8 to features (batch, width).
+
+    For the Fréchet distances of other projects. Raises UserError if the file is bad.
+    """
+    from projects.cifar10.networks import FeatureNet
+
+    return FeatureNet(load_network(Path(path))[0])  # type: ignore[arg-type]
+
+
 def describe(path: Path, probabilities: Tensor, class_names: Sequence[str], top: int) -> str:
     """The block of lines that is printed for a picture: its path, then the `top` likeliest of (classes,)."""
     width = max(map(len, class_names))

@@ -75,16 +75,29 @@ def test_the_default_recipe_is_used_where_no_file_is_named():
     ],
 )
 def test_the_sample_has_a_recipe_of_its_own(args, sample):
-    assert means_sample(args.split(), CIFAR10Data) is sample
+    assert means_sample(args.split(), CIFAR10Data, PROJECT.default_recipe) is sample
+
+
+def test_a_recipe_that_names_its_data_is_not_the_samples(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for text, sample in [
+        ("", True),
+        ("data:\n", True),
+        ("data:\n  source: ring8\n", False),
+        ("data: {source: sample}", True),
+    ]:
+        recipe.write_text(text)
+        assert means_sample([], CIFAR10Data, recipe) is sample, text
+    assert means_sample(["--data.source", "sample"], CIFAR10Data, recipe)
 
 
 def test_other_processes_are_told_whether_it_is_the_sample(monkeypatch):
-    assert means_sample([], CIFAR10Data)
+    assert means_sample([], CIFAR10Data, PROJECT.default_recipe)
     monkeypatch.setattr("common.data.hub_is_reachable", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert means_sample([], CIFAR10Data)
+    assert means_sample([], CIFAR10Data, PROJECT.default_recipe)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert not means_sample([], CIFAR10Data)
+    assert not means_sample([], CIFAR10Data, PROJECT.default_recipe)
 
 
 @pytest.fixture

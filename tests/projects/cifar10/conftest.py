@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from commands import CPU, Command, commands
-from common.rendered import CLASS_NAMES, render_images
 
 WIDTHS = [8, 8, 8]
 # rates at which a network this small learns
 TINY = ["--model.widths", str(WIDTHS), "--model.head_lr", "1.0", "--model.bias_lr", "0.05"]
-
-
-@pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory) -> Path:
-    """260 training and 61 test pictures as `split/<class name>/<number>.png`."""
-    root = tmp_path_factory.mktemp("pictures")
-    for seed, (split, count) in enumerate({"train": 260, "test": 61}.items()):
-        images, labels = render_images(count, seed)
-        for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-            path = root / split / CLASS_NAMES[label] / f"{i:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-    return root
 
 
 # SGD: Muon's bfloat16 turns the last bit of a gradient into the third digit of a step, and no two sums agree to the last bit

@@ -269,3 +269,15 @@ def test_the_command_that_a_run_ends_with_works(command, plain_run, picture_fold
     printed = blocks(command("predict", str(picture_folder / "test"), *line[1].split()).wait())
     assert len(printed) == 61 and all(len(classes) == 3 for classes in printed.values())
     assert {name for classes in printed.values() for name, _ in classes} <= set(NAMES)
+
+
+def test_features_are_what_the_last_layer_reads(tmp_path):
+    path, module = checkpoint(tmp_path / "a.ckpt")
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    read: list[Tensor] = []
+    module.net.head.register_forward_pre_hook(lambda layer, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        module(images)
+        features = predict.load_features(str(path))(images)
+    assert features.shape == (5, 8)
+    torch.testing.assert_close(features, read[0])

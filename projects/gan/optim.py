@@ -1,0 +1,72 @@
+"""Two optimizers in one step: what both need that Lightning's automatic loop would do for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def without_ddp_sync(strategy: Strategy) -> AbstractContextManager[Any]:
+    """Within it a backward pass leaves gradients as each process has them.
+
+    DDP expects one backward pass through all parameters for each forward pass; a game has several, each through one player.
+    So both players' gradients are averaged by `average_over_processes` instead.
+    """
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it autocast rounds a weight each time that it is used.
+
+    It keeps the rounded copy for as long as a training step lasts, as weights do not change within one. Here they do.
+    """
+    return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
+
+
+def average_over_processes(player: nn.Module, world_size: int) -> None:
+    """Replaces gradients and running statistics by their means over the processes, all in one message.
+
+    Weights, and what batch norm knows of them, are then the same everywhere at all times.
+    """
+    if world_size == 1:
+        return
+    tensors = [p.grad for p in player.parameters() if p.grad is not None]
+    tensors += [buffer for buffer in player.buffers() if buffer.is_floating_point()]
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size
+    with torch.no_grad():
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients together, a scalar."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def adam(
+    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], steps: int, schedule: str
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam with a rate that is constant, or after half of `steps` falls linearly to zero.
+
+    Args:
+        parameters: one player's.
+        lr: its rate.
+        betas: Adam's.
+        steps: of this player in the whole training.
+        schedule: `constant` or `linear`.
+    """
+
+    def rate(step: int) -> float:
+        return 1.0 if schedule == "constant" else max(0.0, min(1.0, 2 * (1 - step / steps)))
+
+    optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
+    return optimizer, LambdaLR(optimizer, rate)

@@ -1,0 +1,27 @@
+"""Trains a GAN: `python -m projects.gan.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
+
+import sys
+
+from common.cli import Project, main
+from projects.gan.data import GANData
+from projects.gan.module import GANModule
+from projects.gan.pictures import SamplePictures
+
+PROJECT = Project(
+    "gan",
+    GANModule,
+    GANData,
+    monitor="val/distance",
+    mode="min",
+    pictures=(SamplePictures,),
+    use="sample",
+    links=(
+        ("model.d_steps", "data.d_steps"),
+        ("data.sample_kind", "model.sample_kind"),
+        ("data.class_count", "model.class_count"),
+        ("data.scale", "model.scale"),
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROJECT))

@@ -1,0 +1,105 @@
+"""Every step gets its share of fresh samples, whatever the number of processes and wherever it begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.errors import UserError
+from projects.gan import data as gan_data
+from projects.gan.data import GANData, as_bytes, as_float
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Puts the loaders into a process and at a position of training."""
+
+    def put(rank=0, world_size=1, epoch=0, done=0):
+        monkeypatch.setattr(gan_data, "rank_and_world_size", lambda trainer: (rank, world_size))
+        monkeypatch.setattr(gan_data, "data_position", lambda trainer: (epoch, done))
+
+    return put
+
+
+def made(source, **options):
+    data = GANData(source, **options)
+    data.setup("fit")
+    return data
+
+
+def sources(picture_folder):
+    return [("grid25", {"epoch_steps": 4}), (str(picture_folder), {"eval_samples": 60})]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_processes_share_what_one_would_see(place, picture_folder, which):
+    source, options = sources(picture_folder)[which]
+    place()
+    whole = list(made(source, batch_size=8, d_steps=3, **options).train_dataloader())
+    shares = []
+    for rank in (0, 1):
+        place(rank, 2)
+        shares.append(list(made(source, batch_size=4, d_steps=3, **options).train_dataloader()))
+    assert len(whole) == len(shares[0]) == len(shares[1]) > 2
+    for step, batch in enumerate(whole):
+        parts = [share[step].samples.chunk(3) for share in shares]
+        together = torch.cat([torch.cat([parts[0][k], parts[1][k]]) for k in range(3)])
+        assert torch.equal(together, batch.samples)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_loader_goes_on_where_training_stopped(place, picture_folder, which):
+    source, options = sources(picture_folder)[which]
+    data = made(source, batch_size=8, **options)
+    place(epoch=3)
+    whole = list(data.train_dataloader())
+    place(epoch=3, done=2)
+    rest = list(data.train_dataloader())
+    assert len(rest) == len(whole) - 2 == len(data.train_dataloader()) - 2
+    assert all(torch.equal(a.samples, b.samples) for a, b in zip(rest, whole[2:], strict=True))
+    place(epoch=4)
+    assert not torch.equal(next(iter(data.train_dataloader())).samples, whole[0].samples)
+
+
+def test_no_picture_comes_twice_in_an_epoch_and_none_is_held_out(place, picture_folder):
+    place()
+    data = made(str(picture_folder), batch_size=16, eval_samples=60)
+    seen = torch.cat([batch.number for batch in data.train_dataloader()])
+    assert len(seen) == len(set(seen.tolist())) == 192, "the 8 pictures that fill no batch are left out"
+    batch = next(iter(data.train_dataloader()))
+    for image, number in zip(batch.samples, batch.number, strict=True):
+        original = as_float(data.splits["train"].images[number])
+        assert torch.equal(image, original) or torch.equal(image, original.flip(2))
+    held_out = {image.numpy().tobytes() for image in data.splits["val"].images}
+    assert len(held_out) == 60
+    assert not held_out & {image.numpy().tobytes() for image in data.splits["train"].images}
+
+
+def test_points_of_validation_and_test_differ_and_stay(place):
+    place()
+    data = made("grid25", eval_samples=100)
+    val, test = (torch.cat([b.samples for b in load()]) for load in (data.val_dataloader, data.test_dataloader))
+    assert val.shape == (100, 2) and not torch.equal(val, test)
+    data.seed += 1
+    assert torch.equal(val, torch.cat([batch.samples for batch in data.val_dataloader()]))
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(as_bytes(as_float(pixels)), pixels)
+    assert as_float(pixels).aminmax() == (-1.0, 1.0)
+    assert as_bytes(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+
+
+def test_the_source_names_the_figures(picture_folder):
+    assert GANData("ring8").source_label == "ring8"
+    assert GANData("sample", eval_samples=10).resolve().kind == "sample"
+    assert GANData(str(picture_folder), eval_samples=10).source_label == picture_folder.name
+
+
+def test_too_few_pictures_are_said(place, picture_folder):
+    place()
+    with pytest.raises(UserError, match=r"a step takes 300 pictures, the source has 200"):
+        len(made(str(picture_folder), batch_size=300, eval_samples=60).train_dataloader())
+    with pytest.raises(UserError, match=r"--data.eval_samples 260: the source has 260"):
+        made(str(picture_folder), eval_samples=260).load()

@@ -1,0 +1,137 @@
+"""The players' losses against torch's own and against loops; the penalties against slopes known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from projects.gan.losses import GAMES, between, health, squared_slopes, unit_slope_penalty, zero_centred_penalty
+
+
+def logits(n: int = 50) -> tuple[Tensor, Tensor]:
+    return 2 * torch.randn(n, dtype=torch.double) + 1, 2 * torch.randn(n, dtype=torch.double)
+
+
+def losses(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return GAMES[name].discriminator(real, fake), GAMES[name].generator(real, fake)
+
+
+def mean(values: list[float]) -> Tensor:
+    return torch.tensor(math.fsum(values) / len(values), dtype=torch.double)
+
+
+def reference(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    one, zero = torch.ones_like(real), torch.zeros_like(real)
+    if name == "non_saturating":
+        entropy = nn.BCEWithLogitsLoss()
+        return entropy(real, one) + entropy(fake, zero), entropy(fake, one)
+    if name == "least_squares":
+        error = nn.MSELoss()
+        return (error(real, one) + error(fake, zero)) / 2, error(fake, one) / 2
+    if name == "relativistic":
+        return nn.SoftMarginLoss()(real - fake, one), nn.SoftMarginLoss()(real - fake, -one)
+    pairs, minus_fake = list(zip(real.tolist(), fake.tolist(), strict=True)), mean([-f for f in fake.tolist()])
+    if name == "hinge":
+        return mean([max(0.0, 1 - r) + max(0.0, 1 + f) for r, f in pairs]), minus_fake
+    return mean([f - r for r, f in pairs]), minus_fake
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_losses_are_those_of_torch_or_of_loops(name):
+    real, fake = logits()
+    torch.testing.assert_close(losses(name, real, fake), reference(name, real, fake))
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_logits_of_any_size_give_finite_losses_and_slopes(name):
+    real, fake = (torch.tensor([1e4, -1e4, 0.0]).requires_grad_() for _ in range(2))
+    for loss in losses(name, real, fake.flip(0)):
+        slopes = torch.autograd.grad(loss, [real, fake], retain_graph=True, allow_unused=True)
+        assert loss.isfinite() and all(slope.isfinite().all() for slope in slopes if slope is not None)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_a_generator_looks_at_real_logits_only_where_pairs_are_compared(name):
+    real, fake = logits()
+    same = torch.equal(GAMES[name].generator(real, fake), GAMES[name].generator(real + 1, fake))
+    assert same != GAMES[name].compares_pairs
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_there_is_no_boundary_exactly_where_a_shift_of_all_logits_changes_nothing(name):
+    real, fake = logits()
+    before, after = GAMES[name].discriminator(real, fake), GAMES[name].discriminator(real + 5, fake + 5)
+    assert bool(torch.isclose(before, after)) == (GAMES[name].boundary is None)
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_both_players_losses_fall_when_their_own_side_gains(name):
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    ours, theirs = losses(name, real, fake)
+    up, down = torch.autograd.grad(ours, [real, fake])
+    assert (up < 0).all() and (down >= 0).all()
+    assert (torch.autograd.grad(theirs, fake)[0] < 0).all()
+
+
+def test_penalties_of_a_linear_discriminator():
+    w = torch.randn(3, 4, 4, dtype=torch.double)
+    x = torch.randn(6, 3, 4, 4, dtype=torch.double, requires_grad=True)
+    value, norm = (x * w).sum((1, 2, 3)), w.norm()
+    torch.testing.assert_close(squared_slopes(value, x), (norm**2).expand(6))
+    torch.testing.assert_close(zero_centred_penalty(value, x), norm**2 / 2)
+    torch.testing.assert_close(unit_slope_penalty(value, x), (norm - 1) ** 2)
+
+
+def test_penalties_of_a_quadratic_discriminator():
+    x = torch.randn(6, 5, dtype=torch.double, requires_grad=True)
+    value, norms = x.square().sum(1) / 2, x.norm(dim=1)
+    torch.testing.assert_close(squared_slopes(value, x), norms**2)
+    torch.testing.assert_close(zero_centred_penalty(value, x), (norms**2).mean() / 2)
+    torch.testing.assert_close(unit_slope_penalty(value, x), (norms - 1).square().mean())
+
+
+@pytest.mark.parametrize("penalty", [zero_centred_penalty, unit_slope_penalty])
+def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
+    x = torch.randn(4, 3, dtype=torch.double)
+    shapes = [(5, 3), (5,), (1, 5), (1,)]
+    weights = [torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+
+    def of_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        samples = x.clone().requires_grad_()
+        # the last bias has no part in any slope; `0 *` gives it a gradient all the same
+        return penalty(F.linear(F.linear(samples, w1, b1).tanh(), w2, b2).squeeze(1), samples) + 0 * b2.sum()
+
+    assert torch.autograd.gradcheck(of_weights, weights)
+
+
+def test_a_flat_discriminator_has_finite_slopes_of_the_unit_penalty():
+    w = torch.zeros(3, requires_grad=True)
+    x = torch.randn(4, 3, requires_grad=True)
+    loss = unit_slope_penalty(x @ w, x)
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-5) and w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
+def test_between_goes_from_fake_to_real_with_each_sample_at_its_own_share(shape):
+    real, fake = torch.randn(5, *shape, dtype=torch.double), torch.randn(5, *shape, dtype=torch.double)
+    assert torch.equal(between(real, fake, torch.zeros(5).double()), fake)
+    assert torch.equal(between(real, fake, torch.ones(5).double()), real)
+    share = torch.rand(5, dtype=torch.double)
+    expected = torch.stack([s * r + (1 - s) * f for r, f, s in zip(real, fake, share.tolist(), strict=True)])
+    torch.testing.assert_close(between(real, fake, share), expected)
+
+
+@pytest.mark.parametrize(
+    "boundary, right_real, right_fake",
+    [(0.0, 3 / 4, 2 / 4), (0.5, 2 / 4, 3 / 4), (None, 1 / 4, 3 / 4)],  # the middle of the means is 0.625
+)
+def test_health_by_hand(boundary, right_real, right_fake):
+    real, fake = torch.tensor([0.6, 4.0, 0.5, -0.1]), torch.tensor([0.0, -2.0, 0.5, 1.5])
+    got = {name: value.item() for name, value in health(real, fake, boundary).items()}
+    expected = {"accuracy_real": right_real, "accuracy_fake": right_fake, "logit_gap": 1.25}
+    assert got == pytest.approx(expected)

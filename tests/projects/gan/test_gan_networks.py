@@ -1,0 +1,231 @@
+"""The networks have the shapes, the layers and the initial weights that their docstrings promise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from projects.gan.networks import (
+    ConditionalNorm,
+    DCDiscriminator,
+    DCGenerator,
+    DownBlock,
+    PointDiscriminator,
+    PointGenerator,
+    ProjectionHead,
+    ResDiscriminator,
+    ResGenerator,
+    UpBlock,
+)
+
+NOISE, BATCH = 6, 4
+SHAPES = {
+    PointGenerator: (BATCH, 2),
+    DCGenerator: (BATCH, 3, 32, 32),
+    ResGenerator: (BATCH, 3, 32, 32),
+    PointDiscriminator: (BATCH,),
+    DCDiscriminator: (BATCH,),
+    ResDiscriminator: (BATCH,),
+}
+networks = pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
+
+
+def made(kind: type[nn.Module], classes: int) -> tuple[nn.Module, Tensor]:
+    """A network in evaluation mode and an input for it."""
+    if kind.__name__.endswith("Generator"):
+        return kind(NOISE, width=8, classes=classes).eval(), torch.randn(BATCH, NOISE)
+    inputs = torch.randn(BATCH, 2) if kind is PointDiscriminator else torch.rand(BATCH, 3, 32, 32) * 2 - 1
+    return kind(width=8, classes=classes).eval(), inputs
+
+
+@networks
+@pytest.mark.parametrize("classes", [0, 5])
+def test_shapes_of_outputs(kind, classes):
+    net, inputs = made(kind, classes)
+    out = net(inputs, torch.arange(BATCH) if classes else None)
+    assert out.shape == SHAPES[kind] and out.isfinite().all()
+    if out.dim() == 4:
+        assert out.abs().max() <= 1
+
+
+@networks
+def test_outputs_depend_on_the_label_with_classes_alone(kind):
+    one, other = torch.zeros(BATCH, dtype=torch.int64), torch.ones(BATCH, dtype=torch.int64)
+    net, inputs = made(kind, 0)
+    assert torch.equal(net(inputs, one), net(inputs)) and torch.equal(net(inputs, one), net(inputs, other))
+    net, inputs = made(kind, 2)
+    for module in net.modules():
+        if isinstance(module, ConditionalNorm):  # which begins alike for all labels
+            nn.init.normal_(module.scale.weight)
+    change = (net(inputs, one) - net(inputs, other)).view(BATCH, -1).norm(dim=1)
+    assert (change > 1e-6).all()
+    mixed = torch.tensor([0, 1, 0, 1])
+    expected = [net(inputs, label)[i] for i, label in enumerate([one, other, one, other])]
+    torch.testing.assert_close(net(inputs, mixed), torch.stack(expected))
+
+
+def test_points_are_in_units_of_scale():
+    small, noise = PointGenerator(NOISE, 8), torch.randn(5, NOISE)
+    large = PointGenerator(NOISE, 8, scale=3.0)
+    large.load_state_dict(small.state_dict())
+    torch.testing.assert_close(large(noise), 3 * small(noise))
+    one, three, points = PointDiscriminator(8), PointDiscriminator(8, scale=3.0), torch.randn(5, 2)
+    three.load_state_dict(one.state_dict())
+    torch.testing.assert_close(three(3 * points), one(points))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_point_networks_have_as_many_hidden_layers_as_asked(layers):
+    for net in (PointGenerator(NOISE, 8, layers), PointDiscriminator(8, layers)):
+        linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+        bends = [module for module in net.modules() if isinstance(module, nn.LeakyReLU)]
+        assert len(linear) == layers + 1 and len(bends) == layers
+        assert all(layer.out_features == 8 for layer in linear[:-1])
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_the_projection_head_is_linear_plus_the_product_with_the_label_s_embedding(spectral):
+    head = ProjectionHead(7, 3, spectral).double().eval()
+    features, labels = torch.randn(5, 7).double(), torch.tensor([2, 0, 1, 1, 2])
+    weight, bias, table = head.linear.weight[0], head.linear.bias[0], head.label.weight
+    for got, x, label in zip(head(features, labels), features, labels.tolist(), strict=True):
+        torch.testing.assert_close(got, weight @ x + bias + table[label] @ x)
+
+
+# spectral norm
+
+
+def normalised(net: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in net.named_modules() if is_parametrized(module, "weight")}
+
+
+def test_every_weight_of_the_residual_discriminator_has_spectral_norm_one():
+    net = ResDiscriminator(16, classes=5)
+    layers = [name for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear, nn.Embedding))]
+    assert list(normalised(net)) == layers and len(layers) == 4 * 2 + 2 + 2
+    images, labels = torch.randn(2, 3, 8, 8), torch.tensor([0, 3])
+    with torch.no_grad():
+        for module in normalised(net).values():  # away from the initial weights, for which power iteration has run
+            module.parametrizations.weight.original.normal_()
+        for _ in range(200):
+            net(images, labels)
+        net.eval()
+        for name, module in normalised(net).items():
+            largest = torch.linalg.svdvals(module.weight.flatten(1))[0].item()
+            assert largest == pytest.approx(1, abs=1e-2), name
+
+
+def glorot(layer: nn.Conv2d | nn.Linear, weight: Tensor) -> None:
+    """Asserts that a layer's weights are uniform as Glorot's are, and its bias zero."""
+    places = weight[0, 0].numel()
+    fans = places * (weight.shape[0] + weight.shape[1])
+    bound = (6 / fans) ** 0.5
+    assert weight.abs().max() <= bound
+    # 2.7 is six times the standard error of a uniform's standard deviation, times root of n
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=2.7 / weight.numel() ** 0.5)
+    assert not layer.bias.any()
+
+
+def test_weights_under_spectral_norm_begin_as_glorot_s():
+    net = ResDiscriminator(32)
+    for module in normalised(net).values():
+        glorot(module, module.parametrizations.weight.original.detach())
+
+
+def test_weights_of_the_residual_generator_begin_as_glorot_s():
+    layers = [module for module in ResGenerator(NOISE, 16).modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 1 + 3 * 3 + 1
+    for layer in layers:
+        glorot(layer, layer.weight.detach())
+
+
+# blocks
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_up_block_is_the_one_that_enlarges_first(classes):
+    block, x, labels = UpBlock(5, 7, classes).double(), torch.randn(4, 5, 4, 4).double(), torch.tensor([0, 1, 2, 1])
+    twice = nn.Upsample(scale_factor=2, mode="nearest")
+    main = block.conv1(twice(block.norm1(x, labels).relu()))
+    expected = block.conv2(block.norm2(main, labels).relu()) + block.shortcut(twice(x))
+    got = block(x, labels)
+    assert got.shape == (4, 7, 8, 8)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("inputs", [3, 7])
+def test_a_halving_block_is_the_one_that_pools_last(first, inputs):
+    block, x = DownBlock(inputs, 7, down=True, first=first).double().eval(), torch.randn(4, inputs, 8, 8).double()
+    main = block.conv2(block.conv1(x if first else x.relu()).relu())
+    got = block(x)
+    assert got.shape == (4, 7, 4, 4)
+    torch.testing.assert_close(got, F.avg_pool2d(main + block.shortcut(x), 2))
+
+
+def test_a_block_that_keeps_its_shape_adds_its_input():
+    block, x = DownBlock(5, 5, down=False).double().eval(), torch.randn(4, 5, 8, 8).double()
+    torch.testing.assert_close(block(x), x + block.conv2(block.conv1(x.relu()).relu()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_conditional_norm_is_batch_norm_with_the_label_s_own_scale_and_shift(training):
+    norm, x, labels = ConditionalNorm(3, 4).double(), 2 * torch.randn(8, 3, 5, 5).double() + 1, torch.arange(8) % 4
+    torch.testing.assert_close(norm(x, labels), nn.BatchNorm2d(3).double()(x))  # which also gives it a history
+    nn.init.normal_(norm.scale.weight)
+    nn.init.normal_(norm.shift.weight)
+    norm.train(training)
+    plain = []
+    for label in range(4):
+        own = nn.BatchNorm2d(3).double()
+        own.load_state_dict(norm.norm.state_dict() | {"weight": norm.scale.weight[label], "bias": norm.shift.weight[label]})
+        plain.append(own.train(training)(x))  # the statistics are of all labels together
+    expected = torch.stack([plain[label][i] for i, label in enumerate(labels.tolist())])
+    torch.testing.assert_close(norm(x, labels), expected)
+
+
+def test_without_classes_conditional_norm_is_batch_norm():
+    norm, plain, x = ConditionalNorm(3, 0), nn.BatchNorm2d(3), torch.randn(8, 3, 5, 5)
+    torch.testing.assert_close(norm(x, None), plain(x))
+    assert [name for name, _ in norm.named_parameters()] == ["norm.weight", "norm.bias"]
+
+
+# initial weights
+
+
+@pytest.mark.parametrize("net", [DCGenerator(NOISE, 32), DCDiscriminator(32)], ids=["generator", "discriminator"])
+def test_dcgan_begins_with_narrow_gaussians(net):
+    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    assert len(layers) == 4
+    for module in net.modules():
+        if module in layers or isinstance(module, nn.BatchNorm2d):
+            weight, mean = module.weight.detach(), float(isinstance(module, nn.BatchNorm2d))
+            n = weight.numel()
+            assert weight.mean().item() == pytest.approx(mean, abs=5 * 0.02 / n**0.5)
+            assert weight.std().item() == pytest.approx(0.02, rel=4 / (2 * n) ** 0.5)
+            assert module.bias is None or not module.bias.any()
+
+
+def test_octaves_are_sines_and_cosines_of_each_coordinate():
+    net = PointDiscriminator(width=8, octaves=2, scale=2.0)
+    x, y = 0.3, -0.7
+    found = net.features(torch.tensor([[x, y]]))[0]
+    angles = [math.pi * x, 2 * math.pi * x, math.pi * y, 2 * math.pi * y]
+    expected = [x, y, *map(math.sin, angles), *map(math.cos, angles)]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    shifted = net(torch.tensor([[2 * x, 2 * y]]))
+    torch.testing.assert_close(shifted, net.head(net.activation(net.stack(found[None])), None))
+
+
+def test_noise_scale_multiplies_the_noise():
+    torch.manual_seed(0)
+    plain = PointGenerator(3, width=8)
+    torch.manual_seed(0)
+    scaled = PointGenerator(3, width=8, noise_scale=4.0)
+    noise = torch.randn(5, 3)
+    torch.testing.assert_close(scaled(noise), plain(4 * noise))
