@@ -53,8 +53,8 @@ class GANModule(LightningModule):
         noise: numbers that a sample is made from.
         width: of hidden layers, in units or channels.
         layers: hidden layers of the MLPs.
-        noise_scale: what the noise of the MLP's generator is multiplied by.
-        octaves: waves through which the MLP's discriminator sees each coordinate.
+        octaves: waves through which the MLP's discriminator sees each coordinate; 0 for none.
+        noise_octaves: the same for its generator and each number of the noise.
         conditional: whether both players are told the class.
         loss: `non_saturating`, `hinge`, `least_squares`, `wasserstein` or `relativistic`; see `losses.py`.
         d_steps: steps of the discriminator for one of the generator.
@@ -90,8 +90,8 @@ class GANModule(LightningModule):
         noise: int = 128,
         width: int = 128,
         layers: int = 3,
-        noise_scale: float = 1.0,
         octaves: int = 0,
+        noise_octaves: int = 0,
         conditional: bool = False,
         loss: str = "relativistic",
         d_steps: int = 1,
@@ -127,10 +127,8 @@ class GANModule(LightningModule):
             raise UserError(
                 "--model.noise, width, layers, d_steps and penalty_every are at least 1; r1, r2, gradient_penalty at least 0"
             )
-        if min(octaves, blur) < 0 or noise_scale <= 0 or not 0 < blur_until <= 1:
-            raise UserError(
-                "--model.octaves and blur are at least 0, noise_scale is above 0, blur_until above 0 and at most 1"
-            )
+        if min(octaves, noise_octaves, blur) < 0 or not 0 < blur_until <= 1:
+            raise UserError("--model.octaves, noise_octaves and blur are at least 0, blur_until above 0 and at most 1")
         if not 0 <= ema < 1 or lr <= 0 or (d_lr is not None and d_lr <= 0):
             raise UserError("--model.ema is 0 or more and below 1, lr and d_lr are above 0")
         betas = (betas[0], betas[1])
@@ -141,7 +139,7 @@ class GANModule(LightningModule):
         self.generator: nn.Module
         self.discriminator: nn.Module
         if network == "mlp":
-            self.generator = PointGenerator(noise, width, layers, classes, scale, noise_scale)
+            self.generator = PointGenerator(noise, width, layers, classes, scale, noise_octaves)
             self.discriminator = PointDiscriminator(width, layers, classes, scale, octaves)
         elif network == "dcgan":
             self.generator, self.discriminator = DCGenerator(noise, width, classes), DCDiscriminator(width, classes)

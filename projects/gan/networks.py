@@ -15,9 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+NOISE_UNIT = 0.5  # of the MLP's noise: its longest wave then goes once around over four standard deviations
+
 
 class PointGenerator(nn.Module):
-    """An MLP from noise to points in the plane.
+    """An MLP from noise to points in the plane, which sees its noise through waves too (see `waves`).
+
+    Between two modes it has to jump, and a network that is smooth in its noise takes long to learn to. Waves also bring
+    every mode within reach of many places of the noise: one that is missing can grow from any of them.
 
     Args:
         noise: numbers that a point is made from.
@@ -25,38 +30,34 @@ class PointGenerator(nn.Module):
         layers: how many hidden ones.
         classes: labels that it can be asked for; 0 for none.
         scale: the standard deviation of a coordinate of the data: the last layer's unit.
-        noise_scale: what noise is multiplied by. Between two modes the generator has to jump; the larger its noise, the less
-            steep it has to be for that.
+        octaves: waves for each number of the noise.
     """
 
     def __init__(
-        self, noise: int, width: int = 128, layers: int = 3, classes: int = 0, scale: float = 1.0, noise_scale: float = 1.0
+        self, noise: int, width: int = 128, layers: int = 3, classes: int = 0, scale: float = 1.0, octaves: int = 0
     ) -> None:
         super().__init__()
         self.label = nn.Embedding(classes, noise) if classes else None
-        self.stack = mlp(noise * (2 if classes else 1), width, layers, 2)
-        self.scale, self.noise_scale = scale, noise_scale
+        self.stack = mlp(noise * (1 + 2 * octaves + (classes > 0)), width, layers, 2)
+        self.scale, self.octaves = scale, octaves
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, noise) -> (batch, 2)."""
-        noise = noise * self.noise_scale
+        x = waves(NOISE_UNIT * noise, self.octaves)
         if self.label is not None:
-            noise = torch.cat([noise, self.label(labels)], 1)
-        return self.stack(noise) * self.scale
+            x = torch.cat([x, self.label(labels)], 1)
+        return self.stack(x) * self.scale
 
 
 class PointDiscriminator(nn.Module):
-    """An MLP from points in the plane to logits, which sees each coordinate through sines and cosines too.
-
-    Left to itself an MLP learns what changes slowly first, and takes long to tell points apart that are close together.
-    Waves of several octaves give it fine distances from the start (Fourier features: Tancik et al., arXiv 2006.10739).
+    """An MLP from points in the plane to logits, which sees their coordinates through waves too (see `waves`).
 
     Args:
         width: of the hidden layers.
         layers: how many hidden ones.
         classes: see `ProjectionHead`.
         scale: the standard deviation of a coordinate of the data; points are divided by it.
-        octaves: waves for each coordinate, the first of two units' length and each next half as long; 0 for none.
+        octaves: waves for each coordinate.
     """
 
     def __init__(self, width: int = 128, layers: int = 3, classes: int = 0, scale: float = 1.0, octaves: int = 0) -> None:
@@ -64,20 +65,24 @@ class PointDiscriminator(nn.Module):
         self.stack = mlp(2 + 4 * octaves, width, layers - 1, width)
         self.activation = nn.LeakyReLU(0.2)
         self.head = ProjectionHead(width, classes)
-        self.scale = scale
-        self.octaves = octaves
+        self.scale, self.octaves = scale, octaves
 
     def forward(self, points: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 2) -> (batch,)."""
-        return self.head(self.activation(self.stack(self.features(points / self.scale))), labels)
+        return self.head(self.activation(self.stack(waves(points / self.scale, self.octaves))), labels)
 
-    def features(self, points: Tensor) -> Tensor:
-        """(batch, 2) -> (batch, 2 + 4 octaves): the coordinates, their sines and their cosines."""
-        if not self.octaves:
-            return points
-        frequencies = math.pi * 2.0 ** torch.arange(self.octaves, device=points.device, dtype=points.dtype)
-        angles = (points[:, :, None] * frequencies).flatten(1)  # (batch, 2 octaves)
-        return torch.cat([points, angles.sin(), angles.cos()], 1)
+
+def waves(x: Tensor, octaves: int) -> Tensor:
+    """(batch, n) -> (batch, n + 2 n octaves): numbers, then sines, then cosines of each number times pi, 2 pi, 4 pi ...
+
+    Left to itself an MLP learns first what changes slowly, and takes long to tell numbers apart that are close together.
+    With waves it has fine distances from the start (Fourier features: Tancik et al., arXiv 2006.10739).
+    """
+    if not octaves:
+        return x
+    frequencies = math.pi * 2.0 ** torch.arange(octaves, device=x.device, dtype=x.dtype)
+    angles = (x[:, :, None] * frequencies).flatten(1)  # (batch, n octaves)
+    return torch.cat([x, angles.sin(), angles.cos()], 1)
 
 
 def mlp(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:

@@ -21,6 +21,7 @@ from projects.gan.networks import (
     ResDiscriminator,
     ResGenerator,
     UpBlock,
+    waves,
 )
 
 NOISE, BATCH = 6, 4
@@ -211,21 +212,20 @@ def test_dcgan_begins_with_narrow_gaussians(net):
             assert module.bias is None or not module.bias.any()
 
 
-def test_octaves_are_sines_and_cosines_of_each_coordinate():
-    net = PointDiscriminator(width=8, octaves=2, scale=2.0)
+def test_waves_are_sines_and_cosines_of_each_number():
     x, y = 0.3, -0.7
-    found = net.features(torch.tensor([[x, y]]))[0]
+    found = waves(torch.tensor([[x, y], [0.0, 0.0]]), 2)
     angles = [math.pi * x, 2 * math.pi * x, math.pi * y, 2 * math.pi * y]
     expected = [x, y, *map(math.sin, angles), *map(math.cos, angles)]
-    torch.testing.assert_close(found, torch.tensor(expected))
-    shifted = net(torch.tensor([[2 * x, 2 * y]]))
-    torch.testing.assert_close(shifted, net.head(net.activation(net.stack(found[None])), None))
+    torch.testing.assert_close(found, torch.tensor([expected, [0.0] * 6 + [1.0] * 4]))
+    assert torch.equal(waves(found, 0), found)
 
 
-def test_noise_scale_multiplies_the_noise():
-    torch.manual_seed(0)
-    plain = PointGenerator(3, width=8)
-    torch.manual_seed(0)
-    scaled = PointGenerator(3, width=8, noise_scale=4.0)
-    noise = torch.randn(5, 3)
-    torch.testing.assert_close(scaled(noise), plain(4 * noise))
+@pytest.mark.parametrize("octaves", [0, 2])
+def test_points_pass_through_waves_in_their_own_unit(octaves):
+    points, noise = torch.randn(5, 2), torch.randn(5, 3)
+    net = PointDiscriminator(width=8, octaves=octaves, scale=2.0)
+    expected = net.head(net.activation(net.stack(waves(points / 2, octaves))), None)
+    torch.testing.assert_close(net(points), expected)
+    generator = PointGenerator(3, width=8, octaves=octaves, scale=2.0)
+    torch.testing.assert_close(generator(noise), 2 * generator.stack(waves(noise / 2, octaves)))
