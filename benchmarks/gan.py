@@ -34,7 +34,7 @@ from common.run import run
 from projects.gan.data import Batch
 from projects.gan.evaluation import FeatureComparison
 from projects.gan.features import FEATURE_BATCH
-from projects.gan.losses import zero_centred_penalty
+from projects.gan.losses import squared_slopes, zero_centred_penalty
 from projects.gan.module import GANModule
 from projects.gan.train import PROJECT
 
@@ -91,15 +91,13 @@ class PlainTwin(Callback):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast), torch.no_grad():
             fake = self.generator(torch.randn(len(real), h["noise"]), labels).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast and not penalties):
-            real, fake = self.blurred(real), self.blurred(fake)
-            if penalties:
-                real, fake = real.detach().requires_grad_(), fake.requires_grad_()
-            real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), twice).float().chunk(2)
+            real = self.blurred(real)
+            both = torch.cat([real, self.blurred(fake)]).requires_grad_(bool(penalties))
+            real_logits, fake_logits = self.discriminator(both, twice).float().chunk(2)
             loss = self.game.discriminator(real_logits, fake_logits)
-            if h["r1"]:
-                loss = loss + h["r1"] * zero_centred_penalty(real_logits, real)
-            if h["r2"]:
-                loss = loss + h["r2"] * zero_centred_penalty(fake_logits, fake)
+            if penalties:
+                slopes = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
+                loss = loss + h["r1"] * zero_centred_penalty(slopes[0]) + h["r2"] * zero_centred_penalty(slopes[1])
         self.d_optimizer.zero_grad()
         loss.backward()
         self.d_optimizer.step()
@@ -107,7 +105,7 @@ class PlainTwin(Callback):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             fake = self.blurred(self.generator(torch.randn(len(real), h["noise"]), labels).float())
             if self.game.compares_pairs:
-                real_logits, fake_logits = self.discriminator(torch.cat([real.detach(), fake]), twice).float().chunk(2)
+                real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), twice).float().chunk(2)
             else:
                 real_logits = fake_logits = self.discriminator(fake, labels).float()
             loss = self.game.generator(real_logits, fake_logits)

@@ -106,15 +106,14 @@ def squared_slopes(logits: Tensor, samples: Tensor) -> Tensor:
     return slope.square().flatten(1).sum(1)
 
 
-def zero_centred_penalty(logits: Tensor, samples: Tensor) -> Tensor:
-    """Half the mean squared slope: R1 at real samples, R2 at fakes (Mescheder et al., arXiv 1801.04406, equation 9)."""
-    return 0.5 * squared_slopes(logits, samples).mean()
+def zero_centred_penalty(slopes: Tensor) -> Tensor:
+    """Half the mean of squared slopes (batch,): R1 at real samples, R2 at fakes (arXiv 1801.04406, equation 9)."""
+    return 0.5 * slopes.mean()
 
 
-def unit_slope_penalty(logits: Tensor, samples: Tensor) -> Tensor:
-    """The mean of (slope - 1)^2, at points between real and fake (Gulrajani et al., arXiv 1704.00028, equation 3)."""
-    slopes = (squared_slopes(logits, samples) + 1e-12).sqrt()  # the root has no slope at 0
-    return (slopes - 1).square().mean()
+def unit_slope_penalty(slopes: Tensor) -> Tensor:
+    """The mean of (slope - 1)^2, from squared slopes (batch,) at points between real and fake (arXiv 1704.00028, eq. 3)."""
+    return ((slopes + 1e-12).sqrt() - 1).square().mean()  # the root has no slope at 0
 
 
 def between(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from projects.gan.augment import DRAWS, POLICIES, change
 from projects.gan.data import Batch, as_bytes
 from projects.gan.evaluation import FeatureComparison, gather
 from projects.gan.features import FEATURE_BATCH, Features, load_features
-from projects.gan.losses import GAMES, between, health, unit_slope_penalty, zero_centred_penalty
+from projects.gan.losses import GAMES, between, health, squared_slopes, unit_slope_penalty, zero_centred_penalty
 from projects.gan.networks import (
     DCDiscriminator,
     DCGenerator,
@@ -241,28 +241,28 @@ class GANModule(LightningModule):
         h = self.hparams
         full = penalty_weight > 0
         with torch.autocast(self.device.type, enabled=False) if full else nullcontext():
-            real, fake = self.seen(real, draws), self.seen(fake.to(real.dtype), draws)
-            if full:
-                real = real.detach().requires_grad_()
-                fake = fake if fake.requires_grad else fake.requires_grad_()
-            real_logits, fake_logits = self.judge(real, fake, labels)
+            both = torch.cat([self.seen(real, draws), self.seen(fake.to(real.dtype), draws)])
+            if full and not both.requires_grad:
+                both.requires_grad_()
+            real_logits, fake_logits = self.judge(both, labels)
             loss = self.game.discriminator(real_logits, fake_logits)
             figures = {
                 "discriminator_loss": loss.detach(),
                 **health(real_logits.detach(), fake_logits.detach(), self.game.boundary),
             }
             penalties = {}
-            if full and h["r1"]:
-                penalties["r1"] = zero_centred_penalty(real_logits, real)
-            if full and h["r2"]:
-                penalties["r2"] = zero_centred_penalty(fake_logits, fake)
+            if full and (h["r1"] or h["r2"]):
+                slopes = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
+                penalties = {name: zero_centred_penalty(side) for name, side in zip(("r1", "r2"), slopes, strict=True)}
             if full and h["gradient_penalty"]:
                 share = self.draw(torch.rand, len(real), 1, draws).squeeze(1)
-                points = between(real.detach(), fake, share)
-                points = points if fake.grad_fn is not None else points.detach().requires_grad_()
-                penalties["gradient_penalty"] = unit_slope_penalty(self.discriminator(points, self.told(labels)), points)
+                points = between(*both.chunk(2), share)
+                points = points if fake.requires_grad else points.detach().requires_grad_()
+                slopes = squared_slopes(self.discriminator(points, self.told(labels)), points)
+                penalties["gradient_penalty"] = unit_slope_penalty(slopes)
             for name, penalty in penalties.items():
-                loss = loss + penalty_weight * h[name] * penalty
+                if h[name]:
+                    loss = loss + penalty_weight * h[name] * penalty
                 self.penalties[f"penalty_{name}"] = penalty.detach()
         return loss, figures
 
@@ -270,7 +270,7 @@ class GANModule(LightningModule):
         """The generator's loss for fakes that its gradient flows to."""
         fake = self.seen(fake.to(real.dtype), draws)
         if self.game.compares_pairs:
-            return self.game.generator(*self.judge(self.seen(real, draws), fake, labels))
+            return self.game.generator(*self.judge(torch.cat([self.seen(real, draws), fake]), labels))
         logits = self.discriminator(fake, self.told(labels)).to(real.dtype)
         return self.game.generator(logits, logits)
 
@@ -282,15 +282,15 @@ class GANModule(LightningModule):
         """What the players hear of the labels: fakes are made for those of the real samples beside them."""
         return labels if self.hparams["conditional"] else None
 
-    def judge(self, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (batch,) of real and of fake samples, in the samples' own number format."""
+    def judge(self, both: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch,) of real samples and of fakes, the two halves of `both`, in their own number format."""
+        told = self.told(labels)
         if self.both_at_once:
-            told = self.told(labels)
-            logits = self.discriminator(torch.cat([real, fake]), None if told is None else told.repeat(2)).to(real.dtype)
-            real_logits, fake_logits = logits.chunk(2)
-            return real_logits, fake_logits
-        real_logits, fake_logits = (self.discriminator(x, self.told(labels)) for x in (real, fake))
-        return real_logits.to(real.dtype), fake_logits.to(real.dtype)
+            logits = self.discriminator(both, None if told is None else told.repeat(2))
+        else:
+            logits = torch.cat([self.discriminator(half, told) for half in both.chunk(2)])
+        real, fake = logits.to(both.dtype).chunk(2)
+        return real, fake
 
     def seen(self, samples: Tensor, draws: torch.Generator) -> Tensor:
         """What the discriminator sees of `samples`."""
@@ -375,7 +375,7 @@ class GANModule(LightningModule):
             self.eval_noise = torch.randn(count, self.hparams["noise"], generator=draws)
             self.notes["samples"] = count
         fake = self(self.eval_noise[batch.number.cpu()].to(self.device), batch.labels).to(batch.samples.dtype)
-        for side, logits in zip(self.logits, self.judge(batch.samples, fake, batch.labels), strict=True):
+        for side, logits in zip(self.logits, self.judge(torch.cat([batch.samples, fake]), batch.labels), strict=True):
             side.append(logits.float())
         if not self.features:
             self.fakes.append(fake)

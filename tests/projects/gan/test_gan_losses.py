@@ -82,16 +82,16 @@ def test_penalties_of_a_linear_discriminator():
     x = torch.randn(6, 3, 4, 4, dtype=torch.double, requires_grad=True)
     value, norm = (x * w).sum((1, 2, 3)), w.norm()
     torch.testing.assert_close(squared_slopes(value, x), (norm**2).expand(6))
-    torch.testing.assert_close(zero_centred_penalty(value, x), norm**2 / 2)
-    torch.testing.assert_close(unit_slope_penalty(value, x), (norm - 1) ** 2)
+    torch.testing.assert_close(zero_centred_penalty(squared_slopes(value, x)), norm**2 / 2)
+    torch.testing.assert_close(unit_slope_penalty(squared_slopes(value, x)), (norm - 1) ** 2)
 
 
 def test_penalties_of_a_quadratic_discriminator():
     x = torch.randn(6, 5, dtype=torch.double, requires_grad=True)
     value, norms = x.square().sum(1) / 2, x.norm(dim=1)
     torch.testing.assert_close(squared_slopes(value, x), norms**2)
-    torch.testing.assert_close(zero_centred_penalty(value, x), (norms**2).mean() / 2)
-    torch.testing.assert_close(unit_slope_penalty(value, x), (norms - 1).square().mean())
+    torch.testing.assert_close(zero_centred_penalty(squared_slopes(value, x)), (norms**2).mean() / 2)
+    torch.testing.assert_close(unit_slope_penalty(squared_slopes(value, x)), (norms - 1).square().mean())
 
 
 @pytest.mark.parametrize("penalty", [zero_centred_penalty, unit_slope_penalty])
@@ -103,7 +103,7 @@ def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
     def of_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         samples = x.clone().requires_grad_()
         # the last bias has no part in any slope; `0 *` gives it a gradient all the same
-        return penalty(F.linear(F.linear(samples, w1, b1).tanh(), w2, b2).squeeze(1), samples) + 0 * b2.sum()
+        return penalty(squared_slopes(F.linear(F.linear(samples, w1, b1).tanh(), w2, b2).squeeze(1), samples)) + 0 * b2.sum()
 
     assert torch.autograd.gradcheck(of_weights, weights)
 
@@ -111,7 +111,7 @@ def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
 def test_a_flat_discriminator_has_finite_slopes_of_the_unit_penalty():
     w = torch.zeros(3, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
-    loss = unit_slope_penalty(x @ w, x)
+    loss = unit_slope_penalty(squared_slopes(x @ w, x))
     loss.backward()
     assert loss.item() == pytest.approx(1, abs=1e-5) and w.grad.isfinite().all()
 

@@ -117,9 +117,9 @@ def test_blur_falls_to_a_hundredth_and_then_to_nothing_for_real_and_fake_alike()
     found, spread = [], []
     original = module.judge
 
-    def look(real, fake, labels):
+    def look(both, labels):
         found.append(module.current_blur())
-        return original(real, fake, labels)
+        return original(both, labels)
 
     module.judge = look
     fit(module, points_data(steps=8))
@@ -189,13 +189,14 @@ def test_batch_norm_sees_real_and_fake_apart_and_other_networks_at_once():
     real, fake = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32) - 1
     module = GANModule("pictures", network="dcgan", width=8, noise=8)
     twin = copy.deepcopy(module.discriminator)
-    for logits, images in zip(module.judge(real, fake, labels), (real, fake), strict=True):
+    both = torch.cat([real, fake])
+    for logits, images in zip(module.judge(both, labels), (real, fake), strict=True):
         torch.testing.assert_close(logits, twin(images))
-    assert not torch.allclose(module.judge(real, fake, labels)[0], twin(torch.cat([real, fake]))[:3], atol=1e-3)
+    assert not torch.allclose(module.judge(both, labels)[0], twin(both)[:3], atol=1e-3)
     module = GANModule("pictures", network="resnet", width=8, noise=8).eval()
     calls = []
     module.discriminator.register_forward_hook(lambda net, inputs, output: calls.append(len(output)))
-    for logits, images in zip(module.judge(real, fake, labels), (real, fake), strict=True):
+    for logits, images in zip(module.judge(both, labels), (real, fake), strict=True):
         torch.testing.assert_close(logits, module.discriminator(images))
     assert calls == [6, 3, 3]
 
@@ -204,11 +205,11 @@ def test_in_bfloat16_every_step_of_the_discriminator_sees_the_weights_of_the_las
     module = GANModule(**POINTS, d_steps=3, lr=0.1)
     original, found = module.judge, []
 
-    def look(real, fake, labels):
-        logits = original(real, fake, labels)
+    def look(both, labels):
+        logits = original(both, labels)
         twin = copy.deepcopy(module.discriminator)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            fresh = twin(torch.cat([real, fake])).float().chunk(2)
+            fresh = twin(both).float().chunk(2)
         found.append(all(torch.equal(a, b) for a, b in zip(logits, fresh, strict=True)))
         return logits
 
