@@ -73,7 +73,7 @@ class GANModule(LightningModule):
         lr: the generator's learning rate.
         d_lr: the discriminator's; unset, the same.
         betas: Adam's, for both.
-        schedule: `constant`, or `linear`: constant for half of the training, then falling to zero.
+        schedule: `constant`, or `linear`: constant for a quarter of the training, then falling to zero.
         features: what pictures are compared by: `pixels`, `inception`, or `PACKAGE.MODULE:FUNCTION`; see `features.py`.
         features_checkpoint: a file with their weights.
     """

@@ -55,7 +55,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], steps: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam with a rate that is constant, or after half of `steps` falls linearly to zero.
+    """Adam with a rate that is constant, or after a quarter of `steps` falls linearly to zero.
 
     Args:
         parameters: one player's.
@@ -66,7 +66,7 @@ def adam(
     """
 
     def rate(step: int) -> float:
-        return 1.0 if schedule == "constant" else max(0.0, min(1.0, 2 * (1 - step / steps)))
+        return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / steps) / 0.75))
 
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
     return optimizer, LambdaLR(optimizer, rate)
