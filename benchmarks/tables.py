@@ -32,6 +32,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 
 BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
+GAN_RUNS = ["gan-grid25", "gan-ring8", "gan-classic"]
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
 
@@ -52,6 +53,7 @@ def front() -> str:
     result = read_result("cifar10-default")
     benchmark = read_result("cifar10-benchmark")
     translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
+    points = read_result("gan-grid25")
     sentiment, prediction = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
     return rows(
         ["capstone", "figure", "value", "data", "on", "training", "seeds"],
@@ -112,6 +114,15 @@ def front() -> str:
                 prediction["device"],
                 "",
                 "",
+            ],
+            [
+                "[`gan`](projects/gan/README.md)",
+                "modes found of 25, and points of high quality",
+                f"**{points['mean']['test/modes']:.1f}**, {percent(points, 'test/high_quality')}",
+                f"`{points['data_source']}`",
+                points["device"],
+                minutes(points["mean"]["train_seconds"]),
+                str(len(points["seeds"])),
             ],
         ],
     )
@@ -256,6 +267,18 @@ def bert_sentiment_benchmark() -> str:
     return rows([f"sentences a second, {result['device']}", "ours", "theirs", "ratio"], body)
 
 
+def gan_figures() -> str:
+    """How much of each mixture was found, by how good points."""
+    header = ["recipe", "data", "modes", "of high quality", "reverse KL", "steps", "training", "seeds", "on"]
+    body = []
+    for result in map(read_result, GAN_RUNS):
+        mean = result["mean"]
+        row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/modes']:.1f}"]
+        row += [percent(result, "test/high_quality"), f"{mean['test/reverse_kl']:.2f}", f"{result['steps']:,}"]
+        body.append([*row, minutes(mean["train_seconds"]), str(len(result["seeds"])), result["device"]])
+    return rows(header, body)
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -283,6 +306,7 @@ TABLES = {
     "bert_sentiment-figures": bert_sentiment_figures,
     "cifar10-smoothing": cifar10_smoothing,
     "front": front,
+    "gan-figures": gan_figures,
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
     "cifar10-ideas": cifar10_ideas,
