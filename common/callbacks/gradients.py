@@ -43,17 +43,16 @@ class GradientMonitor(Callback):
         norm = torch.nn.utils.get_total_norm(gradients)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(self.loss if scaled else norm):
-            self._stop(trainer)
+            self._stop(trainer, pl_module)
         if is_log_step(trainer):
             pl_module.log("grad/norm", norm)
 
-    def _stop(self, trainer: Trainer) -> None:
+    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = self.loss.item()
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         good = newest_first(self.checkpoints)
         where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
-        automatic = trainer.lightning_module.automatic_optimization
-        clipping = "clip gradients (--trainer.gradient_clip_val 1), " if automatic else ""
+        clipping = "clip gradients (--trainer.gradient_clip_val 1), " if pl_module.automatic_optimization else ""
         raise UserError(
             f"stopped before step {trainer.global_step + 1}: {what}; {where}. "
             f"Lower the learning rate, {clipping}or try --precision 32-true"

@@ -252,11 +252,12 @@ class GANModule(LightningModule):
             }
             penalties = {}
             if full and (h["r1"] or h["r2"]):
-                slopes = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
-                penalties = {name: zero_centred_penalty(side) for name, side in zip(("r1", "r2"), slopes, strict=True)}
+                at_real, at_fake = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
+                penalties = {"r1": zero_centred_penalty(at_real), "r2": zero_centred_penalty(at_fake)}
             if full and h["gradient_penalty"]:
                 share = self.draw(torch.rand, len(real), 1, draws).squeeze(1)
-                points = between(*both.chunk(2), share)
+                real, fake_seen = both.chunk(2)
+                points = between(real, fake_seen, share)
                 points = points if fake.requires_grad else points.detach().requires_grad_()
                 slopes = squared_slopes(self.discriminator(points, self.told(labels)), points)
                 penalties["gradient_penalty"] = unit_slope_penalty(slopes)

@@ -171,7 +171,7 @@ def monitored(tmp_path, scaler, loss, gradient):
         global_step=0,
         _logger_connector=SimpleNamespace(should_update_logs=True),
     )
-    module = SimpleNamespace(log=logged.__setitem__)
+    module = SimpleNamespace(log=logged.__setitem__, automatic_optimization=True)
     monitor = GradientMonitor(tmp_path)
     monitor.on_before_backward(trainer, module, torch.tensor(loss))
     monitor.on_before_optimizer_step(trainer, module, torch.optim.SGD([weight], 0.1))

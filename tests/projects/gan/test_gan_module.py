@@ -314,6 +314,11 @@ def test_precisions_that_penalties_cannot_do_with_are_refused(precision):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"network": "dcgan"}, "--model.network dcgan: use one of mlp"),
+        ({"augment": ["cutout"]}, "points are not augmented"),
+        ({"loss": "minimax"}, "--model.loss minimax: use one of non_saturating"),
+        ({"sample_kind": "pictures", "network": "mlp"}, "use one of dcgan, resnet .the data are pictures, see recipes"),
+        ({"sample_kind": "pictures", "network": "dcgan", "r1": 1.0}, "batch norm mixes samples"),
         ({"ema": 1.0}, "--model.ema"),
         ({"lr": 0.0}, "lr and d_lr are above 0"),
         ({"d_steps": 0}, "d_steps"),
@@ -325,4 +330,4 @@ def test_precisions_that_penalties_cannot_do_with_are_refused(precision):
 )
 def test_settings_that_make_no_sense_are_refused(options, line):
     with pytest.raises(UserError, match=line):
-        GANModule(**POINTS, **options)
+        GANModule(**{**POINTS, **options})

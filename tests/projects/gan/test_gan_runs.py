@@ -95,15 +95,14 @@ def test_a_run_of_pictures_is_measured_in_named_features_and_draws(command, pict
     for name in ("interpolation", "truncation", "neighbours", "samples"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 2000, name
     checkpoint = ["--checkpoint", str(newest_checkpoint(folder)[1])]
-    command("sample", *checkpoint, "--class_name", "star", "--interpolate", "--truncation", "0.7").wait()
-    command("sample", *checkpoint, "--count", "3", "--each", "--output", "one.png").wait()
+    star = ["--class_name", "star", "--interpolate", "--columns", "3", "--truncation", "0.7"]
+    command("sample", *checkpoint, *star, "--count", "3", "--each", "--output", "one.png").wait()
     with Image.open(run.cwd / "one-0002.png") as image:
         assert image.size == (32, 32)
     assert "its classes are checkerboard, crescent" in command("sample", *checkpoint, "--class_name", "dog").error()
-    assert "no such file" in command("sample", "--checkpoint", "nowhere.ckpt").error()
 
 
-@pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])
+@pytest.mark.parametrize("switch", ["overfit", "gradients"])
 def test_debug_switches(command, switch):
     flags = [
         "--data.source",
@@ -118,7 +117,7 @@ def test_debug_switches(command, switch):
         "64",
     ]
     output = command("train", *flags, "--debug", switch).wait()
-    expected = {"overfit": "can be learnt by heart", "shapes": "discriminator", "gradients": "Autograd agrees"}
+    expected = {"overfit": "can be learnt by heart", "gradients": "Autograd agrees"}
     assert expected[switch] in output
 
 
@@ -126,15 +125,11 @@ def test_debug_switches(command, switch):
     ("flags", "line"),
     [
         (["--data.source", "ring9x/at/all"], "ring9x/at/all"),
-        (["--data.source", "ring8", "--model.network", "dcgan"], "--model.network dcgan: use one of mlp"),
-        (["--data.source", "ring8", "--model.augment", "[cutout]"], "points are not augmented"),
-        (["--data.source", "sample", "--model.network", "dcgan", "--model.r1", "1"], "batch norm"),
         (["--data.source", "sample", "--model.features", "inception", "--model.features_checkpoint", "no.pth"], "inception"),
         (
             ["--data.source", "sample", "--model.network", "mlp"],
             "use one of dcgan, resnet (the data are pictures, see recipes",
         ),
-        (["--data.source", "ring8", "--model.loss", "minimax"], "--model.loss minimax: use one of non_saturating"),
         (["--data.source", "ring8", "--trainer.gradient_clip_val", "1.0"], "gradient clipping"),
     ],
 )
