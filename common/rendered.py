@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.images import LabelledImages
+
 SIZE = 32  # height and width in pixels, the unit of all lengths below
 CHUNK = 100  # pictures drawn at once: a plane of them stays in the processor's cache. Another number, other pictures
 
@@ -143,6 +145,14 @@ def render_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
     dice = _Dice(seed)
     labels = torch.randperm(count, generator=dice.generator) % len(CLASS_NAMES)
     return torch.cat([_draw(part, dice) for part in labels.split(CHUNK)]), labels
+
+
+def render_splits(sizes: dict[str, int]) -> dict[str, LabelledImages]:
+    """Pictures for each split, as many as `sizes` says; each split has a seed of its own, by its place."""
+    return {
+        split: LabelledImages(*render_images(count, seed), list(CLASS_NAMES))
+        for seed, (split, count) in enumerate(sizes.items())
+    }
 
 
 class _Dice:

@@ -14,7 +14,7 @@ from common.batches import count_batches, data_position, epoch_batches, rank_and
 from common.data import SourcedData
 from common.errors import UserError
 from common.images import LabelledImages, load_images
-from common.rendered import CLASS_NAMES, render_images
+from common.rendered import render_splits
 from projects.cifar10.augment import Augmentation, augment, draw, reflect_pad
 
 if TYPE_CHECKING:
@@ -262,10 +262,7 @@ class ClassicLoader:
 
 def render_sample() -> dict[str, LabelledImages]:
     """The embedded sample: ten classes of rendered pictures, the same on every machine."""
-    return {
-        split: LabelledImages(*render_images(count, seed), list(CLASS_NAMES))
-        for seed, (split, count) in enumerate(SAMPLE_SIZES.items())
-    }
+    return render_splits(SAMPLE_SIZES)
 
 
 def load_extra(folder: str, class_names: list[str]) -> LabelledImages:

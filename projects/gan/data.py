@@ -12,7 +12,7 @@ from common.batches import data_position, rank_and_world_size, rank_share
 from common.data import Source, SourcedData
 from common.errors import UserError
 from common.images import LabelledImages, load_images
-from common.rendered import CLASS_NAMES, render_images
+from common.rendered import render_splits
 from projects.gan.points import MIXTURES, Mixture
 
 HUB_ID = "uoft-cs/cifar10"
@@ -249,7 +249,4 @@ def as_bytes(images: Tensor) -> Tensor:
 
 def render_sample() -> dict[str, LabelledImages]:
     """The embedded sample: the ten classes of rendered pictures, the same on every machine."""
-    return {
-        split: LabelledImages(*render_images(count, seed), list(CLASS_NAMES))
-        for seed, (split, count) in enumerate(SAMPLE_SIZES.items())
-    }
+    return render_splits(SAMPLE_SIZES)
