@@ -279,6 +279,24 @@ def gan_figures() -> str:
     return rows(header, body)
 
 
+def gan_benchmark() -> str:
+    """What `benchmarks/gan.py` measured."""
+    result = read_result("gan-benchmark")
+    body = [
+        [
+            f"a Trainer step of {kind} with all callbacks, plain PyTorch loop",
+            f"{result[kind]['trainer_step_ms']:.1f} ms",
+            f"{result[kind]['plain_step_ms']:.1f} ms",
+            f"{result[kind]['median_of_ratios']:.2f}",
+        ]
+        for kind in ("points", "pictures")
+    ]
+    memory = result["memory"]
+    peak = f"{memory['extraction_mib']:.0f} + {memory['streaming_mib']:.0f} MiB"
+    body.append([f"memory: Inception's features, and comparing {memory['pictures']:,} of each side", peak, "", ""])
+    return rows([f"side by side, {result['device']}", "ours", "theirs", "ratio"], body)
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -306,6 +324,7 @@ TABLES = {
     "bert_sentiment-figures": bert_sentiment_figures,
     "cifar10-smoothing": cifar10_smoothing,
     "front": front,
+    "gan-benchmark": gan_benchmark,
     "gan-figures": gan_figures,
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
