@@ -49,12 +49,13 @@ class GANModule(LightningModule):
         sample_kind: `points` or `pictures`; the data's.
         class_count: labels of the data.
         scale: the standard deviation of a point's coordinate; the data's.
-        network: `mlp` for points; `dcgan` or `resnet` for pictures; unset, `mlp` or `resnet`.
+        network: `mlp` for points; for pictures `dcgan`, `sndcgan` (the same with spectral norm in the discriminator) or
+            `resnet`; unset, `mlp` or `resnet`.
         noise: numbers that a sample is made from.
         width: of hidden layers, in units or channels.
         layers: hidden layers of the MLPs.
         octaves: waves through which the MLP's discriminator sees each coordinate; 0 for none.
-        noise_octaves: the same for its generator and each number of the noise.
+        codes: of the MLP's generator: how many the first number of its noise chooses among; 0 for none.
         conditional: whether both players are told the class.
         loss: `non_saturating`, `hinge`, `least_squares`, `wasserstein` or `relativistic`; see `losses.py`.
         d_steps: steps of the discriminator for one of the generator.
@@ -91,7 +92,7 @@ class GANModule(LightningModule):
         width: int = 128,
         layers: int = 3,
         octaves: int = 0,
-        noise_octaves: int = 0,
+        codes: int = 0,
         conditional: bool = False,
         loss: str = "relativistic",
         d_steps: int = 1,
@@ -111,7 +112,7 @@ class GANModule(LightningModule):
         features_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
-        networks = ("mlp",) if sample_kind == "points" else ("dcgan", "resnet")
+        networks = ("mlp",) if sample_kind == "points" else ("dcgan", "sndcgan", "resnet")
         network = network or networks[-1]
         for option, value, choices in [
             ("network", network, networks),
@@ -127,8 +128,8 @@ class GANModule(LightningModule):
             raise UserError(
                 "--model.noise, width, layers, d_steps and penalty_every are at least 1; r1, r2, gradient_penalty at least 0"
             )
-        if min(octaves, noise_octaves, blur) < 0 or not 0 < blur_until <= 1:
-            raise UserError("--model.octaves, noise_octaves and blur are at least 0, blur_until above 0 and at most 1")
+        if min(octaves, codes, blur) < 0 or not 0 < blur_until <= 1:
+            raise UserError("--model.octaves, codes and blur are at least 0, blur_until above 0 and at most 1")
         if not 0 <= ema < 1 or lr <= 0 or (d_lr is not None and d_lr <= 0):
             raise UserError("--model.ema is 0 or more and below 1, lr and d_lr are above 0")
         betas = (betas[0], betas[1])
@@ -139,10 +140,11 @@ class GANModule(LightningModule):
         self.generator: nn.Module
         self.discriminator: nn.Module
         if network == "mlp":
-            self.generator = PointGenerator(noise, width, layers, classes, scale, noise_octaves)
+            self.generator = PointGenerator(noise, width, layers, classes, scale, codes)
             self.discriminator = PointDiscriminator(width, layers, classes, scale, octaves)
-        elif network == "dcgan":
-            self.generator, self.discriminator = DCGenerator(noise, width, classes), DCDiscriminator(width, classes)
+        elif network in ("dcgan", "sndcgan"):
+            self.generator = DCGenerator(noise, width, classes)
+            self.discriminator = DCDiscriminator(width, classes, spectral=network == "sndcgan")
         else:
             self.generator, self.discriminator = ResGenerator(noise, width, classes), ResDiscriminator(width, classes)
         if sample_kind == "pictures":
@@ -150,7 +152,7 @@ class GANModule(LightningModule):
             self.discriminator.to(memory_format=torch.channels_last)
         has_batch_norm = any(isinstance(part, nn.BatchNorm2d) for part in self.discriminator.modules())
         if has_batch_norm and (r1 or r2 or gradient_penalty):
-            raise UserError("--model.network dcgan: batch norm mixes samples, a penalty needs each slope alone; use resnet")
+            raise UserError("--model.network dcgan: batch norm mixes samples, a penalty needs each slope alone; use sndcgan")
         self.both_at_once = not has_batch_norm  # batch norm would mix the statistics of real and fake
         self.averaged: AveragedModel | None = None
         if ema:

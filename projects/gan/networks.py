@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-NOISE_UNIT = 0.5  # of the MLP's noise: its longest wave then goes once around over four standard deviations
-
 
 class PointGenerator(nn.Module):
-    """An MLP from noise to points in the plane, which sees its noise through waves too (see `waves`).
+    """An MLP from noise to points in the plane, a part of whose noise can be a choice among `codes`.
 
-    Between two modes it has to jump, and a network that is smooth in its noise takes long to learn to. Waves also bring
-    every mode within reach of many places of the noise: one that is missing can grow from any of them.
+    Noise without gaps, mapped by a network without jumps, leaves points on the way from mode to mode, and to narrow that way
+    the network must become steep, which takes long. A choice has gaps: each code is free to be anywhere, and one that is
+    not needed where it is can move to a mode that is missing (mixture of latents: Gurumurthy et al., arXiv 1706.02071;
+    why one connected latent cannot do: Khayatkhoei et al., arXiv 1806.00880).
 
     Args:
         noise: numbers that a point is made from.
@@ -30,20 +30,24 @@ class PointGenerator(nn.Module):
         layers: how many hidden ones.
         classes: labels that it can be asked for; 0 for none.
         scale: the standard deviation of a coordinate of the data: the last layer's unit.
-        octaves: waves for each number of the noise.
+        codes: how many codes the first number of the noise chooses among, all equally likely; 0 for none.
     """
 
     def __init__(
-        self, noise: int, width: int = 128, layers: int = 3, classes: int = 0, scale: float = 1.0, octaves: int = 0
+        self, noise: int, width: int = 128, layers: int = 3, classes: int = 0, scale: float = 1.0, codes: int = 0
     ) -> None:
         super().__init__()
         self.label = nn.Embedding(classes, noise) if classes else None
-        self.stack = mlp(noise * (1 + 2 * octaves + (classes > 0)), width, layers, 2)
-        self.scale, self.octaves = scale, octaves
+        inputs = noise - 1 + codes if codes else noise
+        self.stack = mlp(inputs + (noise if classes else 0), width, layers, 2)
+        self.scale, self.codes = scale, codes
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, noise) -> (batch, 2)."""
-        x = waves(NOISE_UNIT * noise, self.octaves)
+        x = noise
+        if self.codes:
+            code = (torch.special.ndtr(noise[:, 0]) * self.codes).long().clamp(max=self.codes - 1)
+            x = torch.cat([F.one_hot(code, self.codes).to(noise.dtype), noise[:, 1:]], 1)
         if self.label is not None:
             x = torch.cat([x, self.label(labels)], 1)
         return self.stack(x) * self.scale
@@ -153,28 +157,33 @@ class DCGenerator(nn.Module):
 
 
 class DCDiscriminator(nn.Module):
-    """DCGAN's discriminator for 32 x 32: strided convolutions, batch norm, leaky ReLU.
+    """DCGAN's discriminator for 32 x 32: strided convolutions, leaky ReLU, batch norm or in its place spectral norm.
 
     Args:
         width: channels after the first layer; each layer above has twice as many.
         classes: see `ProjectionHead`.
+        spectral: whether all weights have spectral norm 1 (Miyato et al., arXiv 1802.05957) and nothing mixes the batch.
     """
 
-    def __init__(self, width: int = 64, classes: int = 0) -> None:
+    def __init__(self, width: int = 64, classes: int = 0, spectral: bool = False) -> None:
         super().__init__()
+
+        def layer(inputs: int, outputs: int, first: bool = False) -> list[nn.Module]:
+            """Half the height and width."""
+            conv = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=spectral)
+            if spectral:
+                return [normed(conv), nn.LeakyReLU(0.2)]
+            return [conv, *([] if first else [nn.BatchNorm2d(outputs)]), nn.LeakyReLU(0.2)]
+
         self.stack = nn.Sequential(
-            nn.Conv2d(3, width, 4, 2, 1, bias=False),  # (batch, width, 16, 16)
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),  # (batch, 2 width, 8, 8)
-            nn.BatchNorm2d(2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False),  # (batch, 4 width, 4, 4)
-            nn.BatchNorm2d(4 * width),
-            nn.LeakyReLU(0.2),
+            *layer(3, width, first=True),  # (batch, width, 16, 16)
+            *layer(width, 2 * width),  # (batch, 2 width, 8, 8)
+            *layer(2 * width, 4 * width),  # (batch, 4 width, 4, 4)
             nn.Flatten(),
         )
-        self.head = ProjectionHead(4 * width * 16, classes)  # over all 4 x 4 places: the original's last convolution
-        self.apply(dcgan_init)
+        self.head = ProjectionHead(4 * width * 16, classes, spectral)  # of all 4 x 4 places: the original's last convolution
+        if not spectral:
+            self.apply(dcgan_init)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, 32, 32) -> (batch,)."""

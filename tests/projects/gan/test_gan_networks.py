@@ -212,6 +212,21 @@ def test_dcgan_begins_with_narrow_gaussians(net):
             assert module.bias is None or not module.bias.any()
 
 
+def test_spectral_norm_takes_the_place_of_batch_norm():
+    """All weights have a largest singular value of 1, and a picture's logit does not depend on the others of its batch."""
+    net = DCDiscriminator(8, classes=5, spectral=True)
+    images, labels = torch.rand(6, 3, 32, 32) * 2 - 1, torch.arange(6) % 5
+    for _ in range(300):  # one power iteration each
+        net(images, labels)
+    weights = [module.weight for module in net.modules() if isinstance(getattr(module, "weight", None), Tensor)]
+    assert len(weights) == 5  # three convolutions, the head's linear layer and its labels
+    for weight in weights:
+        assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
+    net.eval()
+    alone = torch.cat([net(images[i : i + 1], labels[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(net(images, labels), alone)
+
+
 def test_waves_are_sines_and_cosines_of_each_number():
     x, y = 0.3, -0.7
     found = waves(torch.tensor([[x, y], [0.0, 0.0]]), 2)
@@ -223,9 +238,27 @@ def test_waves_are_sines_and_cosines_of_each_number():
 
 @pytest.mark.parametrize("octaves", [0, 2])
 def test_points_pass_through_waves_in_their_own_unit(octaves):
-    points, noise = torch.randn(5, 2), torch.randn(5, 3)
+    points = torch.randn(5, 2)
     net = PointDiscriminator(width=8, octaves=octaves, scale=2.0)
     expected = net.head(net.activation(net.stack(waves(points / 2, octaves))), None)
     torch.testing.assert_close(net(points), expected)
-    generator = PointGenerator(3, width=8, octaves=octaves, scale=2.0)
-    torch.testing.assert_close(generator(noise), 2 * generator.stack(waves(noise / 2, octaves)))
+
+
+def test_a_code_is_chosen_by_the_first_number_of_the_noise():
+    """Each code has the same share of a normal number, in order, and enters as the column of the first layer's weights."""
+    noise = torch.randn(4000, 3)
+    generator = PointGenerator(3, width=8, codes=4, scale=2.0)
+    quartiles = torch.tensor([-0.67449, 0.0, 0.67449])  # of the standard normal distribution
+    code = torch.bucketize(noise[:, 0], quartiles)
+    first, rest = generator.stack[0], generator.stack[1:]
+    hidden = first.weight[:, :4].T[code] + noise[:, 1:] @ first.weight[:, 4:].T + first.bias
+    torch.testing.assert_close(generator(noise), 2 * rest(hidden))
+    assert torch.bincount(code, minlength=4).min() > 900
+    extreme = torch.tensor([[-40.0, 0.0, 0.0], [40.0, 0.0, 0.0]])  # where the distribution function is exactly 0 and 1
+    torch.testing.assert_close(generator(extreme), 2 * rest(first.weight[:, [0, 3]].T + first.bias))
+
+
+def test_without_codes_all_noise_is_continuous():
+    noise = torch.randn(5, 3)
+    generator = PointGenerator(3, width=8, scale=2.0)
+    torch.testing.assert_close(generator(noise), 2 * generator.stack(noise))
