@@ -1,11 +1,15 @@
-"""What the optimizers of several capstones share: orthogonalised updates, clipping, the length of a training, warm-up."""
+"""What the optimizers of several capstones share: orthogonalised updates, clipping, warm-up, gradients averaged by hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
@@ -80,3 +84,29 @@ def with_warmup(optimizer: Optimizer, steps: int, rising: int, schedule: str = "
         return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
+
+
+def without_ddp_sync(strategy: Strategy) -> AbstractContextManager[Any]:
+    """Within it a backward pass leaves gradients as each process has them.
+
+    DDP expects one backward pass for each forward pass; a training step with several averages its gradients itself, by
+    `average_gradients`.
+    """
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+
+def average_gradients(parameters: Iterable[Tensor], world_size: int) -> None:
+    """Replaces the gradients of `parameters` by their means over the processes."""
+    average_over_processes([p.grad for p in parameters if p.grad is not None], world_size)
+
+
+@torch.no_grad()
+def average_over_processes(tensors: Sequence[Tensor], world_size: int) -> None:
+    """Replaces `tensors` by their means over the processes, all in one message."""
+    if world_size == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

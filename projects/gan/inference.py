@@ -45,7 +45,8 @@ def load_sampler(path: Path, device: torch.device) -> Sampler:
         module = GANModule(**h)
         module.load_state_dict(checkpoint["state_dict"])
         names = list(checkpoint["class_names"]) if h["conditional"] else []
-        return Sampler(module.to(device).eval(), h["noise"], names, h["sample_kind"], checkpoint["data_source"])
+        module.to(device).eval().settle()
+        return Sampler(module, h["noise"], names, h["sample_kind"], checkpoint["data_source"])
     except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common.batches import rank_and_world_size
 from common.callbacks import is_log_step
 from common.errors import UserError
-from common.optim import training_steps
+from common.optim import training_steps, without_ddp_sync
 from projects.gan.augment import DRAWS, POLICIES, change
 from projects.gan.data import Batch, as_bytes
 from projects.gan.evaluation import FeatureComparison, gather
@@ -29,12 +29,14 @@ from projects.gan.networks import (
     PointGenerator,
     ResDiscriminator,
     ResGenerator,
+    take_statistics,
 )
-from projects.gan.optim import adam, average_over_processes, gradient_norm, without_autocast_cache, without_ddp_sync
+from projects.gan.optim import adam, average_player, gradient_norm, without_autocast_cache
 from projects.gan.points import coverage
 
 # of the noise that fakes are measured with: the same in every validation, so that curves are smooth, and other noise at test
 EVAL_SEEDS = {"val": 20_000, "test": 20_001}
+STATISTICS_SEED, STATISTICS_SAMPLES, STATISTICS_BATCH = 20_002, 5000, 250
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
@@ -156,7 +158,7 @@ class GANModule(LightningModule):
         self.both_at_once = not has_batch_norm  # batch norm would mix the statistics of real and fake
         self.averaged: AveragedModel | None = None
         if ema:
-            self.averaged = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            self.averaged = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(ema))
             self.averaged.requires_grad_(False)
         self.game = GAMES[loss]
         self.features: list[Features] = []  # in a list, so that their weights are no part of this module's
@@ -217,7 +219,7 @@ class GANModule(LightningModule):
         loss, figures = self.discriminator_loss(real, fake, labels, draws, self.penalty_due())
         optimizer.zero_grad()
         self.manual_backward(loss)
-        average_over_processes(self.discriminator, self.trainer.world_size)
+        average_player(self.discriminator, self.trainer.world_size)
         optimizer.step()
         return figures
 
@@ -228,7 +230,7 @@ class GANModule(LightningModule):
         loss = self.generator_loss(real, fake, labels, draws)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        average_over_processes(self.generator, self.trainer.world_size)
+        average_player(self.generator, self.trainer.world_size)
         optimizer.step()
         self.discriminator.requires_grad_(True)
         return {"generator_loss": loss.detach()}
@@ -355,12 +357,22 @@ class GANModule(LightningModule):
     # ---- measuring
 
     def on_validation_start(self) -> None:
-        """Forgets the last evaluation."""
+        """Forgets the last evaluation, and makes the generator ready for the next."""
         self.fakes, self.logits, self.eval_noise = [], ([], []), None
+        self.settle()
         if self.features:
             self.comparison = FeatureComparison(self.features[0].width, self.device)
 
     on_test_start = on_validation_start
+
+    def settle(self) -> None:
+        """Gives the averaged generator the batch statistics of its own samples; those of the trained one are not its own."""
+        if self.averaged is not None:
+            h = self.hparams
+            draws = torch.Generator().manual_seed(STATISTICS_SEED)
+            noise = torch.randn(STATISTICS_SAMPLES, h["noise"], generator=draws).to(self.device, cast(torch.dtype, self.dtype))
+            labels = torch.arange(STATISTICS_SAMPLES, device=self.device) % h["class_count"]
+            take_statistics(self.averaged, noise, labels if h["conditional"] else None, STATISTICS_BATCH)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compares held-out samples with as many fakes."""

@@ -314,6 +314,35 @@ class ResDiscriminator(nn.Module):
         return self.head(F.relu(self.blocks(images)).sum((2, 3)), labels)
 
 
+@torch.no_grad()
+def take_statistics(generator: nn.Module, noise: Tensor, labels: Tensor | None, batch_size: int) -> None:
+    """Takes the means and variances that batch norm uses outside of training anew, from samples of the weights as they are.
+
+    Averaged weights belong to no statistics that were seen while they were averaged ("standing statistics": Brock et al.,
+    arXiv 1809.11096, appendix C).
+
+    Args:
+        generator: a network from noise and labels.
+        noise: (count, noise).
+        labels: (count,), or None.
+        batch_size: of each forward pass; the statistics are the means over the passes.
+    """
+    norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # all passes weigh the same
+        norm.train()
+    parts = [None] * len(noise) if labels is None else labels.split(batch_size)
+    for part, told in zip(noise.split(batch_size), parts, strict=False):
+        generator(part, told)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
 def xavier_init(layer: nn.Module) -> None:
     """Glorot's uniform weights for convolutions and linear layers."""
     if isinstance(layer, (nn.Conv2d, nn.Linear)):

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-
-def without_ddp_sync(strategy: Strategy) -> AbstractContextManager[Any]:
-    """Within it a backward pass leaves gradients as each process has them.
-
-    DDP expects one backward pass through all parameters for each forward pass; a game has several, each through one player.
-    So both players' gradients are averaged by `average_over_processes` instead.
-    """
-    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+from common.optim import average_over_processes
 
 
 def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
@@ -30,21 +21,14 @@ def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
 
 
-def average_over_processes(player: nn.Module, world_size: int) -> None:
-    """Replaces gradients and running statistics by their means over the processes, all in one message.
+def average_player(player: nn.Module, world_size: int) -> None:
+    """Replaces gradients and running statistics by their means over the processes.
 
     Weights, and what batch norm knows of them, are then the same everywhere at all times.
     """
-    if world_size == 1:
-        return
     tensors = [p.grad for p in player.parameters() if p.grad is not None]
     tensors += [buffer for buffer in player.buffers() if buffer.is_floating_point()]
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= world_size
-    with torch.no_grad():
-        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+    average_over_processes(tensors, world_size)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

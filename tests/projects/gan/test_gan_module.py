@@ -18,7 +18,7 @@ from projects.gan import module as gan_module
 from projects.gan.augment import change
 from projects.gan.data import GANData
 from projects.gan.module import GANModule
-from projects.gan.optim import average_over_processes
+from projects.gan.optim import average_player
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 POINTS = {"sample_kind": "points", "class_count": 8, "noise": 4, "width": 16}
@@ -229,7 +229,7 @@ def average_in_process(rank, folder):
     torch.manual_seed(rank)
     net(torch.rand(4, 3, 8, 8)).square().sum().backward()
     own = [p.grad.clone() for p in net.parameters()], [b.clone() for b in net.buffers()]
-    average_over_processes(net, 2)
+    average_player(net, 2)
     torch.save((own, ([p.grad for p in net.parameters()], list(net.buffers()))), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -292,6 +292,25 @@ def test_evaluation_uses_the_averaged_generator():
     assert not module(torch.randn(3, 4)).any() and module.generator(torch.randn(3, 4)).any()
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_averaged_generator_gets_the_statistics_of_its_own_samples(conditional):
+    """Then it makes of a batch nearly what it makes in training mode; before, statistics are of no samples at all."""
+    options = {"network": "sndcgan", "width": 8, "noise": 8, "conditional": conditional}
+    module = GANModule("pictures", 10, **options).eval()
+    noise, labels = torch.randn(1000, 8), torch.arange(1000) % 10
+    trained = [buffer.clone() for buffer in module.generator.buffers()]
+    with torch.no_grad():
+        module.averaged.train()
+        expected = module(noise, labels)
+        module.eval()
+        for buffer in module.averaged.module.buffers():
+            buffer.fill_(3)
+        assert (module(noise, labels) - expected).abs().mean() > 0.01
+        module.settle()
+        assert (module(noise, labels) - expected).abs().mean() < 0.002
+    assert all(map(torch.equal, trained, module.generator.buffers()))
+
+
 def test_a_checkpoint_holds_everything_but_the_features():
     module = GANModule("pictures", network="resnet", width=8, noise=8)
     module.features.append(object())
@@ -317,7 +336,10 @@ def test_precisions_that_penalties_cannot_do_with_are_refused(precision):
         ({"network": "dcgan"}, "--model.network dcgan: use one of mlp"),
         ({"augment": ["cutout"]}, "points are not augmented"),
         ({"loss": "minimax"}, "--model.loss minimax: use one of non_saturating"),
-        ({"sample_kind": "pictures", "network": "mlp"}, "use one of dcgan, resnet .the data are pictures, see recipes"),
+        (
+            {"sample_kind": "pictures", "network": "mlp"},
+            "use one of dcgan, sndcgan, resnet .the data are pictures",
+        ),
         ({"sample_kind": "pictures", "network": "dcgan", "r1": 1.0}, "batch norm mixes samples"),
         ({"ema": 1.0}, "--model.ema"),
         ({"lr": 0.0}, "lr and d_lr are above 0"),

@@ -21,6 +21,7 @@ from projects.gan.networks import (
     ResDiscriminator,
     ResGenerator,
     UpBlock,
+    take_statistics,
     waves,
 )
 
@@ -249,13 +250,31 @@ def test_a_code_is_chosen_by_the_first_number_of_the_noise():
     noise = torch.randn(4000, 3)
     generator = PointGenerator(3, width=8, codes=4, scale=2.0)
     quartiles = torch.tensor([-0.67449, 0.0, 0.67449])  # of the standard normal distribution
-    code = torch.bucketize(noise[:, 0], quartiles)
+    code = torch.bucketize(noise[:, 0].contiguous(), quartiles)
     first, rest = generator.stack[0], generator.stack[1:]
     hidden = first.weight[:, :4].T[code] + noise[:, 1:] @ first.weight[:, 4:].T + first.bias
     torch.testing.assert_close(generator(noise), 2 * rest(hidden))
     assert torch.bincount(code, minlength=4).min() > 900
     extreme = torch.tensor([[-40.0, 0.0, 0.0], [40.0, 0.0, 0.0]])  # where the distribution function is exactly 0 and 1
     torch.testing.assert_close(generator(extreme), 2 * rest(first.weight[:, [0, 3]].T + first.bias))
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_statistics_are_the_means_over_the_batches(classes):
+    """Of the first layer's output, by hand, and through all layers: one batch's samples are those of training mode."""
+    noise, labels = torch.randn(60, NOISE), torch.arange(60) % 5 if classes else None
+    net = DCGenerator(NOISE, 8, classes)
+    net.stack[1].running_mean.fill_(7.0)  # of another time
+    take_statistics(net, noise, labels, batch_size=20)
+    with torch.no_grad():
+        inputs = noise if labels is None else torch.cat([noise, net.label(labels)], 1)
+        channels = [net.stack[0](part[:, :, None, None]).transpose(0, 1).flatten(1) for part in inputs.split(20)]
+    torch.testing.assert_close(net.stack[1].running_mean, torch.stack([c.mean(1) for c in channels]).mean(0))
+    torch.testing.assert_close(net.stack[1].running_var, torch.stack([c.var(1) for c in channels]).mean(0))
+    assert net.stack[1].momentum == 0.1 and not net.stack[1].training
+    take_statistics(net, noise, labels, batch_size=60)
+    settled = net(noise, labels)
+    torch.testing.assert_close(settled, net.train()(noise, labels), atol=2e-3, rtol=0)  # variances with n - 1 against n
 
 
 def test_without_codes_all_noise_is_continuous():

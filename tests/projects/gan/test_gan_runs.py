@@ -128,7 +128,7 @@ def test_debug_switches(command, switch):
         (["--data.source", "sample", "--model.features", "inception", "--model.features_checkpoint", "no.pth"], "inception"),
         (
             ["--data.source", "sample", "--model.network", "mlp"],
-            "use one of dcgan, resnet (the data are pictures, see recipes",
+            "use one of dcgan, sndcgan, resnet (the data are pictures, see recipes",
         ),
         (["--data.source", "ring8", "--trainer.gradient_clip_val", "1.0"], "gradient clipping"),
     ],
