@@ -1,11 +1,12 @@
 # Both targets do all the set-up on a fresh machine: a virtual environment in .venv, and what pyproject.toml names.
 PYTHON ?= python3
+PROJECT ?= cifar10
 VENV := .venv
 
 .PHONY: train test slow check bench clean
 
-train: $(VENV)/.installed  ## train CIFAR-10 on whatever data is at hand (FLAGS="--max_epochs 4 ..." to change the run)
-	$(VENV)/bin/python -m projects.cifar10.train $(FLAGS)
+train: $(VENV)/.installed  ## train PROJECT on whatever data is at hand (FLAGS="--max_epochs 4 ..." to change the run)
+	$(VENV)/bin/python -m projects.$(PROJECT).train $(FLAGS)
 
 test: $(VENV)/.installed-dev  ## the default tests: under 6 minutes on two cores
 	$(VENV)/bin/python -m pytest -q

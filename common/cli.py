@@ -21,7 +21,8 @@ from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+from common.command import guarded
+from common.errors import UserError
 
 # short flag -> trainer setting; `--help` shows each with the type and sentence given here
 TRAINER_FLAGS: dict[str, tuple[str, str]] = {
@@ -229,15 +230,17 @@ def find_config(name: str, folder: Path) -> str:
     """The path of a configuration file that is named from where we are, or else from a capstone's `folder`.
 
     Raises:
-        UserError: there is no such file, or it is not YAML.
+        UserError: there is no such file, it is not YAML, or it is a sweep.
     """
     path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
     if path is None:
         raise UserError(f"--config {name}: no such file, neither here nor in {folder}")
     try:
-        yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {name}: not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
+        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
     return str(path)
 
 
@@ -262,19 +265,3 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     folder = Path("runs", project, flags.get("--name", "")) if resume == "auto" else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"
     return ["--config", str(saved), *args] if saved.is_file() else args
-
-
-def guarded(command: Callable[[], int | None]) -> int:
-    """Calls `command`; turns what a user can put right into one line on stderr and the exit code that says so."""
-    try:
-        return command() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except Preempted as stop:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes stop at the same step
-            print(f"{stop}", file=sys.stderr)
-        return EXIT_PREEMPTED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130

@@ -1,13 +1,31 @@
-"""What the commands that use a checkpoint share. Needs no torch, so that `--help` answers at once."""
+"""What the commands share. Needs no torch, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from common.errors import EXIT_BAD_INPUT, UserError
+from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Calls `command`; turns what a user can put right into one line on stderr and the exit code that says so."""
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Preempted as stop:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes stop at the same step
+            print(f"{stop}", file=sys.stderr)
+        return EXIT_PREEMPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 class OneLineParser(argparse.ArgumentParser):

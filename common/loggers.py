@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import sys
@@ -18,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.errors import UserError
+from common.metrics import read_metrics
 from common.network import reachable
 
 WANDB_SERVER = "https://api.wandb.ai"
@@ -47,12 +47,6 @@ def start_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> No
         warnings.simplefilter("ignore")
         logger.experiment.metrics.extend(rows)
     logger.save()
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`, each with the figures that it holds."""
-    with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
 
 
 def wandb_logger(

@@ -9,38 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from common.figures import BLUE, GRAY, ORANGE, bare, new_figure, new_tiles, save
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
-
-
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows` x `columns` axes of `width` x `height` inches each. Needs no display."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * width, rows * height), dpi=130, layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
-
-
-def _bare(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
     """Every curve of a run against the optimizer's steps: losses together, then one panel for each further group.
 
     Args:
-        rows: the rows of `metrics.csv` (see `common.loggers.read_metrics`).
+        rows: the rows of `metrics.csv` (see `common.metrics.read_metrics`).
         path: the PNG to write. None is returned, and nothing written, if there is nothing to draw.
     """
     panels: dict[str, list[str]] = {}
@@ -59,7 +38,7 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
     if not panels:
         return None
     columns = min(3, len(panels))
-    figure, all_axes = _figure(-(-len(panels) // columns), columns, 4.2, 2.9)
+    figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.2, 2.9)
     order = sorted(panels, key=lambda title: (not any(n.startswith(("train/", "val/")) for n in panels[title]), title))
     for axes, title in zip(all_axes, order, strict=False):
         for name in panels[title]:
@@ -79,12 +58,12 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
-        _bare(axes)
+        bare(axes)
         if len(panels[title]) > 1 or title in ("loss",):
             axes.legend(fontsize=6 if len(panels[title]) > 4 else 8, frameon=False)
     for axes in all_axes[len(order) :]:
         axes.set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _curve_label(name: str) -> str:
@@ -103,7 +82,7 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Pa
     """
     share = 100 * counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     classes = len(class_names)
-    figure, (axes,) = _figure(1, 1, 1.8 + 0.52 * classes, 1.4 + 0.46 * classes)
+    figure, (axes,) = new_figure(1, 1, 1.8 + 0.52 * classes, 1.4 + 0.46 * classes)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row in range(classes):
         for column in range(classes):
@@ -116,7 +95,7 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Pa
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title("Confusion, % of each true class", fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int = 15) -> Path:
@@ -135,7 +114,7 @@ def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int 
     error = ((accuracy - mean_confidence).abs() * count).sum() / count.sum()
     full = count > 0
     centers = (torch.arange(bins) + 0.5) / bins
-    figure, (upper, lower) = _figure(2, 1, 4.6, 2.4)
+    figure, (upper, lower) = new_figure(2, 1, 4.6, 2.4)
     upper.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfectly calibrated")
     upper.plot(mean_confidence[full], accuracy[full], color=BLUE, marker="o", markersize=4, label="this model")
     upper.set_ylabel("accuracy")
@@ -146,8 +125,8 @@ def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int 
     lower.set_ylabel("share of samples")
     for axes in (upper, lower):
         axes.set_xlim(0, 1)
-        _bare(axes)
-    return _save(figure, path)
+        bare(axes)
+    return save(figure, path)
 
 
 def draw_images(images: Tensor, titles: Sequence[str], path: Path, columns: int = 8) -> Path:
@@ -160,13 +139,11 @@ def draw_images(images: Tensor, titles: Sequence[str], path: Path, columns: int 
         columns: pictures in a row.
     """
     columns = min(columns, len(images))
-    figure, all_axes = _figure(-(-len(images) // columns), columns, 1.35, 1.6)
-    for axes in all_axes:
-        axes.set_axis_off()
+    figure, all_axes = new_tiles(-(-len(images) // columns), columns, 1.35, 1.6, above=0.32)
     for axes, image, title in zip(all_axes, images, titles, strict=False):
         axes.imshow(image.permute(1, 2, 0))
-        axes.set_title(title, fontsize=7)
-    return _save(figure, path)
+        axes.set_title(title, fontsize=7, y=1.0)  # left to itself it would measure every tick that is not there
+    return save(figure, path)
 
 
 def draw_filters(weight: Tensor, path: Path, title: str) -> Path:
@@ -179,13 +156,12 @@ def draw_filters(weight: Tensor, path: Path, title: str) -> Path:
     """
     weight = weight.detach().float().cpu()
     columns = min(12, len(weight))
-    figure, all_axes = _figure(-(-len(weight) // columns), columns, 0.75, 0.75)
-    for axes in all_axes:
-        axes.set_axis_off()
+    rows = -(-len(weight) // columns)
+    figure, all_axes = new_tiles(rows, columns, 0.75, 0.75 + 0.3 / rows, above=0.3 / rows)
     for axes, filters in zip(all_axes, weight, strict=False):
         axes.imshow((0.5 + 0.5 * filters / filters.abs().max().clamp(min=1e-8)).permute(1, 2, 0))
     figure.suptitle(title, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_attention(maps: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]], path: Path, columns: int = 2) -> Path:
@@ -199,7 +175,7 @@ def draw_attention(maps: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]], 
     columns = min(columns, len(maps))
     widest = max(len(names) for _, _, names in maps)
     tallest = max(len(names) for _, names, _ in maps)
-    figure, all_axes = _figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
+    figure, all_axes = new_figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
     for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
         axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
@@ -210,12 +186,12 @@ def draw_attention(maps: Sequence[tuple[Tensor, Sequence[str], Sequence[str]]], 
             side.set_color(GRAY)
     for axes in all_axes[len(maps) :]:
         axes.set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_bars(values: dict[str, float], notes: Sequence[str], title: str, x_label: str, y_label: str, path: Path) -> Path:
     """A bar for each entry of `values`, with its value above it and a note below its name."""
-    figure, (axes,) = _figure(1, 1, 1.4 + 0.9 * len(values), 3.2)
+    figure, (axes,) = new_figure(1, 1, 1.4 + 0.9 * len(values), 3.2)
     bars = axes.bar(range(len(values)), list(values.values()), width=0.7, color=BLUE)
     axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axes.set_xticks(range(len(values)), [f"{name}\n{note}" for name, note in zip(values, notes, strict=True)], fontsize=8)
@@ -223,9 +199,9 @@ def draw_bars(values: dict[str, float], notes: Sequence[str], title: str, x_labe
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
     axes.tick_params(labelsize=8)
-    _bare(axes)
+    bare(axes)
     axes.grid(axis="x", visible=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_points(points: Tensor, modes: Tensor, radius: float, title: str, path: Path) -> Path:
@@ -239,10 +215,10 @@ def draw_points(points: Tensor, modes: Tensor, radius: float, title: str, path: 
         path: the PNG to write.
     """
     points, modes = points.float().cpu(), modes.float().cpu()
-    figure, (axes,) = _figure(1, 1, 4.4, 4.6)
+    figure, (axes,) = new_figure(1, 1, 4.4, 4.6)
     _draw_points(axes, points, modes, radius)
     axes.set_title(title, fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_points(axes: Axes, points: Tensor, modes: Tensor, radius: float) -> None:
@@ -302,4 +278,4 @@ def draw_texts(rows: Sequence[tuple[str, Sequence[str], Tensor]], path: Path, wi
     figure.set_size_inches(width, height / dpi)
     for x, y, text, how in words:
         figure.text(x / (width * dpi), 1 - y / height, text, va="top", **how)
-    return _save(figure, path)
+    return save(figure, path)

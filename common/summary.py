@@ -52,6 +52,8 @@ def write_summary(
         "seed": cli.config.seed,
         "test": test_figures,
         "notes": getattr(trainer.lightning_module, "notes", {}),
+        "monitor": project.monitor,
+        "mode": project.mode,
         "best_validation": best_validation(rows, project.monitor, project.mode),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,

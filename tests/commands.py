@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,29 +24,101 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = ["--accelerator", "cpu", "--precision", "32-true"]
 
 
-class Command:
-    """`python -m projects.<project>.<module>` with flags, in a folder of its own."""
+def environment(cache: Path) -> dict[str, str]:
+    """Of a command: one thread, no GPU, no hub, the caches in `cache`, and nothing that another run has left."""
+    other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "WORLD_", "SLURM_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(other_runs)}
+    return {
+        **clean,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "CAPSTONES_CACHE": str(cache / "cache"),
+        "HF_HOME": str(cache / "hf"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
-    def __init__(self, cwd: Path, project: str, module: str, *flags: str) -> None:
+
+def start_fresh(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts `python -m module` with a session of its own."""
+    with log.open("w") as output:
+        command = [sys.executable, "-m", module, *flags]
+        return subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def start_forked(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> Forked:
+    """The same by the fork server, which is started if there is none yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ |= env  # libraries read it when they are imported
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ |= before
+    process = context.Process(target=run_module, args=(module, flags, cwd, env, log))
+    process.start()
+    return Forked(process)
+
+
+def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
+    """What a forked process does: as good as `python -m module`."""
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ |= env
+    output = os.open(log, os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = [module, *flags]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+class Forked:
+    """A process of the fork server, with as much of `subprocess.Popen` as is needed here."""
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        self.pid: int = process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """The exit code, once it has ended."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+# what every command imports: seconds of processor time each, so that a server does it once and forks
+PRELOADED = ["common.cli", "common.run", "torchvision", "matplotlib.figure"]
+
+
+class Command:
+    """`python -m projects.<project>.<module>` with flags, in a folder of its own.
+
+    Processes are forked from one that has done nothing but the imports; with `fresh` it is one that does all by itself,
+    and hashes by a seed of its own.
+    """
+
+    def __init__(self, cwd: Path, project: str, module: str, *flags: str, fresh: bool = False) -> None:
         self.cwd = cwd
         self.runs = cwd / "runs" / project
         self.log = cwd / f"log-{time.monotonic_ns()}.txt"
-        other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "WORLD_", "SLURM_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(other_runs)}
-        env = {
-            **clean,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "CAPSTONES_CACHE": str(cwd.parent / "cache"),
-            "HF_HOME": str(cwd.parent / "hf"),
-            "HF_HUB_OFFLINE": "1",
-        }
-        with self.log.open("w") as log:
-            command = [sys.executable, "-m", f"projects.{project}.{module}", *flags]
-            self.process = subprocess.Popen(
-                command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        self.log.touch()
+        name = f"projects.{project}.{module}"
+        start = start_fresh if fresh else start_forked
+        self.process = start(name, list(flags), cwd, environment(cwd.parent), self.log)
 
     def wait(self, expect: int = 0) -> str:
         """Its output, once it has ended with the exit code `expect`."""
@@ -87,9 +162,9 @@ def commands(cwd: Path, project: str, train_flags: list[str]) -> Iterator[Callab
     (cwd.parent / "plain.yaml").write_text("seed: 0\n")
     started: list[Command] = []
 
-    def start(module: str, *flags: str) -> Command:
+    def start(module: str, *flags: str, fresh: bool = False) -> Command:
         settings = ["--config", "../plain.yaml", *train_flags] if module == "train" else []
-        started.append(Command(cwd, project, module, *settings, *flags))
+        started.append(Command(cwd, project, module, *settings, *flags, fresh=fresh))
         return started[-1]
 
     try:
@@ -132,7 +207,10 @@ def resumed_step(output: str) -> int:
 
 
 class Life:
-    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end."""
+    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end.
+
+    Its first process is a fresh one: an order that follows from hashes would be another in those that resume it.
+    """
 
     def __init__(self, start: Callable[..., Any], name: str, flags: list[str], signals: list[int]) -> None:
         self.start, self.name, self.flags, self.signals = start, name, flags, signals
@@ -143,7 +221,7 @@ class Life:
         resume: list[str] = []
         step = 0
         for number in self.signals:
-            command = self.start("train", "--name", self.name, *self.flags, *resume)
+            command = self.start("train", "--name", self.name, *self.flags, *resume, fresh=not resume)
             run = command.runs / self.name
             command.kill_when(lambda run=run, step=step: can_be_killed(run, step + 5), number)
             output = command.wait(EXIT_PREEMPTED if number == signal.SIGTERM else -number)

@@ -78,7 +78,12 @@ class Throughput(Callback):
 
 
 def first_dimension(batch: Any) -> int:
-    """The length of the first tensor in a nest of tuples, lists and mappings; 1 if there is none."""
+    """The length of the first tensor in a nest of tuples, lists and mappings; 1 if there is none.
+
+    A batch whose samples fill more than one dimension says itself how many they are, as its `sample_count`.
+    """
+    if isinstance(count := getattr(batch, "sample_count", None), int):
+        return count
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 
 

@@ -370,7 +370,8 @@ class GANModule(LightningModule):
         if self.averaged is not None:
             h = self.hparams
             draws = torch.Generator().manual_seed(STATISTICS_SEED)
-            noise = torch.randn(STATISTICS_SAMPLES, h["noise"], generator=draws).to(self.device, cast(torch.dtype, self.dtype))
+            noise = torch.randn(STATISTICS_SAMPLES, h["noise"], generator=draws)
+            noise = noise.to(self.device, cast(torch.dtype, self.dtype))
             labels = torch.arange(STATISTICS_SAMPLES, device=self.device) % h["class_count"]
             take_statistics(self.averaged, noise, labels if h["conditional"] else None, STATISTICS_BATCH)
 

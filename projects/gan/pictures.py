@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from common.film import write_film
 from common.loggers import log_picture
 from common.plots import draw_points
 from projects.gan.data import as_bytes
@@ -65,7 +66,7 @@ class SamplePictures(Callback):
         if trainer.is_global_zero:
             frames = sorted((self.folder / "frames").glob("*.png"))
             if len(frames) > 1:
-                write_film(frames, self.folder / "film.gif")
+                join_frames(frames, self.folder / "film.gif")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws what tells a generator that has learned its pictures by heart from one that has learned to draw."""
@@ -129,13 +130,8 @@ def save_grid(images: Tensor, path: Path, columns: int) -> Path:
     return path
 
 
-def write_film(frames: list[Path], path: Path) -> Path:
+def join_frames(frames: list[Path], path: Path) -> Path:
     """Joins pictures of one size to an animation that shows the last one longest; at most `FILM_FRAMES` of them, evenly."""
     count = min(len(frames), FILM_FRAMES)
-    chosen = [frames[round(i * (len(frames) - 1) / (count - 1))] for i in range(count)]
-    images = [Image.open(frame).convert("RGB").quantize(128) for frame in chosen]
-    each = round(1000 * FILM_SECONDS / count)
-    images[0].save(
-        path, save_all=True, append_images=images[1:], duration=[each] * (count - 1) + [2000], loop=0, optimize=True
-    )
-    return path
+    chosen = [Image.open(frames[round(i * (len(frames) - 1) / (count - 1))]) for i in range(count)]
+    return write_film(chosen, path, round(1000 * FILM_SECONDS / count), colors=128)

@@ -16,13 +16,13 @@ from common import plots
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved, as matplotlib objects."""
-    figures, save = [], plots._save
+    figures, save = [], plots.save
 
     def keep(figure, path):
         figures.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return figures
 
 

@@ -16,6 +16,7 @@ import yaml
 
 import common.run
 from common.callbacks.classification import ClassificationPictures
+from common.comparison.records import read_runs
 from common.loggers import read_metrics
 from projects.cifar10.train import PROJECT
 
@@ -72,6 +73,16 @@ def test_the_summary_has_every_figure(full_run):
     assert summary["wall_seconds"] >= summary["train_seconds"] > 0 and summary["samples_per_second"] > 0
     assert re.fullmatch(r"None|[0-9a-f]{12}\+?", str(summary["git_commit"])) and "threads" in summary["device"]
     assert summary["versions"]["torch"] == torch.__version__ and {"python", "lightning"} <= summary["versions"].keys()
+
+
+def test_a_run_appears_in_comparisons(full_run):
+    summary = json.loads((full_run.run("full") / "summary.json").read_text())
+    (record,), complaints = read_runs([full_run.folder / "runs"])
+    assert complaints == [] and (record.project, record.name, record.source, record.seed) == ("cifar10", "full", "sample", 3)
+    assert (record.monitor, record.mode, record.settings["model.widths"]) == ("val/accuracy", "max", [8, 8, 8])
+    assert record.figures == {**summary["test"], **{k: v for k, v in summary["best_validation"].items() if k != "step"}}
+    assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [1.0, 3.0]
+    assert max(value for _, value in record.curve) == record.figures["val/accuracy"]
 
 
 def test_the_last_lines_say_what_came_out_and_how_to_go_on(full_run):

@@ -1,0 +1,199 @@
+"""Several runs of a project: `python -m common.multirun PROJECT --seeds 0 1 2 [--grid model.lr=0.1,0.2] [flags of train]`.
+
+GNU make does them, one after another or `--jobs` at a time: it knows how to stop at a failure, how to go on after one, and
+how to hand a signal on. What is finished is not done again, what was killed is resumed; at the end all are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.command import OneLineParser, guarded
+from common.errors import UserError
+
+RUNS = Path("runs")
+RESUME = ["--resume", "auto"]
+
+
+@dataclass
+class PlannedRun:
+    """A run that is to be.
+
+    Args:
+        folder: of the run.
+        module: what Python is to run.
+        flags: of its command line.
+    """
+
+    folder: Path
+    module: str
+    flags: list[str]
+
+    @property
+    def command(self) -> str:
+        """What its summary says that it was started with."""
+        return f"python -m {self.module} {shlex.join(self.flags)}"
+
+
+def new_parser() -> OneLineParser:
+    """The command line's flags."""
+    parser = OneLineParser(
+        prog="python -m common.multirun",
+        usage="%(prog)s PROJECT [--seeds N ...] [--grid OPTION=VALUE,...] [flags of train]",
+        description="Trains a project with each of several seeds, and with each combination of the values of a grid.",
+        epilog="All other flags go to train as they are. The runs are NAME-OPTIONVALUE-seedN below runs/PROJECT.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("project", metavar="PROJECT", help="A folder below projects/.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="The seeds (default: 0).")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE,...",
+        help="An option of train with its values, as in model.lr=0.1,0.2; may be given several times.",
+    )
+    parser.add_argument("--name", metavar="NAME", help="What the runs' names begin with (default: the recipe's name).")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Runs at the same time (default: 1).")
+    parser.add_argument("--keep_going", action="store_true", help="Do the other runs if one fails.")
+    parser.add_argument("--dry_run", action="store_true", help="Print the commands instead of running them.")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code (see `common.errors`)."""
+    options, flags = new_parser().parse_known_args(args)
+    return guarded(lambda: multirun(options, flags))
+
+
+def multirun(options: argparse.Namespace, flags: list[str]) -> None:
+    """Hands the runs over to make, which takes this process's place."""
+    if options.project not in (known := project_names()):
+        raise UserError(f"{options.project}: no such project; there are {', '.join(known)}")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: use 1 or more")
+    if taken := {"--seed", "--resume"} & {flag.partition("=")[0] for flag in flags}:
+        raise UserError(f"{taken.pop()}: this command gives every run its own; use --seeds")
+    runs = plan_runs(options.project, options.seeds, read_grid(options.grid), options.name, flags)
+    plan = makefile(runs)
+    if options.dry_run:
+        for run in runs:
+            if not is_done(run):
+                print(run.command)
+        return
+    make = shutil.which("make")
+    if make is None:
+        raise UserError("several runs need GNU make; install it, or run what --dry_run prints")
+    with tempfile.TemporaryFile("w+") as file:
+        file.write(plan)
+        file.seek(0)
+        sys.stdout.flush()
+        os.dup2(file.fileno(), sys.stdin.fileno())
+        os.execv(make, ["make", "--file=-", f"--jobs={options.jobs}", *(["--keep-going"] if options.keep_going else [])])
+
+
+def project_names() -> list[str]:
+    """The projects that `python -m projects.NAME.train` would find from here."""
+    package = importlib.util.find_spec("projects")
+    places = package.submodule_search_locations if package else None
+    return sorted({path.parent.name for place in places or () for path in Path(place).glob("*/train.py")})
+
+
+def read_grid(grid: Sequence[str]) -> dict[str, list[str]]:
+    """Each option of `--grid` with its values. A comma in brackets belongs to a value.
+
+    >>> read_grid(["model.lr=0.1,0.2", "model.widths=[8,8],[16,16]"])
+    {'model.lr': ['0.1', '0.2'], 'model.widths': ['[8,8]', '[16,16]']}
+    """
+    values: dict[str, list[str]] = {}
+    for axis in grid:
+        name, equals, text = axis.partition("=")
+        name = name.removeprefix("--")
+        options = re.split(r",(?![^\[]*\])", text)
+        if not (name and equals and all(options)):
+            raise UserError(f"--grid {axis}: write it as OPTION=VALUE,VALUE")
+        if name in values or name in ("seed", "name"):
+            raise UserError(f"--grid {axis}: {'use --seeds' if name == 'seed' else f'{name} is given already'}")
+        values[name] = options
+    return values
+
+
+def plan_runs(
+    project: str, seeds: Sequence[int], grid: dict[str, list[str]], name: str | None, flags: Sequence[str]
+) -> list[PlannedRun]:
+    """A run for each seed and each combination of values; `flags` are those that all have.
+
+    Raises:
+        UserError: two runs would have the same name.
+    """
+    if name is None:
+        configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
+        configs += [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
+        name = Path(configs[-1]).stem if configs else "default"
+    runs = []
+    for values in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        parts = [f"{option.rpartition('.')[2]}{re.sub(r'[^0-9A-Za-z.]+', '_', value)}" for option, value in chosen.items()]
+        settings = [f"--{option}={value}" for option, value in chosen.items()]
+        for seed in seeds:
+            run_name = "-".join([name, *parts, f"seed{seed}"])
+            words = [*flags, *settings, "--seed", str(seed), "--name", run_name]
+            runs.append(PlannedRun(RUNS / project / run_name, f"projects.{project}.train", words))
+    names = [run.folder.name for run in runs]
+    if twice := [each for each in names if names.count(each) > 1]:
+        raise UserError(f"two runs would be called {twice[0]}; every seed and value once")
+    return runs
+
+
+def is_done(run: PlannedRun) -> bool:
+    """Whether the run has been finished.
+
+    Raises:
+        UserError: the folder's run was another one.
+    """
+    summary = run.folder / "summary.json"
+    if not summary.is_file():
+        return False
+    try:
+        words = shlex.split(json.loads(summary.read_text())["command"])[3:]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{run.folder}: its summary.json is damaged; choose another --name") from error
+    # a run that was resumed has its own configuration in front, and the flag behind
+    without_config = words[2:] if words[:2] == ["--config", str(run.folder / "config.yaml")] else words
+    if run.flags not in ([*w[:-2]] if w[-2:] == RESUME else w for w in (words, without_config)):
+        raise UserError(f"{run.folder} is of another command, with {shlex.join(words)}; choose another --name")
+    return True
+
+
+def makefile(runs: Sequence[PlannedRun]) -> str:
+    """What make is to do: every run that is not finished, then the comparison of all."""
+    targets = [f"run-{i}" for i in range(len(runs))]
+    compare = ["-m", "common.compare", *(str(run.folder) for run in runs)]
+    lines = [f".PHONY: all {' '.join(targets)}", f"all: {' '.join(targets)}", f"\t@{make_command(compare)}"]
+    for target, run in zip(targets, runs, strict=True):
+        lines.append(f"{target}:")
+        if not is_done(run):
+            resume = RESUME if any(run.folder.glob("checkpoints/*.ckpt")) else []
+            lines.append(f"\t{make_command(['-m', run.module, *run.flags, *resume])}")
+    return "\n".join(lines) + "\n"
+
+
+def make_command(words: Sequence[str]) -> str:
+    """Python with `words`, quoted for the shell and for make."""
+    return shlex.join([sys.executable, *words]).replace("$", "$$")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Trains the regression: `python -m projects.blank.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
+
+import sys
+
+from common.cli import Project, main
+from projects.blank.data import BlankData
+from projects.blank.module import BlankModule
+
+PROJECT = Project(
+    "blank",
+    BlankModule,
+    BlankData,
+    monitor="val/loss",
+    mode="min",
+    use="predict FILE",
+    links=(("data.inputs", "model.inputs"),),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(PROJECT))

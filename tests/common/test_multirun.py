@@ -1,0 +1,207 @@
+"""A multi-run does each run once, goes on where it was stopped, and leaves them all comparable; `make` does the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from common import multirun
+from common.errors import UserError
+from common.multirun import is_done, makefile, plan_runs, read_grid
+
+ROOT = Path(__file__).resolve().parents[2]
+# stands in for a project's: trains for no time, fails for seed 9, and with --wait saves and goes on for a minute
+TRAIN = """
+    import json, pathlib, shlex, sys, time
+    words = sys.argv[1:]
+    value = lambda flag: words[words.index(flag) + 1]
+    folder = pathlib.Path("runs/toy", value("--name"))
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    print("toy", *words, flush=True)
+    if "--wait" in words:
+        (folder / "checkpoints" / "step-1.ckpt").write_text("")
+        time.sleep(60)
+    if value("--seed") == "9":
+        sys.exit(2)
+    rate = next((word.split("=")[1] for word in words if word.startswith("--model.lr=")), "1")
+    (folder / "config.yaml").write_text(f"model: {{lr: {rate}}}")
+    (folder / "metrics.csv").write_text("step,val/loss\\n1,0.5\\n")
+    summary = {"project": "toy", "data_source": "sample", "recipe": "default", "device": "cpu", "train_seconds": 1.0}
+    summary |= {"command": f"python -m projects.toy.train {shlex.join(words)}", "seed": int(value("--seed"))}
+    summary |= {"test": {"test/loss": float(value("--seed"))}, "best_validation": {}, "samples_per_second": 1.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """The folder of a repository with one project, `toy`; the place to be."""
+    (tmp_path / "projects" / "toy").mkdir(parents=True)
+    for package in ("projects", "projects/toy"):
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "projects" / "toy" / "train.py").write_text(textwrap.dedent(TRAIN))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*words: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.multirun", *words],
+        env=environment,
+        stdin=subprocess.PIPE,  # make must not read what is not for it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*words: str) -> tuple[int, str]:
+    process = start(*words)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def trained(output: str) -> list[str]:
+    """The names of the runs that were started, in order."""
+    words = [shlex.split(line) for line in output.splitlines() if line.startswith("toy --")]
+    return [line[line.index("--name") + 1] for line in words]
+
+
+# what is planned
+
+
+def test_every_seed_meets_every_combination():
+    grid = read_grid(["model.lr=0.1,0.2", "--model.widths=[8,8],[4]"])
+    runs = plan_runs("toy", [0, 3], grid, None, ["--max_epochs", "2"])
+    assert [run.folder.name for run in runs[:3]] == [
+        "default-lr0.1-widths_8_8_-seed0",
+        "default-lr0.1-widths_8_8_-seed3",
+        "default-lr0.1-widths_4_-seed0",
+    ]
+    assert len(runs) == 8 and len({run.folder for run in runs}) == 8
+    assert runs[-1].flags == shlex.split(
+        "--max_epochs 2 --model.lr=0.2 --model.widths=[4] --seed 3 --name default-lr0.2-widths_4_-seed3"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, name, expected",
+    [
+        ([], None, "default-seed0"),
+        ([], "mine", "mine-seed0"),
+        (["--config", "a/b.yaml"], None, "b-seed0"),
+        (["--config=a/c.yaml"], None, "c-seed0"),
+    ],
+)
+def test_names_begin_with_the_recipes(flags, name, expected):
+    (planned,) = plan_runs("toy", [0], {}, name, flags)
+    assert planned.folder == Path("runs/toy") / expected
+
+
+def test_commands_survive_shell_and_make(toy):
+    (planned,) = plan_runs("toy", [0], {}, "a", ["--data.source", "it's $HOME/x"])
+    done = subprocess.run(["make", "-f", "-", "run-0"], input=makefile([planned]), capture_output=True, text=True)
+    assert "toy --data.source it's $HOME/x --seed 0 --name a-seed0" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("nothing", "nothing: no such project; there are toy"),
+        ("toy --grid model.lr", "--grid model.lr: write it as OPTION=VALUE,VALUE"),
+        ("toy --grid model.lr=1,,2", "--grid model.lr=1,,2: write it as OPTION=VALUE,VALUE"),
+        ("toy --grid seed=1,2", "--grid seed=1,2: use --seeds"),
+        ("toy --grid a=1 --grid a=2", "--grid a=2: a is given already"),
+        ("toy --seeds 1 1", "two runs would be called default-seed1; every seed and value once"),
+        ("toy --seed 3", "--seed: this command gives every run its own; use --seeds"),
+        ("toy --jobs 0", "--jobs 0: use 1 or more"),
+        ("toy --seeds x", "argument --seeds: invalid int value: 'x' (see --help)"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(toy, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    try:
+        code = multirun.main(words.split())
+    except SystemExit as stop:
+        code = stop.code
+    assert (code, capsys.readouterr().err) == (2, f"error: {message}\n")
+
+
+def test_without_make_it_says_so(toy, monkeypatch, capsys):
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    monkeypatch.setattr(multirun.shutil, "which", lambda name: None)
+    assert multirun.main(["toy"]) == 2
+    assert capsys.readouterr().err == "error: several runs need GNU make; install it, or run what --dry_run prints\n"
+
+
+# what is done
+
+
+def test_all_are_run_once_and_compared(toy):
+    words = ["toy", "--seeds", "0", "1", "2", "--grid", "model.lr=0.1,0.2", "--max_epochs", "2"]
+    names = [f"default-lr{rate}-seed{seed}" for rate in ("0.1", "0.2") for seed in (0, 1, 2)]
+    code, output = run(*words)
+    assert code == 0 and trained(output) == names, output
+    table = [line for line in output.splitlines() if line.startswith("│")]
+    assert [line.split()[1] for line in table] == ["default-lr0.1-seed*", "default-lr0.2-seed*"]
+    assert all("1.000 ± 1.000" in line and "0, 1, 2" in line for line in table)
+
+    code, output = run(*words, "--dry_run")
+    assert (code, output) == (0, ""), "nothing is left to do"
+    code, output = run(*words[:4], "5", *words[4:])
+    assert code == 0 and trained(output) == ["default-lr0.1-seed5", "default-lr0.2-seed5"], output
+
+
+def test_a_failure_stops_the_rest_unless_told_otherwise(toy):
+    code, output = run("toy", "--seeds", "9", "1")
+    assert code == 2 and trained(output) == ["default-seed9"] and "default-seed*" not in output
+    code, output = run("toy", "--seeds", "9", "1", "--keep_going")
+    assert code == 2 and trained(output) == ["default-seed9", "default-seed1"]
+
+
+def test_a_signal_reaches_the_run_which_is_resumed_next_time(toy):
+    process = start("toy", "--seeds", "0", "1", "--name", "a", "--wait")
+    checkpoint = toy / "runs" / "toy" / "a-seed0" / "checkpoints" / "step-1.ckpt"
+    deadline = time.monotonic() + 30
+    while not checkpoint.exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode != 0 and trained(output) == ["a-seed0"]
+    code, output = run("toy", "--seeds", "0", "1", "--name", "a")
+    assert code == 0 and trained(output) == ["a-seed0", "a-seed1"]
+    assert "--name a-seed0 --resume auto" in output and "--name a-seed1 --resume" not in output
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_done(toy):
+    (planned,) = plan_runs("toy", [0], {}, None, ["--max_epochs", "2"])
+    planned.folder.mkdir(parents=True)
+
+    def finish(command: str) -> None:
+        (planned.folder / "summary.json").write_text(json.dumps({"command": command}))
+
+    assert not is_done(planned)
+    for command in (
+        planned.command,
+        f"{planned.command} --resume auto",
+        f"python -m projects.toy.train --config {planned.folder}/config.yaml {shlex.join(planned.flags)} --resume auto",
+    ):
+        finish(command)
+        assert is_done(planned), command
+    finish(planned.command.replace("2", "3"))
+    with pytest.raises(UserError, match=r"default-seed0 is of another command, with --max_epochs 3 .*another --name"):
+        is_done(planned)
+    (planned.folder / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"summary\.json is damaged"):
+        is_done(planned)

@@ -1,0 +1,69 @@
+"""W&B's agent can start every project's sweep: its command parses with any value, and it looks for the right figure."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from common.cli import CapstoneCLI, Project
+from common.errors import UserError
+
+PROJECTS = Path(__file__).resolve().parents[2] / "projects"
+NAMES = sorted(path.parent.name for path in PROJECTS.glob("*/train.py"))
+
+
+def read_sweep(name: str) -> dict[str, Any]:
+    return yaml.safe_load((PROJECTS / name / "recipes" / "sweep.yaml").read_text())
+
+
+def project(name: str) -> Project:
+    return importlib.import_module(f"projects.{name}.train").PROJECT
+
+
+def agent_command(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What W&B's agent starts for these values, by its own functions."""
+    made = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
+    macros = {"${args}": made["args"], "${env}": ["/usr/bin/env"]}
+    return [word for part in create_sweep_command(sweep["command"]) for word in macros.get(part, [part])]
+
+
+def ends(parameter: dict[str, Any]) -> tuple[Any, Any]:
+    """The first and the last value that a parameter may take."""
+    if "value" in parameter:
+        return parameter["value"], parameter["value"]
+    if "values" in parameter:
+        return parameter["values"][0], parameter["values"][-1]
+    return parameter["min"], parameter["max"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agent_starts_runs_that_differ_in_the_parameters(name):
+    sweep, capstone = read_sweep(name), project(name)
+    parameters = {option: ends(parameter) for option, parameter in sweep["parameters"].items()}
+    for end in (0, 1):
+        command = agent_command(sweep, {option: values[end] for option, values in parameters.items()})
+        assert command[:4] == ["/usr/bin/env", "python", "-m", f"projects.{name}.train"]
+        config = CapstoneCLI(capstone, [*command[4:], "--data.source", "sample"]).config
+        assert config.wandb is True
+        for option, values in parameters.items():
+            found = config.trainer.max_epochs if option == "max_epochs" else config[option]
+            assert found == values[end] and type(found) is type(values[end]), option
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_looks_for_the_figure_that_picks_the_best(name):
+    sweep, capstone = read_sweep(name), project(name)
+    goal = {"max": "maximize", "min": "minimize"}[capstone.mode]
+    assert sweep["metric"] == {"name": capstone.monitor, "goal": goal}
+    assert sweep["project"] == f"capstones-{name}"
+    assert sweep["method"] in ("bayes", "random", "grid")
+
+
+def test_a_sweep_is_no_recipe():
+    with pytest.raises(UserError, match=r"recipes/sweep\.yaml: a sweep, not a recipe; start it with `wandb sweep "):
+        CapstoneCLI(project(NAMES[0]), ["--config", "recipes/sweep.yaml"])
