@@ -51,7 +51,8 @@ def device_name(device: torch.device) -> str:
     """A name for people: the GPU's, or the processor's with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_info('model name') or platform.machine()}, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"{_cpu_info('model name') or platform.machine()}, {count} thread{'s' if count > 1 else ''}"
 
 
 def _cpu_info(key: str) -> str:
