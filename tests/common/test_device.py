@@ -113,7 +113,9 @@ def test_apple_silicon_gets_32_bit(machine):
 
 def test_devices_have_names_for_people(machine, monkeypatch):
     machine(cpuinfo=PLAIN)
-    assert device.device_name(torch.device("cpu")) == f"Some CPU @ 2 GHz, {torch.get_num_threads()} threads"
+    for count, threads in [(1, "1 thread"), (2, "2 threads")]:
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        assert device.device_name(torch.device("cpu")) == f"Some CPU @ 2 GHz, {threads}"
     machine(cpuinfo=None)
     monkeypatch.setattr(device.platform, "machine", lambda: "riscv64")
     assert device.device_name(torch.device("cpu")).startswith("riscv64, ")

@@ -71,7 +71,7 @@ def test_the_summary_has_every_figure(full_run):
     assert summary["command"].startswith("python -m projects.cifar10.train --data.source sample")
     assert "--name full --wandb --seed 3" in summary["command"]
     assert summary["wall_seconds"] >= summary["train_seconds"] > 0 and summary["samples_per_second"] > 0
-    assert re.fullmatch(r"None|[0-9a-f]{12}\+?", str(summary["git_commit"])) and "threads" in summary["device"]
+    assert re.fullmatch(r"None|[0-9a-f]{12}\+?", str(summary["git_commit"])) and "thread" in summary["device"]
     assert summary["versions"]["torch"] == torch.__version__ and {"python", "lightning"} <= summary["versions"].keys()
 
 
