@@ -6,8 +6,11 @@ A table stands in a README between `<!-- table: NAME -->` and `<!-- end of table
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks.results import RESULTS, read_result
 
@@ -33,6 +36,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 GAN_RUNS = ["gan-grid25", "gan-ring8", "gan-classic"]
+POLICY_GRADIENT_RUNS = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
 
@@ -48,84 +52,85 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
+def shown_command(result: dict[str, Any]) -> str:
+    """What a figure is made with, for others to repeat where their data and runs are; further seeds in brackets."""
+    command = result["commands"][0] if "commands" in result else result["command"]
+    command = re.sub(r" --name \S+", "", command)
+    command = re.sub(r"(--data(?:\.source)?) \S*/\S*", r"\1 FOLDER", command)
+    command = re.sub(r"(--checkpoint) \S+", r"\1 PATH", command)
+    command = re.sub(r"--config projects/\w+/recipes/", "--config recipes/", command)
+    others = ", ".join(str(seed) for seed in result.get("seeds", [])[1:])
+    return f"`{command}`" + (f" ({others})" if others else "")
+
+
+def front_row(project: str, figure: str, value: str, result: dict[str, Any]) -> list[str]:
+    """A line of the front page's table; `project` is empty where it is that of the line above."""
+    trained = "commands" in result
+    return [
+        f"[`{project}`](projects/{project}/README.md)" if project else "",
+        figure,
+        value,
+        f"`{result['data_source']}`" if "data_source" in result else "",
+        result["device"],
+        minutes(result["mean"]["train_seconds"]) if trained else "",
+        str(len(result["seeds"])) if trained else "",
+        shown_command(result),
+    ]
+
+
 def front() -> str:
-    """One line for each capstone that has been measured."""
-    result = read_result("cifar10-default")
-    benchmark = read_result("cifar10-benchmark")
+    """A few lines for each capstone that has been measured."""
+    pictures, pictures_benchmark = read_result("cifar10-default"), read_result("cifar10-benchmark")
     translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
+    sentiment, tuning = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
     points = read_result("gan-grid25")
-    sentiment, prediction = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
-    return rows(
-        ["capstone", "figure", "value", "data", "on", "training", "seeds"],
-        [
-            [
-                "[`cifar10`](projects/cifar10/README.md)",
-                "test accuracy",
-                f"**{percent(result, 'test/accuracy')}**",
-                f"`{result['data_source']}`",
-                result["device"],
-                minutes(result["mean"]["train_seconds"]),
-                str(len(result["seeds"])),
-            ],
-            [
-                "",
-                "against ResNet-18's 200-epoch schedule, projected",
-                f"**{benchmark['time_to_accuracy']['ratio']:.0f}×** as fast",
-                "",
-                benchmark["device"],
-                "",
-                "",
-            ],
-            [
-                "",
-                "data path against DataLoader + torchvision v2",
-                f"**{benchmark['data_path']['ratio']:.0f}×** the pictures a second",
-                "",
-                benchmark["device"],
-                "",
-                "",
-            ],
-            *(
-                [
-                    "[`seq2seq`](projects/seq2seq/README.md)" if name == "recurrent" else "",
-                    f"BLEU en-de, lower case, {name}",
-                    f"**{translation['mean']['test/bleu_tokenized']:.2f}**",
-                    f"`{translation['data_source']}`",
-                    translation["device"],
-                    minutes(translation["mean"]["train_seconds"]),
-                    str(len(translation["seeds"])),
-                ]
-                for name, translation in translations.items()
-            ),
-            [
-                "[`bert_sentiment`](projects/bert_sentiment/README.md)",
-                "SST-2 accuracy, MiniLM of 22.6 M parameters",
-                f"**{percent(sentiment, 'test/accuracy')}**",
-                f"`{sentiment['data_source']}`",
-                sentiment["device"],
-                minutes(sentiment["mean"]["train_seconds"]),
-                str(len(sentiment["seeds"])),
-            ],
-            [
-                "",
-                "fine-tuning against `transformers.Trainer`",
-                f"**{prediction['fine_tuning']['ratio']:.1f}×** the sentences a second",
-                f"`{prediction['data_source']}`",
-                prediction["device"],
-                "",
-                "",
-            ],
-            [
-                "[`gan`](projects/gan/README.md)",
-                "modes found of 25, and points of high quality",
-                f"**{points['mean']['test/modes']:.1f}**, {percent(points, 'test/high_quality')}",
-                f"`{points['data_source']}`",
-                points["device"],
-                minutes(points["mean"]["train_seconds"]),
-                str(len(points["seeds"])),
-            ],
-        ],
-    )
+    schedule, path = pictures_benchmark["time_to_accuracy"]["ratio"], pictures_benchmark["data_path"]["ratio"]
+    body = [
+        front_row("cifar10", "test accuracy", f"**{percent(pictures, 'test/accuracy')}**", pictures),
+        front_row(
+            "", "against ResNet-18's 200-epoch schedule, projected", f"**{schedule:.0f}×** as fast", pictures_benchmark
+        ),
+        front_row(
+            "", "data path against DataLoader + torchvision v2", f"**{path:.0f}×** the pictures a second", pictures_benchmark
+        ),
+        *(
+            front_row(
+                "seq2seq" if name == "recurrent" else "",
+                f"BLEU en-de, lower case, {name}",
+                f"**{translation['mean']['test/bleu_tokenized']:.2f}**",
+                translation,
+            )
+            for name, translation in translations.items()
+        ),
+        front_row(
+            "bert_sentiment",
+            "SST-2 accuracy, MiniLM of 22.6 M parameters",
+            f"**{percent(sentiment, 'test/accuracy')}**",
+            sentiment,
+        ),
+        front_row(
+            "",
+            "fine-tuning against `transformers.Trainer`",
+            f"**{tuning['fine_tuning']['ratio']:.1f}×** the sentences a second",
+            tuning,
+        ),
+        front_row(
+            "gan",
+            "modes found of 25, and points of high quality",
+            f"**{points['mean']['test/modes']:.1f}**, {percent(points, 'test/high_quality')}",
+            points,
+        ),
+        *(
+            front_row(
+                "policy_gradient" if recipe == "default" else "",
+                f"mean return on {agents['data_source']}, worst seed",
+                f"**{agents['mean']['test/return']:.1f}**, {min(agents['each']['test/return']):.1f}",
+                agents,
+            )
+            for recipe, agents in ((name, policy_gradient_runs(name)) for name in ("default", "lunarlander"))
+        ),
+    ]
+    return rows(["capstone", "figure", "value", "data", "on", "training", "seeds", "command"], body)
 
 
 def cifar10_figures() -> str:
@@ -297,6 +302,76 @@ def gan_benchmark() -> str:
     return rows([f"side by side, {result['device']}", "ours", "theirs", "ratio"], body)
 
 
+def policy_gradient_runs(recipe: str) -> dict[str, Any]:
+    """The runs of a recipe, one for each seed; they stop when their task is solved, so their steps differ."""
+    runs = list(read_result(f"policy_gradient-{recipe}")["runs"].values())
+    figures: dict[str, list[float]] = {}
+    for run in runs:
+        for key, value in {**run["test"], "train_seconds": run["train_seconds"], "steps": run["steps"]}.items():
+            figures.setdefault(key, []).append(value)
+    return {
+        "data_source": runs[0]["data_source"],
+        "device": runs[0]["device"],
+        "commands": [run["command"] for run in runs],
+        "seeds": [int(run["command"].partition("--seed ")[2].split()[0]) for run in runs],
+        "each": figures,
+        "mean": {key: statistics.mean(values) for key, values in figures.items()},
+        "deviation": {key: statistics.stdev(values) if len(values) > 1 else 0.0 for key, values in figures.items()},
+    }
+
+
+def policy_gradient_figures() -> str:
+    """Returns and what they took, over seeds."""
+    header = ["recipe", "environment", "mean return", "worst seed", "environment steps", "at most", "training", "at most"]
+    header += ["seeds", "on"]
+    body = []
+    for recipe in POLICY_GRADIENT_RUNS:
+        result = policy_gradient_runs(recipe)
+        data = yaml.safe_load((ROOT / f"projects/policy_gradient/recipes/{recipe}.yaml").read_text())["data"]
+        mean, each, size = result["mean"], result["each"], data["envs"] * data["steps"]
+        row = [f"`{recipe}`", f"`{result['data_source']}`"]
+        row += [f"{mean['test/return']:.1f} ± {result['deviation']['test/return']:.1f}", f"{min(each['test/return']):.1f}"]
+        row += [f"{size * steps / 1000:,.0f}k" for steps in (mean["steps"], max(each["steps"]))]
+        row += [f"{seconds:.0f} s" for seconds in (mean["train_seconds"], max(each["train_seconds"]))]
+        body.append([*row, str(len(result["seeds"])), result["device"]])
+    return rows(header, body)
+
+
+def policy_gradient_benchmark() -> str:
+    """What `benchmarks/policy_gradient.py` measured."""
+    result = read_result("policy_gradient-benchmark")
+    body = []
+    for task, name in [("cartpole", "CartPole"), ("lunarlander", "LunarLander")]:
+        found = result[task]
+        for side, ratio, what in [
+            ("ours", "ratio", "from rollouts of 128 steps"),
+            ("ours_short", "short_ratio", "from rollouts of 5, as A2C has them"),
+        ]:
+            figures = [f"{found[side]:,.0f}", f"{found['a2c']:,.0f}", f"{found[ratio]:.1f}×"]
+            body.append(
+                [f"{name}, environment steps a second of training, {what}; A2C, {found['envs']} environments", *figures]
+            )
+    time, loop = result["time_to_475"], result["loop"]
+    seconds = [f"{time[side]['median_seconds']:.1f} s" for side in ("ours", "ppo")]
+    reached = ", ".join(f"{time[side]['reached']} of {time['seeds']}" for side in ("ours", "ppo"))
+    body.append(
+        [
+            f"CartPole, training until {time['target']:.0f}, median of the seeds ({reached}); PPO",
+            *seconds,
+            f"{time['ratio']:.1f}×",
+        ]
+    )
+    steps = [f"{loop[side]:.1f} ms" for side in ("trainer_step_ms", "plain_step_ms")]
+    body.append(
+        [
+            "a rollout and its update in the Trainer with all callbacks; a plain loop",
+            *steps,
+            f"{loop['median_of_ratios']:.3f}",
+        ]
+    )
+    return rows([f"side by side, {result['device']}", "ours", "theirs", "ratio"], body)
+
+
 def cifar10_ideas() -> str:
     """What each idea changed, by one run each on 45,000 pictures, judged on the 5,000 others."""
     runs = read_result("cifar10-ideas")["runs"]
@@ -329,6 +404,8 @@ TABLES = {
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
     "cifar10-ideas": cifar10_ideas,
+    "policy_gradient-benchmark": policy_gradient_benchmark,
+    "policy_gradient-figures": policy_gradient_figures,
     "seq2seq-benchmark": seq2seq_benchmark,
     "seq2seq-figures": seq2seq_figures,
     "seq2seq-signatures": seq2seq_signatures,

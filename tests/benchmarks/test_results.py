@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, tables
 from benchmarks.tables import BLOCK, READMES, TABLES, with_tables
 from common.errors import UserError
 
@@ -90,6 +92,57 @@ def test_a_result_comes_back_with_five_digits_and_what_made_it(tmp_path, monkeyp
 def test_the_tables_of_a_readme_are_those_of_the_results(readme):
     text = readme.read_text()
     assert with_tables(text) == text, "run `python -m benchmarks.tables`"
+
+
+def altered(result: Any) -> Any:
+    """A result with every number another."""
+    if isinstance(result, dict):
+        return {key: value if key in ("seeds", "commands") else altered(value) for key, value in result.items()}
+    if isinstance(result, list):
+        return [altered(value) for value in result]
+    return result * 1.5 + 1 if isinstance(result, int | float) and not isinstance(result, bool) else result
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES) - {"seq2seq-signatures"}))
+def test_a_table_follows_its_results(name, monkeypatch):
+    """No figure is written out in `tables.py`: with other results every table is another."""
+    before = TABLES[name]()
+    text = f"<!-- table: {name} -->\n{before}<!-- end of table -->"
+    assert with_tables(text) == text
+    monkeypatch.setattr(tables, "read_result", lambda name: altered(results.read_result(name)))
+    assert with_tables(text) != text
+
+
+def test_the_front_page_has_every_capstone_that_was_measured():
+    measured = {path.name.partition("-")[0] for path in results.RESULTS.glob("*.json")}
+    lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in TABLES["front"]().splitlines()]
+    header, body = lines[0], [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    assert header == ["capstone", "figure", "value", "data", "on", "training", "seeds", "command"]
+    assert {re.findall(r"`(\w+)`", row["capstone"])[0] for row in body if row["capstone"]} == measured
+    for row in body:
+        assert row["on"] and re.fullmatch(r"`python -m (projects|benchmarks)\.[^`]+`( \([\d, ]+\))?", row["command"]), row
+        trained = "projects." in row["command"]
+        assert all(bool(row[name]) == trained for name in ("training", "seeds")) and (row["data"] or not trained), row
+
+
+@pytest.mark.parametrize("path", sorted(results.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_result_says_how_it_was_made(path):
+    result = json.loads(path.read_text())
+    assert result["command"].startswith("python -m benchmarks.") and result["git_commit"] and result["versions"]
+    for run in result.get("runs", {"": result}).values():
+        assert run["device"]
+    if "commands" in result:
+        assert result["data_source"] and result["mean"]["train_seconds"] > 0
+        assert len(result["seeds"]) == len(result["commands"]) == len(result["each"]["train_seconds"])
+
+
+def test_a_command_is_shown_as_others_would_type_it():
+    run = "python -m projects.x.train --config projects/x/recipes/y.yaml --data.source ../a/b --seed 0 --name z"
+    shown = "python -m projects.x.train --config recipes/y.yaml --data.source FOLDER --seed 0"
+    assert tables.shown_command({"commands": [run, run, run], "seeds": [0, 4, 5]}) == f"`{shown}` (4, 5)"
+    assert tables.shown_command({"commands": ["train --data.source sample"], "seeds": [0]}) == "`train --data.source sample`"
+    benchmark = {"command": "python -m benchmarks.x --data /a/b --checkpoint runs/x/best.ckpt --rounds 2"}
+    assert tables.shown_command(benchmark) == "`python -m benchmarks.x --data FOLDER --checkpoint PATH --rounds 2`"
 
 
 def test_every_table_stands_in_some_readme():

@@ -1,0 +1,174 @@
+"""Runs: two processes equal one, a stopped run resumes bitwise equal, an agent plays, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from commands import Life, newest_checkpoint, same
+from common.loggers import read_metrics
+from projects.policy_gradient import films
+from projects.policy_gradient.curves import main as curves
+from projects.policy_gradient.module import PolicyGradientModule
+from projects.policy_gradient.play import main as play
+
+
+def last_checkpoint(folder):
+    return torch.load(newest_checkpoint(folder)[1], weights_only=True)
+
+
+@pytest.fixture(autouse=True)
+def short_films(monkeypatch):
+    monkeypatch.setattr(films, "MOST_FRAMES", 5)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("source", ["CartPole-v1", "Scripted-v0"])
+def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, monkeypatch, learner, source):
+    flags = [*learner, "--data.vectorization", "auto", "--data.source", source, "--checkpoint_every", "2"]
+    assert train("--name", "whole", *flags) == 0
+    usual = PolicyGradientModule.training_step
+
+    def step_or_die(self, rollout, batch_idx):
+        if self.trainer.global_step == 11:
+            raise Killed
+        return usual(self, rollout, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyGradientModule, "training_step", step_or_die)
+        with pytest.raises(Killed):
+            train("--name", "killed", *flags)
+    step, _ = newest_checkpoint(tmp_path / "runs/policy_gradient/killed")
+    assert step == 10, "inside the second epoch"
+    assert train("--name", "killed", *flags, "--resume", "auto") == 0
+    whole, killed = (tmp_path / "runs/policy_gradient" / name for name in ("whole", "killed"))
+    a, b = last_checkpoint(whole), last_checkpoint(killed)
+    assert a["state_dict"].keys() >= {"scale.mean", "scale.count"} and a["global_step"] == 12
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert same(a[part], b[part]), part
+    curves = [
+        [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(f / "metrics.csv")]
+        for f in (whole, killed)
+    ]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_resumes_bitwise_equal(command, learner):
+    flags = [*learner, "--data.rollouts", "150", "--checkpoint_every", "3", "--trainer.limit_test_batches", "0"]
+    whole = command("train", "--name", "whole", *flags)
+    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    killed = life.live()
+    whole.wait()
+    a, b = last_checkpoint(whole.runs / "whole"), last_checkpoint(killed)
+    assert all(step % 150 for step in life.resumed_from), "killed at an epoch's end: nothing was shown"
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert same(a[part], b[part]), part
+
+
+def test_two_processes_learn_like_one_with_all_the_environments_and_play_every_episode_once(
+    command, train, tmp_path, learner
+):
+    exact = [*learner, "--precision", "64-true"]
+    halves = ["--data.envs", "4", "--devices", "2", "--strategy", "ddp"]
+    both = command("train", "--name", "two", *exact, *halves)
+    assert train("--name", "one", *exact) == 0
+    both.wait()
+    folders = [tmp_path / "runs/policy_gradient/one", both.runs / "two"]
+    one, two = map(last_checkpoint, folders)
+    assert one["global_step"] == two["global_step"] == 12
+    for key, value in one["state_dict"].items():
+        limit = 1e-8 * float(value.abs().max())
+        torch.testing.assert_close(
+            two["state_dict"][key], value, rtol=0, atol=limit, msg=lambda text, key=key: f"{key}: {text}"
+        )
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    assert summaries[1]["devices"] == 2
+    assert summaries[0]["notes"] == summaries[1]["notes"] == {"environment_steps": 12 * 16 * 8}
+    assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-9)
+    curves = [[row["val/return"] for row in read_metrics(f / "metrics.csv") if "val/return" in row] for f in folders]
+    assert len(curves[0]) == 2 and curves[1] == pytest.approx(curves[0], rel=1e-9)
+
+
+def test_a_run_learns_leaves_pictures_and_an_agent_that_plays(train, tmp_path, capsys):
+    flags = [
+        "--data.envs",
+        "16",
+        "--data.steps",
+        "64",
+        "--data.rollouts",
+        "8",
+        "--max_epochs",
+        "4",
+        "--data.eval_episodes",
+        "10",
+    ]
+    flags += ["--model.passes", "6", "--model.minibatches", "4", "--model.clip_ratio", "0.2", "--model.lr", "0.005"]
+    flags += ["--data.solved", "300"]
+    assert train("--name", "agent", *flags) == 0
+    folder = tmp_path / "runs/policy_gradient/agent"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["data_source"] == "CartPole-v1" and summary["test"]["test/return"] > 150
+    assert summary["samples_per_second"] > 1000
+    assert (folder / "plots/map.png").stat().st_size > 10_000
+    with Image.open(folder / "plots/film.gif") as film:
+        assert film.size == (600, 200) and film.n_frames > 3
+    checkpoint = str(next(folder.glob("checkpoints/best-*.ckpt")))
+    capsys.readouterr()
+    assert play(["--checkpoint", checkpoint, "--episodes", "3", "--film", "one.gif"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].startswith("episode 0: return") and lines[4] == "one.gif"
+    assert lines[3].startswith("CartPole-v1, 3 episodes: mean return")
+    with Image.open("one.gif") as film:
+        assert film.size == (300, 200)
+    assert play(["--checkpoint", checkpoint, "--episodes", "2", "--sample"]) == 0
+    assert curves([str(folder), "--output", "learning.png"]) == 0 and (tmp_path / "learning.png").stat().st_size > 5000
+    assert curves([str(tmp_path)]) == 2
+    capsys.readouterr()
+    assert play(["--checkpoint", checkpoint, "--episodes", "1", "--film", "film.xyz"]) == 2
+    assert "film.xyz" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_environment_is_refused(train, tmp_path, capsys):
+    short = ["--max_epochs", "1", "--data.rollouts", "1", "--data.steps", "4"]
+    assert train("--name", "taught", *short, "--data.env_kwargs", "{max_episode_steps: 20}") == 0
+    checkpoint = str(newest_checkpoint(tmp_path / "runs/policy_gradient/taught")[1])
+    capsys.readouterr()
+    assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", checkpoint) == 2
+    assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
+    assert play(["--checkpoint", "no.ckpt"]) == 2
+    assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
+
+
+@pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])
+@pytest.mark.parametrize("source", ["CartPole-v1", "Pendulum-v1"])
+def test_debug_switches(train, capsys, switch, source):
+    flags = ["--data.source", source, "--data.steps", "32", "--model.hidden", "[32, 32]", "--model.lr", "0.01"]
+    assert train(*flags, "--debug", switch) == 0
+    expected = {"overfit": "can be learnt by heart", "gradients": "Autograd agrees", "shapes": "policy"}
+    assert expected[switch] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--data.source", "CartPole-v9"], "CartPole-v9: gymnasium knows no such environment"),
+        (["--data.source", "Switches-v0"], "actions of kind MultiBinary"),
+        (["--data.env_kwargs", "{gravitas: 1}"], "gravitas"),
+        (["--precision", "bf16-mixed"], "--precision bf16-mixed: a policy trains in 32-true or 64-true"),
+        (["--trainer.gradient_clip_val", "1.0"], "gradient clipping"),
+        (["--model.passes", "2"], "--model.clip_ratio 0"),
+        (["--max_epochs", "-1", "--max_steps", "-1", "--model.schedule", "linear"], "--max_epochs -1"),
+    ],
+)
+def test_bad_input_is_one_line(train, capsys, flags, line):
+    assert train("--name", "bad", *flags) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.startswith("error: ") and error.count("\n") == 1
