@@ -110,18 +110,18 @@ def make_tables(groups: Sequence[Group], every_figure: bool = False) -> list[Tab
 
 
 def make_table(groups: list[Group], every_figure: bool) -> Table:
-    """The table of the groups of one project."""
+    """The table of the groups of one project. Settings come last: there may be many of them."""
     settings = differing_settings(groups)
     figures = figure_names(groups, every_figure)
-    header = ["run", "data", "recipe", "seeds", *settings, *figures, "training seconds", "samples a second"]
+    header = ["run", "data", "recipe", "seeds", *figures, "training seconds", "samples a second", *settings]
     rows: list[list[Cell]] = []
     for group in groups:
         run = group.first
         row: list[Cell] = [group.name, run.source, run.recipe, ", ".join(str(each.seed) for each in group.runs)]
-        row += [setting_text(run, name) for name in settings]
         row += [group.figure(name) for name in figures]
         row.append(summarize([each.train_seconds for each in group.runs]))
         row.append(summarize([each.samples_per_second for each in group.runs]))
+        row += [setting_text(run, name) for name in settings]
         rows.append(row)
     return Table(groups[0].first.project, groups, header, rows)
 
