@@ -18,16 +18,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.results import read_result, write_result
+from benchmarks.twin import Twin, wait
 from common.cli import CapstoneCLI
 from common.device import default_precision, device_name, keep_freed_memory
 from common.run import run
@@ -39,18 +39,8 @@ from projects.cifar10.train import PROJECT
 TEXTBOOK_EPOCHS = 200  # of recipes/resnet18.yaml: the schedule that ResNet-18's published 96 % belongs to
 
 
-class PlainTwin(Callback):
-    """Runs one step of a plain PyTorch loop after every step of the Trainer, and times both.
-
-    The twin has its own network, optimizer and schedule, and takes its own batches from a second loader of the same data.
-    What passes between two calls of this callback is the Trainer's step, with all that it does around it.
-    """
-
-    def __init__(self, warmup: int = 3) -> None:
-        self.warmup = warmup
-        self.trainer_seconds: list[float] = []
-        self.plain_seconds: list[float] = []
-        self._left = 0.0
+class PlainTwin(Twin):
+    """A plain loop with its own network, optimizer and schedule, and a second loader of the same data."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Builds the twin."""
@@ -63,20 +53,6 @@ class PlainTwin(Callback):
         self.optimizer, self.scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
         self.batches = forever(trainer.datamodule)  # type: ignore[attr-defined]
         self.autocast = trainer.precision != "32-true"
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Takes the Trainer's time, then makes the twin's step."""
-        wait(pl_module.device)
-        entered = time.perf_counter()
-        self.plain_step(pl_module.device)
-        wait(pl_module.device)
-        finished = time.perf_counter()
-        if trainer.global_step > self.warmup:
-            self.trainer_seconds.append(entered - self._left)
-            self.plain_seconds.append(finished - entered)
-        self._left = time.perf_counter()
 
     def plain_step(self, device: torch.device) -> None:
         """What people write by hand."""
@@ -97,28 +73,15 @@ def forever(data: CIFAR10Data) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def wait(device: torch.device) -> None:
-    """Waits for what the device still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def step_overhead(source: str, accelerator: str, steps: int) -> dict[str, float]:
     """The median step of the Trainer against the twin's, over the default recipe's schedule drawn together to `steps`."""
-    twin = PlainTwin()
+    twin = PlainTwin(warmup=3)
     arguments = ["--data.source", source, "--accelerator", accelerator, "--name", "benchmark", "--max_steps", str(steps)]
     arguments += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0"]
     cli = CapstoneCLI(PROJECT, arguments)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         run(cli, extra_callbacks=[twin])
-    ratios = [a / b for a, b in zip(twin.trainer_seconds, twin.plain_seconds, strict=True)]
-    return {
-        "steps": len(ratios),
-        "trainer_step_ms": 1000 * statistics.median(twin.trainer_seconds),
-        "plain_step_ms": 1000 * statistics.median(twin.plain_seconds),
-        "median_of_ratios": statistics.median(ratios),
-        "ratio_of_totals": sum(twin.trainer_seconds) / sum(twin.plain_seconds),
-    }
+    return {**twin.figures(), "ratio_of_totals": sum(twin.trainer_seconds) / sum(twin.plain_seconds)}
 
 
 class TransformedDataset(Dataset[tuple[Tensor, int]]):

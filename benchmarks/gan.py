@@ -14,20 +14,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from benchmarks.results import write_result
+from benchmarks.twin import Twin
 from common.cli import CapstoneCLI
 from common.device import device_name
 from common.run import run
@@ -43,17 +42,8 @@ WIDTH = 2048  # of Inception's features
 WARMUP = 10
 
 
-class PlainTwin(Callback):
-    """Runs one step of a plain PyTorch loop after every step of the Trainer, and times both.
-
-    The twin has its own networks and optimizers and the same kind of batches. What passes between two calls of this callback
-    is the Trainer's step, with all that it does around it.
-    """
-
-    def __init__(self) -> None:
-        self.trainer_seconds: list[float] = []
-        self.plain_seconds: list[float] = []
-        self._left = 0.0
+class PlainTwin(Twin):
+    """A plain loop with its own networks and optimizers and the same kind of batches."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Builds the twin."""
@@ -70,20 +60,9 @@ class PlainTwin(Callback):
         self.batches = forever(trainer.datamodule)  # type: ignore[attr-defined]
         self.autocast = trainer.precision != "32-true"
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Takes the Trainer's time, then makes the twin's step."""
-        entered = time.perf_counter()
-        self.plain_step(next(self.batches))
-        finished = time.perf_counter()
-        if trainer.global_step > WARMUP:
-            self.trainer_seconds.append(entered - self._left)
-            self.plain_seconds.append(finished - entered)
-        self._left = time.perf_counter()
-
-    def plain_step(self, batch: Batch) -> None:
+    def plain_step(self, device: torch.device) -> None:
         """What people write by hand: the game of the recipe, with a blur of real and fake if it has one."""
+        batch = next(self.batches)
         h, real = self.h, batch.samples
         labels = batch.labels if h["conditional"] else None
         twice = None if labels is None else labels.repeat(2)
@@ -129,18 +108,12 @@ def forever(data: Any) -> Iterator[Batch]:
 
 def step_overhead(flags: list[str], steps: int) -> dict[str, float]:
     """The median step of the Trainer against the twin's."""
-    twin = PlainTwin()
+    twin = PlainTwin(WARMUP)
     flags = [*flags, "--accelerator", "cpu", "--name", "benchmark", "--max_steps", str(steps), "--max_epochs", "-1"]
     flags += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0", "--model.schedule", "constant"]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         run(CapstoneCLI(PROJECT, flags), extra_callbacks=[twin])
-    ratios = [a / b for a, b in zip(twin.trainer_seconds, twin.plain_seconds, strict=True)]
-    return {
-        "steps": len(ratios),
-        "trainer_step_ms": 1000 * statistics.median(twin.trainer_seconds),
-        "plain_step_ms": 1000 * statistics.median(twin.plain_seconds),
-        "median_of_ratios": statistics.median(ratios),
-    }
+    return twin.figures()
 
 
 @torch.inference_mode()

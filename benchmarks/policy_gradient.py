@@ -31,6 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio
+from benchmarks.twin import Twin
 from common.cli import CapstoneCLI
 from common.device import device_name
 from common.run import run
@@ -228,17 +229,8 @@ def time_to_target(seeds: int) -> dict[str, Any]:
 # ---- the Lightning loop
 
 
-class PlainTwin(Callback):
-    """Makes one rollout and learns from it in a plain loop after every step of the Trainer, and times both.
-
-    The twin has its own environments, networks and optimizer. What passes between two calls of this callback is the
-    Trainer's step, with the rollout before it and all that is done around it.
-    """
-
-    def __init__(self) -> None:
-        self.trainer_seconds: list[float] = []
-        self.plain_seconds: list[float] = []
-        self._left = 0.0
+class PlainTwin(Twin):
+    """A plain loop with its own environments, networks and optimizer; a step is a rollout and what is learned from it."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Builds the twin."""
@@ -253,19 +245,7 @@ class PlainTwin(Callback):
         self.adam = torch.optim.Adam(self.parameters, self.h["lr"], eps=1e-5, fused=True)
         self.generator = torch.Generator().manual_seed(0)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Takes the Trainer's time, then makes the twin's step."""
-        entered = time.perf_counter()
-        self.plain_step()
-        finished = time.perf_counter()
-        if trainer.global_step > WARMUP:
-            self.trainer_seconds.append(entered - self._left)
-            self.plain_seconds.append(finished - entered)
-        self._left = time.perf_counter()
-
-    def plain_step(self) -> None:
+    def plain_step(self, device: torch.device) -> None:
         """What people write by hand: a rollout, its advantages, and clipped steps from random parts of it."""
         h, envs = self.h, self.collector.envs.num_envs
         noise = draw_noise(self.steps, envs, self.task.action_size, self.task.discrete, self.generator)
@@ -301,15 +281,9 @@ class PlainTwin(Callback):
 
 def loop_overhead(rollouts: int) -> dict[str, Any]:
     """The median step of the Trainer against the twin's, of the default recipe."""
-    twin = PlainTwin()
+    twin = PlainTwin(WARMUP)
     train(["--config", str(RECIPES / "default.yaml"), "--max_steps", str(rollouts), "--max_epochs", "-1"], twin)
-    ratios = [a / b for a, b in zip(twin.trainer_seconds, twin.plain_seconds, strict=True)]
-    return {
-        "steps": len(ratios),
-        "trainer_step_ms": 1000 * statistics.median(twin.trainer_seconds),
-        "plain_step_ms": 1000 * statistics.median(twin.plain_seconds),
-        "median_of_ratios": statistics.median(ratios),
-    }
+    return twin.figures()
 
 
 def main() -> None:
