@@ -56,7 +56,7 @@ class PlainTwin(Twin):
 
     def plain_step(self, device: torch.device) -> None:
         """What people write by hand."""
-        images, labels = next(self.batches)
+        images, labels, _ = next(self.batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             images = resize(images, self.module.current_resolution(images.shape[-1]))
             loss = self.module.compute_loss((images, labels))
@@ -66,7 +66,7 @@ class PlainTwin(Twin):
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def forever(data: CIFAR10Data) -> Iterator[tuple[Tensor, Tensor]]:
+def forever(data: CIFAR10Data) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Training batches without end."""
     loader = DeviceLoader(data)
     while True:
@@ -118,7 +118,7 @@ def data_paths(source: str, device: torch.device, rounds: int, workers: int = 2)
     theirs: list[float] = []
     for _ in range(rounds + 1):
         start, count = time.perf_counter(), 0
-        for images, _labels in device_loader:
+        for images, _labels, _index in device_loader:
             count += len(images)
         wait(device)
         ours.append(count / (time.perf_counter() - start))

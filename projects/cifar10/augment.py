@@ -50,18 +50,18 @@ class Draws:
         return Draws(self.flip.to(device), self.shift.to(device), self.hole.to(device))
 
 
-def draw(n: int, size: int, epoch: int, seed: int, augmentation: Augmentation) -> Draws:
+def draw(n: int, size: int, epoch: int, seed: int, augmentation: Augmentation, shown: Tensor | None = None) -> Draws:
     """The choices of epoch `epoch` for `n` pictures of `size` x `size`; a function of its arguments alone.
 
     Under alternating flip the first epoch's coin is tossed once for all epochs, and odd epochs take its opposite: over
     two epochs the network sees each picture once in each orientation, where independent coins would repeat one of them
-    half of the time.
+    half of the time. Where epochs leave pictures out, `shown` (n,), how often each was shown, takes the epoch's place.
     """
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     coin = torch.rand(n, generator=generator) < 0.5
     if augmentation.flip == "alternating":
         coin = torch.rand(n, generator=torch.Generator().manual_seed(seed * 100_003)) < 0.5
-        flip = coin ^ (epoch % 2 == 1)
+        flip = coin ^ ((epoch if shown is None else shown) % 2 == 1)
     else:
         flip = coin if augmentation.flip == "random" else torch.zeros_like(coin)
     shift = torch.randint(0, 2 * augmentation.pad + 1, (n, 2), generator=generator)

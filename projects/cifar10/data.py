@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.images import LabelledImages, load_images
 from common.rendered import render_splits
 from projects.cifar10.augment import Augmentation, augment, draw, reflect_pad
+from projects.cifar10.selection import Selection
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -27,15 +28,18 @@ VAL_SPLIT_SEED = 1234  # the held-out pictures are the same for every run, whate
 
 
 class CIFAR10Data(SourcedData):
-    """Pictures as uint8 (batch, 3, 32, 32) with int64 labels (batch,).
+    """Pictures as uint8 (batch, 3, 32, 32) with int64 labels (batch,); in training also each one's index (batch,).
 
     Args:
         source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
         batch_size: pictures in a training step of each process.
         eval_batch_size: pictures in a validation or test step.
         val_size: pictures held out of train for validation; 0 trains on all of them, without validation.
+        test_on: `test`, or `validation` to put the held-out pictures in its place: for choosing between two recipes by
+            what they reach in the end, test-time augmentation and all, without a look at test.
         loader: `device` keeps the data set on the device and augments there; `classic` is a DataLoader with composed
             torchvision v2 transforms.
+        share: pictures of an epoch as a share of the training set; below 1 the hardest and some others (`Selection`).
         flip: `alternating`, `random` or `none` (with the classic loader alternating means random).
         pad: pixels of reflected border that random crops are taken from.
         cutout: side in pixels of the square that is blanked; 0 for none.
@@ -51,7 +55,9 @@ class CIFAR10Data(SourcedData):
         batch_size: int = 500,
         eval_batch_size: int = 1000,
         val_size: int = 1000,
+        test_on: str = "test",
         loader: str = "device",
+        share: float = 1.0,
         flip: str = "alternating",
         pad: int = 2,
         cutout: int = 0,
@@ -61,8 +67,14 @@ class CIFAR10Data(SourcedData):
         super().__init__(source)
         if loader not in ("device", "classic"):
             raise UserError(f"--data.loader {loader}: use device or classic")
+        if test_on not in ("test", "validation"):
+            raise UserError(f"--data.test_on {test_on}: use test or validation")
+        if test_on == "validation" and not val_size:
+            raise UserError("--data.test_on validation: --data.val_size 0 holds no pictures out")
         if batch_size < 1 or eval_batch_size < 1 or val_size < 0:
             raise UserError("--data.batch_size and eval_batch_size are at least 1, val_size at least 0")
+        if not 0 < share <= 1:
+            raise UserError(f"--data.share {share}: a share of the training pictures is above 0 and at most 1")
         if pad >= SIZE or cutout >= SIZE:
             raise UserError(f"--data.pad and cutout are pixels of a picture of {SIZE} x {SIZE}: less than {SIZE}")
         try:
@@ -72,19 +84,23 @@ class CIFAR10Data(SourcedData):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
+        self.test_on = test_on
         self.loader = loader
+        self.share = share
         self.num_workers = num_workers
         self.extra = extra
         self.splits: dict[str, LabelledImages] = {}
         self.train: LabelledImages
         self.val: LabelledImages
         self.test: LabelledImages
+        self.selection: Selection
 
     @property
     def source_label(self) -> str:
         """What figures call the data: the source, with the way its pixels were stored as in `cifar10-jpeg75`."""
         pictures = self.test if hasattr(self, "test") else self.load()["test"]
-        return "-".join(filter(None, [self.resolve().label, pictures.encoding]))
+        split = "validation" if self.test_on == "validation" else ""
+        return "-".join(filter(None, [self.resolve().label, pictures.encoding, split]))
 
     @property
     def class_names(self) -> list[str]:
@@ -125,14 +141,30 @@ class CIFAR10Data(SourcedData):
             self.train = self.train.joined_with(load_extra(self.extra, full.class_names).to(device))
         # the run's seed; asked for here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
+        self.selection = Selection(len(self.train), self.share, self.seed, device)
         self.mean_color = self.train.images.float().mean((0, 2, 3)).round().to(torch.uint8).view(3, 1, 1)
 
     def input_sample(self) -> Tensor:
         """Training pictures, as they are, from which a network takes its input statistics: (n, 3, 32, 32) uint8."""
         return self.train.images
 
+    def batches_left(self) -> tuple[int, list[Tensor]]:
+        """The epoch that training is in, and the indices of the pictures of each batch that this process still has in it."""
+        epoch, done = data_position(self.trainer)
+        chosen = self.selection.choose(epoch)
+        batches = epoch_batches(len(chosen), self.batch_size, epoch, self.seed, *rank_and_world_size(self.trainer))
+        return epoch, [chosen[batch] for batch in batches[done:]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the checkpoint keeps of the data: which pictures are hard, if that is asked for."""
+        return self.selection.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.selection.load_state_dict(state_dict)
+
     def train_dataloader(self) -> Any:
-        """Every training picture exactly once an epoch, shuffled and augmented."""
+        """Every training picture that the epoch shows, exactly once, shuffled and augmented."""
         return DeviceLoader(self) if self.loader == "device" else ClassicLoader(self)
 
     def val_dataloader(self) -> Any:
@@ -140,8 +172,8 @@ class CIFAR10Data(SourcedData):
         return EvalLoader(self.val, self.eval_batch_size, self.trainer) if self.val_size else []
 
     def test_dataloader(self) -> Any:
-        """The test pictures, as they are."""
-        return EvalLoader(self.test, self.eval_batch_size, self.trainer)
+        """The pictures that the end is measured on, as they are."""
+        return EvalLoader(self.val if self.test_on == "validation" else self.test, self.eval_batch_size, self.trainer)
 
 
 class DeviceLoader:
@@ -160,20 +192,19 @@ class DeviceLoader:
 
     def __len__(self) -> int:
         _, world_size = rank_and_world_size(self.data.trainer)
-        return count_batches(len(self.data.train), self.data.batch_size, world_size)
+        return count_batches(self.data.selection.size, self.data.batch_size, world_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         data, train = self.data, self.data.train
-        rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = data_position(data.trainer)
-        batches = epoch_batches(len(train), data.batch_size, epoch, data.seed, rank, world_size)[done:]
+        epoch, batches = data.batches_left()
         order = torch.cat(batches)
-        draws = draw(len(train), SIZE, epoch, data.seed, data.augmentation)[order].to(train.images.device)
+        draws = draw(len(train), SIZE, epoch, data.seed, data.augmentation, data.selection.shown)
+        draws = draws[order].to(train.images.device)
         order = order.to(train.images.device)
         images = augment(self.padded, order, draws, data.augmentation, data.mean_color)
         labels = train.labels[order]
         sizes = [len(batch) for batch in batches]
-        yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+        yield from zip(images.split(sizes), labels.split(sizes), order.split(sizes), strict=True)
 
 
 class EvalLoader:
@@ -192,7 +223,7 @@ class EvalLoader:
             yield self.data.images[index], self.data.labels[index]
 
 
-class ClassicDataset(Dataset[tuple[Tensor, Tensor]]):
+class ClassicDataset(Dataset[tuple[Tensor, Tensor, int]]):
     """The textbook path: one picture at a time through composed torchvision v2 transforms."""
 
     def __init__(self, data: CIFAR10Data) -> None:
@@ -212,12 +243,12 @@ class ClassicDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         """The picture `key = (epoch, index)`: its own random state makes it the same in any worker and after a resume."""
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**63)
-            return self.transform(self.images[index]), self.labels[index]
+            return self.transform(self.images[index]), self.labels[index], index
 
 
 class ClassicBatches(Sampler[list[tuple[int, int]]]):
@@ -230,10 +261,8 @@ class ClassicBatches(Sampler[list[tuple[int, int]]]):
         return len(DeviceLoader(self.data))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        data = self.data
-        epoch, done = data_position(data.trainer)
-        share = rank_and_world_size(data.trainer)
-        for batch in epoch_batches(len(data.train), data.batch_size, epoch, data.seed, *share)[done:]:
+        epoch, batches = self.data.batches_left()
+        for batch in batches:
             yield [(epoch, index) for index in batch.tolist()]
 
 
@@ -245,7 +274,7 @@ class ClassicLoader:
     """
 
     def __init__(self, data: CIFAR10Data) -> None:
-        self.loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             ClassicDataset(data),
             batch_sampler=ClassicBatches(data),
             num_workers=data.num_workers,
@@ -256,7 +285,7 @@ class ClassicLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield from self.loader
 
 

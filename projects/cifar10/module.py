@@ -31,7 +31,7 @@ class CIFAR10Module(LightningModule):
         network: `speednet` or `resnet18`.
         num_classes: size of the output.
         widths: channels of the speed network's three blocks.
-        depth: convolutions in each of its blocks, 2 or 3.
+        depths: convolutions in each of them, 2 or 3.
         bn_momentum: weight of the newest batch in its running statistics.
         optimizer: `muon` (filters by Muon, the rest by SGD) or `sgd` (everything by SGD with `lr`).
         lr: SGD's learning rate; used by `sgd` alone.
@@ -58,7 +58,7 @@ class CIFAR10Module(LightningModule):
         network: str = "speednet",
         num_classes: int = 10,
         widths: tuple[int, int, int] = (64, 256, 256),
-        depth: int = 2,
+        depths: tuple[int, int, int] = (2, 2, 2),
         bn_momentum: float = 0.4,
         optimizer: str = "muon",
         lr: float = 0.1,
@@ -83,23 +83,24 @@ class CIFAR10Module(LightningModule):
             ("optimizer", optimizer, ("muon", "sgd")),
             ("schedule", schedule, ("linear", "cosine")),
             ("tta", tta, (0, 1, 2)),
-            ("depth", depth, (2, 3)),
         ]:
             if value not in choices:
                 raise UserError(f"--model.{option} {value}: use one of {', '.join(map(str, choices))}")
+        if not set(depths) <= {2, 3}:
+            raise UserError(f"--model.depths {list(depths)}: each block has 2 or 3 convolutions")
         if min(lr, head_lr, bias_lr) <= 0:
             raise UserError("--model.lr, head_lr and bias_lr are above 0")
         resolutions = [(float(share), int(size)) for share, size in resolutions or []]
         for share, size in resolutions:
             if not 0 <= share <= 1 or size < SMALLEST:
                 raise UserError(f"--model.resolutions [{share}, {size}]: a share is 0 to 1, a size {SMALLEST} or more")
-        widths = (widths[0], widths[1], widths[2])
+        widths, depths = (widths[0], widths[1], widths[2]), (depths[0], depths[1], depths[2])
         self.save_hyperparameters()
         self.net: SpeedNet | ResNet18
         if network == "resnet18":
             self.net = ResNet18(num_classes)
         else:
-            self.net = SpeedNet(widths, depth, bn_momentum, num_classes)
+            self.net = SpeedNet(widths, depths, bn_momentum, num_classes)
         self.net.to(memory_format=torch.channels_last)
         self.slow_weights = Lookahead(self.net) if lookahead else None
         # losses as metrics too: `log(..., sync_dist=True)` rounds the mean batch size of the processes down
@@ -133,18 +134,22 @@ class CIFAR10Module(LightningModule):
         """(batch, 3, height, width) uint8 -> logits (batch, num_classes)."""
         return self.net(images)
 
-    def compute_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean smoothed cross-entropy, in nats, of a batch of pictures (batch, 3, h, w) and labels (batch,)."""
-        images, labels = batch
-        return F.cross_entropy(
-            self(images).to(self.net.normalize.mean.dtype), labels, label_smoothing=self.hparams["label_smoothing"]
-        )
+    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Smoothed cross-entropy (batch,), in nats, of pictures (batch, 3, h, w) with labels (batch,)."""
+        logits = self(images).to(self.net.normalize.mean.dtype)
+        return F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"], reduction="none")
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss at the picture size that is due."""
-        images, labels = batch
+    def compute_loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """The mean of `losses` over a batch (images, labels, ...)."""
+        return self.losses(batch[0], batch[1]).mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss at the picture size that is due; the data learns which pictures are hard."""
+        images, labels, index = batch
         self.net.normalize.size = self.current_resolution(images.shape[-1])
-        loss = self.compute_loss((resize(images, self.net.normalize.size), labels))
+        losses = self.losses(resize(images, self.net.normalize.size), labels)
+        self.trainer.datamodule.selection.report(index, losses)  # type: ignore[attr-defined]
+        loss = losses.mean()
         self.log("train/loss", loss)
         return loss
 

@@ -176,7 +176,7 @@ class SpeedNet(nn.Module):
 
     Args:
         widths: channels of the three blocks.
-        depth: convolutions in each block, 2 or 3.
+        depths: convolutions in each of them, 2 or 3.
         bn_momentum: weight of the newest batch in the running statistics.
         num_classes: size of the output.
     """
@@ -184,7 +184,7 @@ class SpeedNet(nn.Module):
     def __init__(
         self,
         widths: tuple[int, int, int] = (64, 256, 256),
-        depth: int = 2,
+        depths: tuple[int, int, int] = (2, 2, 2),
         bn_momentum: float = 0.4,
         num_classes: int = 10,
     ) -> None:
@@ -193,7 +193,12 @@ class SpeedNet(nn.Module):
         self.whiten = Whitening()
         self.activation = nn.GELU()
         channels = [self.whiten.out_channels, *widths]
-        self.blocks = nn.Sequential(*(SpeedBlock(a, b, bn_momentum, depth) for a, b in itertools.pairwise(channels)))
+        self.blocks = nn.Sequential(
+            *(
+                SpeedBlock(*pair, bn_momentum, depth)
+                for pair, depth in zip(itertools.pairwise(channels), depths, strict=True)
+            )
+        )
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         nn.init.normal_(self.head.weight)  # unit variance; `forward` divides by the width instead
 

@@ -51,7 +51,7 @@ def place(data: CIFAR10Data, epoch: int = 0, done: int = 0, rank: int = 0, ranks
 
 def batches_of(data: CIFAR10Data, **where: int) -> list[tuple[Tensor, Tensor]]:
     loader = place(data, **where).train_dataloader()
-    batches = [tuple(batch) for batch in loader]
+    batches = [(images, labels) for images, labels, _ in loader]
     assert len(batches) == len(loader) - where.get("done", 0)
     return batches
 
@@ -132,7 +132,8 @@ def test_classic_augmentation_draws_from_the_same_crops_as_often():
             crop_and_flip(reflect_pad(picture, 1), torch.arange(1), SimpleNamespace(shift=s, flip=f), 1)[0] for s, f in every
         ]
         for epoch in range(20):
-            image, label = dataset[epoch, index]
+            image, label, itself = dataset[epoch, index]
+            assert itself == index
             matches = [number for number, crop in enumerate(crops) if torch.equal(crop, image)]
             assert len(matches) == 1 and label == data.train.labels[index]
             counts[matches[0]] += 1
@@ -182,7 +183,8 @@ def test_the_position_is_read_when_the_first_batch_is_asked_for(loader, workers)
     expected = batches_of(data, epoch=2, done=3)[0]
     iterator: Iterator[Any] = iter(place(data).train_dataloader())  # as Lightning does before it restores a run's counters
     place(data, epoch=2, done=3)
-    assert equal([tuple(next(iterator))], [expected])
+    images, labels, _ = next(iterator)
+    assert equal([(images, labels)], [expected])
 
 
 @pytest.mark.parametrize("make", [DeviceLoader, ClassicLoader])
@@ -219,6 +221,22 @@ def test_evaluation_counts_every_picture_once(ranks):
             shares.append(cat(batches))
         assert max(len(labels) for _, labels in shares) - min(len(labels) for _, labels in shares) <= 1
         assert counted(*cat(shares)) == counted(pictures.images, pictures.labels)
+
+
+def test_the_end_can_be_measured_on_what_is_held_out():
+    data = ready(test_on="validation")
+    images, _ = cat(list(data.test_dataloader()))
+    assert torch.equal(images, data.val.images)
+    assert (data.source_label, ready().source_label) == ("sample-validation", "sample")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"test_on": "train"}, "use test or validation"), ({"test_on": "validation", "val_size": 0}, "val_size 0")],
+)
+def test_no_other_pictures_can_stand_for_test(options, message):
+    with pytest.raises(UserError, match=message):
+        CIFAR10Data("sample", **options)
 
 
 def test_evaluation_keeps_the_order():

@@ -104,7 +104,7 @@ def by_hand(start: CIFAR10Module, epochs: int, sizes: list[int], lookahead: bool
     data.trainer = SimpleNamespace(fit_loop=loop, num_training_batches=5, global_rank=0, world_size=1)
     step = 0
     for at.processed in range(epochs):
-        for images, labels in data.train_dataloader():
+        for images, labels, _ in data.train_dataloader():
             for group, rate in zip(optimizer.param_groups, first, strict=True):
                 left = 1 - step / (10 if group["name"] == "whiten" else steps)  # its bias: two epochs
                 group["lr"] = rate * max(0.0, left)
@@ -263,7 +263,7 @@ def test_each_network_is_the_one_that_was_asked_for():
     assert isinstance(CIFAR10Module(**TINY).net, SpeedNet)
     resnet = CIFAR10Module("resnet18", num_classes=4).net
     assert isinstance(resnet, ResNet18) and resnet.head.out_features == 4
-    assert len(CIFAR10Module(depth=3, **TINY).net.blocks[0].convs) == 3
+    assert len(CIFAR10Module(depths=(3, 2, 2), **TINY).net.blocks[0].convs) == 3
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_each_network_is_the_one_that_was_asked_for():
         ({"optimizer": "adam"}, "--model.optimizer adam: use one of muon, sgd"),
         ({"schedule": "step"}, "--model.schedule step: use one of linear, cosine"),
         ({"tta": 3}, "--model.tta 3: use one of 0, 1, 2"),
-        ({"depth": 4}, "--model.depth 4: use one of 2, 3"),
+        ({"depths": (2, 2, 4)}, r"--model.depths \[2, 2, 4\]: each block has 2 or 3 convolutions"),
         ({"resolutions": [(0.5, 4)]}, "a size 9 or more"),
         ({"resolutions": [(30, 24)]}, "a share is 0 to 1"),
     ],

@@ -38,15 +38,15 @@ def test_speednet_has_the_parameters_counted_by_hand():
     assert sum(p.numel() for p in net.parameters()) == whitening + filters + norms + 7 * c
     frozen = 24 * 12 + norms // 2
     assert sum(p.numel() for p in net.parameters() if not p.requires_grad) == frozen
-    deeper = SpeedNet((a, b, c), depth=3, num_classes=7)
-    more = 9 * (a * a + b * b + c * c) + 2 * (a + b + c)
+    deeper = SpeedNet((a, b, c), depths=(3, 2, 3), num_classes=7)
+    more = 9 * (a * a + c * c) + 2 * (a + c)
     assert sum(p.numel() for p in deeper.parameters()) == whitening + filters + norms + 7 * c + more
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depths", [(2, 2, 2), (2, 2, 3), (3, 3, 3)], ids=str)
 @pytest.mark.parametrize("height, width", [(32, 32), (9, 9), (20, 27)])
-def test_speednet_maps_pictures_of_any_size_to_logits(depth, height, width):
-    net = SpeedNet((8, 8, 8), depth, num_classes=5)
+def test_speednet_maps_pictures_of_any_size_to_logits(depths, height, width):
+    net = SpeedNet((8, 8, 8), depths, num_classes=5)
     images = torch.randint(0, 256, (3, 3, height, width), dtype=torch.uint8)
     shapes = []
     for block in net.blocks:
@@ -55,9 +55,9 @@ def test_speednet_maps_pictures_of_any_size_to_logits(depth, height, width):
     assert shapes == [((height - 1) // d, (width - 1) // d) for d in (2, 4, 8)]
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-def test_speednet_is_the_function_written_out(depth):
-    net, images = SpeedNet((8, 12, 16), depth), pictures(6)
+@pytest.mark.parametrize("depths", [(2, 2, 2), (2, 2, 3), (3, 3, 3)], ids=str)
+def test_speednet_is_the_function_written_out(depths):
+    net, images = SpeedNet((8, 12, 16), depths), pictures(6)
     net.fit_inputs(images)
     with torch.no_grad():
         net.whiten.bias.normal_()
@@ -72,7 +72,7 @@ def test_speednet_is_the_function_written_out(depth):
 
     x = (images.double() / 255 - net.normalize.mean.double()) / net.normalize.std.double()
     x = F.gelu(F.conv2d(x, net.whiten.weight.double(), net.whiten.bias.double()))
-    for block in net.blocks:
+    for block, depth in zip(net.blocks, depths, strict=True):
         x = F.max_pool2d(F.conv2d(x, block.convs[0].weight.double(), padding=1), 2)
         x = first = F.gelu(norm(x, block.norms[0].bias.double()))
         x = norm(F.conv2d(x, block.convs[1].weight.double(), padding=1), block.norms[1].bias.double())

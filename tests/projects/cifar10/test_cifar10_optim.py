@@ -135,7 +135,9 @@ def test_its_state_survives_saving():
 # groups
 
 
-@pytest.mark.parametrize("make", [SpeedNet, lambda: SpeedNet((8, 8, 8), depth=3), ResNet18], ids=["two", "three", "resnet"])
+@pytest.mark.parametrize(
+    "make", [SpeedNet, lambda: SpeedNet((8, 8, 8), depths=(3, 3, 3)), ResNet18], ids=["two", "three", "resnet"]
+)
 def test_every_trainable_parameter_is_in_exactly_one_group(make):
     net = make()
     groups = parameter_groups(net, {"lr": 1.0, "muon": True}, {"lr": 2.0}, {"lr": 3.0})
