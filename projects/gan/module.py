@@ -194,37 +194,39 @@ class GANModule(LightningModule):
         parts = zip(batch.samples.chunk(self.hparams["d_steps"]), batch.labels.chunk(self.hparams["d_steps"]), strict=True)
         with without_ddp_sync(self.trainer.strategy), without_autocast_cache(self.device):
             for real, labels in parts:
-                figures = self.discriminator_step(d_optimizer.optimizer, real, labels, draws)
+                logits = self.discriminator_step(d_optimizer.optimizer, real, labels, draws)
             if self.discriminator_alone:
                 return
-            figures |= self.generator_step(g_optimizer, real, labels, draws)
+            generator_loss = self.generator_step(g_optimizer, real, labels, draws)
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.generator)
         if is_log_step(self.trainer):
-            figures = {f"train/{name}": value for name, value in (figures | self.penalties).items()}
+            losses = {"discriminator_loss": self.game.discriminator(*logits), "generator_loss": generator_loss}
+            figures = losses | health(*logits, self.game.boundary) | self.penalties
+            figures = {f"train/{name}": value for name, value in figures.items()}
             players = [("generator", self.generator), ("discriminator", self.discriminator)]
             self.log_dict(figures | {f"grad/{name}": gradient_norm(net.parameters()) for name, net in players})
 
     def discriminator_step(
         self, optimizer: torch.optim.Optimizer, real: Tensor, labels: Tensor, draws: torch.Generator
-    ) -> dict[str, Tensor]:
-        """One step of the discriminator; returns its figures.
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the discriminator; returns its logits (batch,) of real samples and of fakes.
 
         The optimizer is the plain one: Lightning's wrapper would count the step as one of training.
         """
         with torch.no_grad():
             fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
-        loss, figures = self.discriminator_loss(real, fake, labels, draws, self.penalty_due())
+        loss, logits = self.discriminator_loss(real, fake, labels, draws, self.penalty_due())
         optimizer.zero_grad()
         self.manual_backward(loss)
         average_player(self.discriminator, self.trainer.world_size)
         optimizer.step()
-        return figures
+        return logits
 
-    def generator_step(self, optimizer: Any, real: Tensor, labels: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
-        """One step of the generator; returns its figures."""
+    def generator_step(self, optimizer: Any, real: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """One step of the generator; returns its loss."""
         self.discriminator.requires_grad_(False)  # the gradient passes through it, and its weights need none
         fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
         loss = self.generator_loss(real, fake, labels, draws)
@@ -233,12 +235,12 @@ class GANModule(LightningModule):
         average_player(self.generator, self.trainer.world_size)
         optimizer.step()
         self.discriminator.requires_grad_(True)
-        return {"generator_loss": loss.detach()}
+        return loss.detach()
 
     def discriminator_loss(
         self, real: Tensor, fake: Tensor, labels: Tensor, draws: torch.Generator, penalty_weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss with its penalties times `penalty_weight`, and the figures of its health.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The discriminator's loss with its penalties times `penalty_weight`, and the logits behind it, without a gradient.
 
         With a penalty all of it is computed without autocast: the slope of a slope in bfloat16 would be noise.
         """
@@ -250,10 +252,6 @@ class GANModule(LightningModule):
                 both.requires_grad_()
             real_logits, fake_logits = self.judge(both, labels)
             loss = self.game.discriminator(real_logits, fake_logits)
-            figures = {
-                "discriminator_loss": loss.detach(),
-                **health(real_logits.detach(), fake_logits.detach(), self.game.boundary),
-            }
             penalties = {}
             if full and (h["r1"] or h["r2"]):
                 at_real, at_fake = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
@@ -269,7 +267,7 @@ class GANModule(LightningModule):
                 if h[name]:
                     loss = loss + penalty_weight * h[name] * penalty
                 self.penalties[f"penalty_{name}"] = penalty.detach()
-        return loss, figures
+        return loss, (real_logits.detach(), fake_logits.detach())
 
     def generator_loss(self, real: Tensor, fake: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
         """The generator's loss for fakes that its gradient flows to."""

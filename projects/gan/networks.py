@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+# Numbers that stand for a code. One that only said which (one-hot) would weigh as little as a single number of the noise: a
+# generator that finds a ring of modes by the rest of the noise then goes all the way round it, through every gap.
+CODE_WIDTH = 16
+
 
 class PointGenerator(nn.Module):
     """An MLP from noise to points in the plane, a part of whose noise can be a choice among `codes`.
@@ -38,16 +42,17 @@ class PointGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.label = nn.Embedding(classes, noise) if classes else None
-        inputs = noise - 1 + codes if codes else noise
+        self.code = nn.Embedding(codes, CODE_WIDTH) if codes else None
+        inputs = noise - 1 + CODE_WIDTH if codes else noise
         self.stack = mlp(inputs + (noise if classes else 0), width, layers, 2)
         self.scale, self.codes = scale, codes
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, noise) -> (batch, 2)."""
         x = noise
-        if self.codes:
-            code = (torch.special.ndtr(noise[:, 0]) * self.codes).long().clamp(max=self.codes - 1)
-            x = torch.cat([F.one_hot(code, self.codes).to(noise.dtype), noise[:, 1:]], 1)
+        if self.code is not None:
+            chosen = (torch.special.ndtr(noise[:, 0]) * self.codes).long().clamp(max=self.codes - 1)
+            x = torch.cat([self.code(chosen), noise[:, 1:]], 1)
         if self.label is not None:
             x = torch.cat([x, self.label(labels)], 1)
         return self.stack(x) * self.scale

@@ -159,8 +159,8 @@ def test_penalties_under_autocast_are_those_of_float32():
     found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            _, figures = module.discriminator_loss(real, fake.clone(), labels, module.step_draws(), 1.0)
-        found.append({name: float(value) for name, value in (figures | module.penalties).items()})
+            loss, _ = module.discriminator_loss(real, fake.clone(), labels, module.step_draws(), 1.0)
+        found.append({"loss": loss.item(), **{name: float(value) for name, value in module.penalties.items()}})
     assert found[0] == found[1]
     assert {"penalty_r1", "penalty_r2", "penalty_gradient_penalty"} <= found[0].keys()
 
@@ -260,8 +260,8 @@ class Diverging(GANModule):
     """A game whose discriminator's loss is no number from the sixth step on."""
 
     def discriminator_loss(self, *args):
-        loss, figures = super().discriminator_loss(*args)
-        return (loss * float("nan") if self.trainer.global_step >= 5 else loss), figures
+        loss, logits = super().discriminator_loss(*args)
+        return (loss * float("nan") if self.trainer.global_step >= 5 else loss), logits
 
 
 def test_a_diverged_game_stops_before_its_weights_are_saved(tmp_path):

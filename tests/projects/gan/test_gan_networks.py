@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from projects.gan.networks import (
+    CODE_WIDTH,
     ConditionalNorm,
     DCDiscriminator,
     DCGenerator,
@@ -246,17 +247,19 @@ def test_points_pass_through_waves_in_their_own_unit(octaves):
 
 
 def test_a_code_is_chosen_by_the_first_number_of_the_noise():
-    """Each code has the same share of a normal number, in order, and enters as the column of the first layer's weights."""
+    """Each code has the same share of a normal number, in order, and is known to the network by its own row of numbers."""
     noise = torch.randn(4000, 3)
     generator = PointGenerator(3, width=8, codes=4, scale=2.0)
     quartiles = torch.tensor([-0.67449, 0.0, 0.67449])  # of the standard normal distribution
     code = torch.bucketize(noise[:, 0].contiguous(), quartiles)
-    first, rest = generator.stack[0], generator.stack[1:]
-    hidden = first.weight[:, :4].T[code] + noise[:, 1:] @ first.weight[:, 4:].T + first.bias
-    torch.testing.assert_close(generator(noise), 2 * rest(hidden))
+    rows = generator.code.weight
+    assert rows.shape == (4, CODE_WIDTH)
+    expected = 2 * generator.stack(torch.cat([rows[code], noise[:, 1:]], 1))
+    torch.testing.assert_close(generator(noise), expected)
     assert torch.bincount(code, minlength=4).min() > 900
     extreme = torch.tensor([[-40.0, 0.0, 0.0], [40.0, 0.0, 0.0]])  # where the distribution function is exactly 0 and 1
-    torch.testing.assert_close(generator(extreme), 2 * rest(first.weight[:, [0, 3]].T + first.bias))
+    expected = 2 * generator.stack(torch.cat([rows[[0, 3]], torch.zeros(2, 2)], 1))
+    torch.testing.assert_close(generator(extreme), expected)
 
 
 @pytest.mark.parametrize("classes", [0, 5])
