@@ -31,7 +31,8 @@ CIFAR10_NARROW = {
     "narrow-start": "start: widths 32/128/128, sizes 20, 24, 28",
     "narrow-third": "a third convolution in the last block",
     "narrow-share": "epochs of the hardest 30 % and 30 % others, for the same number of steps",
-    "narrow-full": "both of these, sizes 20, 24, 28, 32 and a quarter fewer steps: the recipe",
+    "narrow-both": "both of these",
+    "narrow-full": "both, sizes 20, 24, 28, 32 and a quarter fewer steps: the recipe",
 }
 
 
