@@ -103,7 +103,7 @@ def test_other_processes_are_told_whether_it_is_the_sample(monkeypatch):
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("seed: 5\ntrainer:\n  max_epochs: 3\n  devices: 2\nmodel:\n  depth: 3\ndata:\n  pad: 1\n")
+    path.write_text("seed: 5\ntrainer:\n  max_epochs: 3\n  devices: 2\nmodel:\n  bn_momentum: 0.3\ndata:\n  pad: 1\n")
     return str(path)
 
 
@@ -114,7 +114,7 @@ def test_a_flag_beats_the_file_wherever_it_stands(recipe, form, place):
     words = [word for flag, value in flags for word in form.format(flag=flag, value=value).split()]
     config = CapstoneCLI(PROJECT, [*words, "--config", recipe] if place == "before" else ["--config", recipe, *words]).config
     assert (config.trainer.max_epochs, int(config.trainer.devices), config.seed, config.data.pad) == (7, 1, 9, 4)
-    assert config.model.depth == 3, "what no flag names comes from the file"
+    assert config.model.bn_momentum == 0.3, "what no flag names comes from the file"
 
 
 def test_of_two_files_the_later_wins(recipe, tmp_path):
@@ -183,7 +183,7 @@ def test_a_wrong_file_is_named(tmp_path, content, line):
 def test_parsing_builds_nothing(monkeypatch):
     for part in (PROJECT.module, PROJECT.data):
         monkeypatch.setattr(part, "setup", pytest.fail)
-    cli = CapstoneCLI(PROJECT, ["--model.depth", "2"])
+    cli = CapstoneCLI(PROJECT, ["--model.bn_momentum", "0.3"])
     assert not hasattr(cli, "model") and not hasattr(cli, "trainer")
 
 
