@@ -67,6 +67,14 @@ def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: s
     )
 
 
+def positive(text: str) -> int:
+    """The whole number that `text` is, for an argument of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
 def probability(text: str) -> float:
     """The number that `text` is, for an argument between 0 and 1."""
     value = float(text)

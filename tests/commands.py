@@ -191,6 +191,11 @@ def newest_checkpoint(run: Path) -> tuple[int, Path]:
     return max(((int(path.stem[5:]), path) for path in run.glob("checkpoints/step-*.ckpt")), default=(0, run))
 
 
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    """What a run has saved last."""
+    return torch.load(newest_checkpoint(run)[1], weights_only=True)
+
+
 def can_be_killed(run: Path, after: int) -> bool:
     """Whether there is a checkpoint of a step behind `after`, and the figures of that step are written too."""
     step, path = newest_checkpoint(run)

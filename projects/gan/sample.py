@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator
+from common.command import OneLineParser, add_accelerator, positive
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,14 +36,6 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--each", action="store_true", help="One file a picture: samples-0000.png and so on.")
     add_accelerator(parser)
     return parser
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def above_zero(text: str) -> float:

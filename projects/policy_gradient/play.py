@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import OneLineParser, guarded
+from common.command import OneLineParser, guarded, positive
 from common.errors import UserError
 
 
@@ -28,14 +28,6 @@ def new_parser() -> OneLineParser:
         "--untrained", action="store_true", help="In the film, on the left, an agent that has learned nothing."
     )
     return parser
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from commands import Life, same
+from commands import Life, last_checkpoint, same
 from common.loggers import read_metrics
 
 EPOCHS = 2
@@ -22,10 +22,6 @@ def two_and_one(command, flags):
     one.wait()
     command("train", "--name", "two", *exact, "--data.batch_size", "8", "--devices", "2", "--strategy", "ddp").wait()
     return one.runs / "one", one.runs / "two"
-
-
-def last_checkpoint(folder):
-    return torch.load(max((folder / "checkpoints").glob("step-*.ckpt")), weights_only=True)
 
 
 def test_two_processes_train_like_one_with_twice_the_texts(two_and_one):

@@ -10,14 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import Life, newest_checkpoint, same
+from commands import Life, last_checkpoint, newest_checkpoint, same
 from common.loggers import read_metrics
 
 PICTURES = ["--model.width", "8", "--model.noise", "8", "--data.batch_size", "20", "--data.eval_samples", "60"]
-
-
-def last_checkpoint(folder):
-    return torch.load(newest_checkpoint(folder)[1], weights_only=True)
 
 
 @pytest.fixture(scope="module")

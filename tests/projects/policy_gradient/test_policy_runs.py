@@ -9,16 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import Life, newest_checkpoint, same
+from commands import Life, last_checkpoint, newest_checkpoint, same
 from common.loggers import read_metrics
 from projects.policy_gradient import films
 from projects.policy_gradient.curves import main as curves
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.play import main as play
-
-
-def last_checkpoint(folder):
-    return torch.load(newest_checkpoint(folder)[1], weights_only=True)
 
 
 @pytest.fixture(autouse=True)
