@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 512  # tokens whose logits exist at once; small enough for a processor's cache
+CHUNK = 256  # tokens whose logits exist at once; small enough for a processor's cache
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -16,33 +16,44 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, smoothing: float
+        context: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        smoothing: float,
+        consistency: float,
     ) -> Tensor:
         """The loss; arguments as `linear_cross_entropy`'s."""
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)
         wanted = any(context.needs_input_grad[:3])
+        passes = 2 if consistency else 1  # over the same tokens
         with torch.autocast(device, enabled=False):
             # the bias is the weight of an input that is always 1
-            h = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).to(dtype)  # (tokens, width + 1)
+            h = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).to(dtype)  # (passes * tokens, width + 1)
             w = torch.cat([weight, bias[:, None]], 1).to(dtype)  # (vocabulary, width + 1)
             weights = weights.to(exact)
             grad_h = torch.empty_like(h) if wanted else None
             grad_w = torch.zeros_like(w, dtype=exact)
             loss = h.new_zeros((), dtype=exact)
-            for start in range(0, len(h), CHUNK):
-                part = slice(start, start + CHUNK)
+            for rows in torch.arange(len(h), device=h.device).view(passes, -1).split(CHUNK // passes, 1):
+                part = rows.flatten()  # (chunk,), the first pass's tokens before the second's
                 logits = h[part] @ w.T  # (chunk, vocabulary)
-                highest = logits.amax(1, keepdim=True).to(exact)
-                true = logits.gather(1, targets[part, None]).to(exact)
-                exponentials = (logits - highest).exp_()  # (chunk, vocabulary), exact
-                total = exponentials.sum(1, keepdim=True)
-                loss += ((total.log() + highest - (1 - smoothing) * true)[:, 0] * weights[part]).sum()
+                log_p = logits.log_softmax(1, exact)
+                target, share = targets[part, None], weights[part, None]
+                loss += (share * (smoothing * logits.gather(1, target) - log_p.gather(1, target))).sum()
+                slope = log_p.exp()  # of the cross-entropy without its target, by the logits
+                if consistency:
+                    divergence, pull = disagreement(log_p, slope)
+                    loss += consistency / 2 * (divergence * share[: len(divergence), 0]).sum()
+                    slope.add_(pull, alpha=consistency / 2)
                 if grad_h is not None:
-                    slope = torch.mul(exponentials, weights[part, None] / total, out=torch.empty_like(logits))
-                    slope.scatter_add_(1, targets[part, None], ((smoothing - 1) * weights[part, None]).to(dtype))
-                    torch.matmul(slope, w, out=grad_h[part])
+                    slope = torch.mul(slope, share, out=torch.empty_like(logits))
+                    slope.scatter_add_(1, target, ((smoothing - 1) * share).to(dtype))
+                    grad_h[part] = slope @ w
                     grad_w += slope.T @ h[part]
             # what is spread evenly is linear in the mean logit, so it needs no pass over the logits
             mean_w, sum_h = w.to(exact).mean(0), (weights[:, None] * h.to(exact)).sum(0)  # (width + 1,)
@@ -58,11 +69,37 @@ class LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> Any:
         """The gradients of hidden, weight and bias, scaled by the loss's own."""
-        return (*(gradients[0].to(saved.dtype) * saved for saved in context.saved_tensors), None, None, None)
+        return (*(gradients[0].to(saved.dtype) * saved for saved in context.saved_tensors), None, None, None, None)
+
+
+def disagreement(log_p: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p1 || p2) + KL(p2 || p1), in nats, of two passes' distributions, and its slope by the logits.
+
+    Args:
+        log_p: (2 * tokens, vocabulary) log probabilities, the first pass's before the second's.
+        p: the probabilities themselves.
+
+    Returns:
+        The divergence (tokens,), and the slope (2 * tokens, vocabulary).
+    """
+    first, second = log_p.chunk(2)
+    gap = torch.sub(first, second)  # (tokens, vocabulary)
+    slope = torch.cat([gap, -gap])
+    kl = (p[:, None] @ slope[:, :, None]).flatten()  # (2 * tokens,), each pass from the other
+    slope.add_(1 - kl[:, None]).mul_(p)
+    for mine, other in zip(slope.chunk(2), reversed(p.chunk(2)), strict=True):
+        mine.sub_(other)
+    return kl.view(2, -1).sum(0), slope
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, smoothing: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    smoothing: float = 0.0,
+    consistency: float = 0.0,
 ) -> Tensor:
     """Weighted sum of the cross-entropies of `F.linear(hidden, weight, bias)`, in nats, without holding the logits.
 
@@ -70,13 +107,18 @@ def linear_cross_entropy(
     weights).sum()`, which keeps three tensors of (tokens, vocabulary) in memory and reads each several times. Under autocast
     the products are in its type, the softmax in float32.
 
+    With `consistency` the tokens were read twice, each time under other dropout, and the two distributions of a token are
+    held together: R-Drop (Liang et al., arXiv 2106.14448), whose alpha `consistency` is.
+
     Args:
-        hidden: (tokens, width), what the output layer reads.
+        hidden: (tokens, width), what the output layer reads; (2 * tokens, width) with `consistency`, one pass behind the
+            other, and so for targets and weights.
         weight: (vocabulary, width).
         bias: (vocabulary,).
         targets: (tokens,) int64.
         weights: (tokens,) how much each token counts.
         smoothing: share of a target that is spread evenly over the vocabulary (Szegedy et al., arXiv 1512.00567).
+        consistency: weight of half the sum of both Kullback-Leibler divergences between a token's two distributions.
     """
-    loss: Tensor = LinearCrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing)
+    loss: Tensor = LinearCrossEntropy.apply(hidden, weight, bias, targets, weights, smoothing, consistency)
     return loss

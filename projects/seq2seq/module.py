@@ -47,6 +47,7 @@ class Seq2SeqModule(LightningModule):
         tie: `all` makes one matrix of both embeddings and the output layer, `target` of the target's embedding and the
             output layer, `none` none.
         label_smoothing: share of the target spread evenly over the vocabulary.
+        r_drop: weight of the divergence between two passes over each batch (see `linear_cross_entropy`); 0 is one pass.
         lr: AdamW's learning rate at its highest.
         muon_lr: the same of Muon for the matrices inside the network; without it AdamW has them too.
         betas: AdamW's.
@@ -81,6 +82,7 @@ class Seq2SeqModule(LightningModule):
         word_dropout: float = 0.0,
         tie: str = "all",
         label_smoothing: float = 0.1,
+        r_drop: float = 0.0,
         lr: float = 2e-3,
         muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -108,6 +110,8 @@ class Seq2SeqModule(LightningModule):
         for option, share in [("dropout", dropout), ("word_dropout", word_dropout), ("label_smoothing", label_smoothing)]:
             if not 0 <= share < 1:
                 raise UserError(f"--model.{option} {share}: a share is 0 or more and below 1")
+        if r_drop < 0:
+            raise UserError(f"--model.r_drop {r_drop}: a weight is 0 or more")
         if min(lr, muon_lr or lr) <= 0 or not all(0 <= share <= 1 for share in (*teacher_forcing, warmup)):
             raise UserError(
                 "--model.lr is above 0, and so is muon_lr; --model.teacher_forcing and warmup are shares from 0 to 1"
@@ -160,24 +164,30 @@ class Seq2SeqModule(LightningModule):
         if stage == "fit" and self.hparams["compile"]:
             self.net.compile()  # in place: the state's keys stay as they are
 
-    def loss(self, batch: Batch, smoothing: float, **options: Any) -> Tensor:
-        """Cross-entropy, in nats, of the target tokens of a batch, each weighted by its sentence's weight; PAD left out."""
+    def loss(self, batch: Batch, smoothing: float, r_drop: float = 0.0, **options: Any) -> Tensor:
+        """Cross-entropy, in nats, of the target tokens of a batch, each weighted by its sentence's weight; PAD left out.
+
+        With `r_drop` the mean of two passes, and the divergence between them.
+        """
+        if r_drop:
+            batch = Batch(*(torch.cat([part, part]) for part in batch._replace(weight=batch.weight / 2)))
         given, wanted = batch.target[:, :-1], batch.target[:, 1:]  # (batch, time): each token, and the one after it
         hidden = self.net(batch.source, batch.source_lengths, given, **options)  # (batch, time, width)
         real = wanted != PAD
         weights = batch.weight[:, None].expand_as(wanted)[real]
         output = self.net.output
-        return linear_cross_entropy(hidden[real], output.weight, output.bias, wanted[real], weights, smoothing)
+        return linear_cross_entropy(hidden[real], output.weight, output.bias, wanted[real], weights, smoothing, r_drop)
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """The training loss: smoothed cross-entropy, with the share of teacher forcing that is due."""
-        first, last = self.hparams["teacher_forcing"]
-        if self.hparams["network"] == "transformer" or min(first, last) == 1:
-            return self.loss(batch, self.hparams["label_smoothing"])
+        h = self.hparams
+        first, last = h["teacher_forcing"]
+        if h["network"] == "transformer" or min(first, last) == 1:
+            return self.loss(batch, h["label_smoothing"], h["r_drop"])
         done = 0.0
         if self._trainer is not None:
             done = self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches)
-        return self.loss(batch, self.hparams["label_smoothing"], teacher_forcing=first + done * (last - first))
+        return self.loss(batch, h["label_smoothing"], h["r_drop"], teacher_forcing=first + done * (last - first))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""

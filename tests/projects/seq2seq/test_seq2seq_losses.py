@@ -30,6 +30,24 @@ def test_loss_and_gradients_equal_the_whole_logits(monkeypatch, smoothing, chunk
     torch.testing.assert_close(torch.autograd.grad(3 * ours, parts), torch.autograd.grad(3 * theirs, parts))
 
 
+def both_ways(hidden, weight, bias, targets, weights, smoothing, consistency):
+    """R-Drop as its paper writes it."""
+    first, second = F.linear(hidden, weight, bias).log_softmax(1).chunk(2)
+    divergences = [F.kl_div(b, a, reduction="none", log_target=True).sum(1) for a, b in ((first, second), (second, first))]
+    loss = whole(hidden, weight, bias, targets, weights, smoothing)
+    return loss + consistency / 2 * (sum(divergences) * weights[: len(first)]).sum()
+
+
+@pytest.mark.parametrize("chunk", [16, 36, 512])
+def test_two_passes_are_held_together_as_in_r_drop(monkeypatch, chunk):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    parts, targets, weights = example()
+    targets, weights = targets[:35].repeat(2), weights[:35].repeat(2)
+    ours, theirs = (f(*parts, targets, weights, 0.1, 3.0) for f in (linear_cross_entropy, both_ways))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(3 * ours, parts), torch.autograd.grad(3 * theirs, parts))
+
+
 def test_huge_logits_do_not_overflow():
     parts, targets, weights = example(dtype=torch.float32)
     with torch.no_grad():

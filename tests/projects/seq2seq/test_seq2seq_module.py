@@ -43,6 +43,31 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_target_tokens(data, network):
     torch.testing.assert_close(module.compute_loss(batch), expected)
 
 
+@pytest.mark.parametrize("network", ["recurrent", "transformer"])
+def test_r_drop_reads_every_batch_twice_under_other_dropout(data, network):
+    batch = next(iter(data.train_dataloader()))
+    plain, twice = (
+        Seq2SeqModule(data.vocabularies, network, r_drop=r_drop, **TINY | {"dropout": 0.3}) for r_drop in (0.0, 2.0)
+    )
+    twice.load_state_dict(plain.state_dict())
+    # without dropout both passes are the same: the mean of their losses, and nothing between them
+    torch.testing.assert_close(twice.eval().compute_loss(batch), plain.eval().compute_loss(batch))
+    twice.train()
+    torch.manual_seed(0)
+    pair = twice.net(
+        *(part.repeat(2, *[1] * (part.dim() - 1)) for part in (batch.source, batch.source_lengths, batch.target[:, :-1]))
+    )
+    first, second = twice.net.output(pair).log_softmax(-1).chunk(2)
+    assert not torch.equal(first, second)
+    wanted = batch.target[:, 1:]
+    weights = batch.weight[:, None] * (wanted != PAD)
+    likelihood = (first + second).gather(2, wanted[:, :, None])[:, :, 0] / 2
+    smoothed = 0.9 * likelihood + 0.1 * (first + second).mean(2) / 2
+    apart = ((first.exp() - second.exp()) * (first - second)).sum(2)  # KL one way and the other
+    torch.manual_seed(0)
+    torch.testing.assert_close(twice.compute_loss(batch), (weights * (apart / 2 - smoothed)).sum())
+
+
 def test_validation_figures_are_those_of_the_whole_split(data):
     module = Seq2SeqModule(data.vocabularies, val_beam=3, **TINY)
     figures = trainer().validate(module, datamodule=data, verbose=False)[0]
@@ -102,7 +127,7 @@ def test_teacher_forcing_goes_from_its_first_to_its_last_share(data, monkeypatch
     monkeypatch.setattr(
         Seq2SeqModule,
         "loss",
-        lambda self, batch, smoothing, **o: seen.extend(o.values()) or loss(self, batch, smoothing, **o),
+        lambda self, batch, *a, **o: seen.extend(o.values()) or loss(self, batch, *a, **o),
     )
     trainer(max_steps=5, max_epochs=-1, limit_val_batches=0).fit(module, datamodule=data)
     assert seen == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6])
@@ -132,6 +157,7 @@ def test_the_loss_floor_is_the_least_that_smoothed_targets_allow():
         ({"cell": "rnn"}, "--model.cell rnn"),
         ({"attention": "none"}, "--model.attention none"),
         ({"dropout": 1.0}, "--model.dropout 1.0"),
+        ({"r_drop": -1.0}, "--model.r_drop -1.0"),
         ({"label_smoothing": -0.1}, "--model.label_smoothing -0.1"),
         ({"lr": 0.0}, "--model.lr is above 0"),
         ({"teacher_forcing": (1.0, 2.0)}, "--model.teacher_forcing"),
