@@ -18,7 +18,7 @@ class Throughput(Callback):
 
     Lightning's ThroughputMonitor logs under its own names and asks every module for a batch size; this one counts the
     first dimension of the first tensor of a batch. `seconds` is the time from the start of training to its end with
-    everything in it, and `steps_seconds` that of the steps alone.
+    everything in it, and `steps_seconds` that of the steps alone. A resumed run goes on counting from its checkpoint.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Throughput(Callback):
 
     @property
     def samples_per_second(self) -> float:
-        """The mean over the steps of this process's life."""
+        """The mean over the steps."""
         return self.samples / self.steps_seconds if self.steps_seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,7 +74,20 @@ class Throughput(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
-        self.seconds = time.perf_counter() - self._started
+        self.seconds, self._started = self._seconds_so_far(), 0.0
+
+    def _seconds_so_far(self) -> float:
+        return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"samples": self.samples, "seconds": self._seconds_so_far(), "steps_seconds": self.steps_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.samples, self.seconds, self.steps_seconds = (
+            state_dict[name] for name in ("samples", "seconds", "steps_seconds")
+        )
 
 
 def first_dimension(batch: Any) -> int:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from common.checkpoints import check_project, read_checkpoint
-from common.device import computing_in
+from common.device import computing_in, share_out
 from common.errors import UserError
+from common.packed import packed
 from projects.bert_sentiment.data import encode, pad
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import Classifier
@@ -43,8 +44,9 @@ class TextClassifier:
     def probabilities(self, texts: Sequence[str], device: torch.device, precision: str = "32-true") -> Tensor:
         """(texts, classes), calibrated by the temperature that was found on validation; computed in `precision`."""
         batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-        with computing_in(precision, device):
-            logits = predict_logits(self.net, self.encode(texts), self.tokenizer.pad_token_id, device, batch_tokens)
+        net = packed(self.net) if device.type == "cpu" and precision == "32-true" else self.net
+        rows = self.encode(texts)
+        logits = predict_logits(net, rows, self.tokenizer.pad_token_id, device, precision, batch_tokens)
         return (logits / self.temperature).softmax(1)
 
 
@@ -73,9 +75,13 @@ def load_classifier(path: Path) -> TextClassifier:
     return TextClassifier(module.net.eval(), tokenizer, names, module.temperature.item(), longest)
 
 
-@torch.inference_mode()
 def predict_logits(
-    net: Classifier, rows: Sequence[list[int]], padding: int, device: torch.device, batch_tokens: int = BATCH_TOKENS
+    net: Classifier,
+    rows: Sequence[list[int]],
+    padding: int,
+    device: torch.device,
+    precision: str = "32-true",
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Tensor:
     """Logits (texts, classes) in float32, in the order of `rows`, computed in batches of similar length.
 
@@ -84,20 +90,29 @@ def predict_logits(
         rows: the ids of each text with its special tokens.
         padding: the id that fills up short texts.
         device: where to compute.
+        precision: `32-true` or `bf16-mixed`.
         batch_tokens: in a batch at most, with padding, unless a single text has more.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: list[Tensor] = []
+    batches: list[list[int]] = []
     start = 0
     while start < len(order):
         end = start + 1
         while end < len(order) and (end + 1 - start) * len(rows[order[end]]) <= batch_tokens:
             end += 1
-        ids, mask = pad([rows[i] for i in order[start:end]], padding)
-        found.append(net(ids.to(device), mask.to(device)).float().cpu())
+        batches.append(order[start:end])
         start = end
-    logits = torch.empty(0, 0) if not found else torch.cat(found)  # in the order of length
-    return logits[torch.tensor(order, dtype=torch.long).argsort()] if found else logits
+    found: dict[int, Tensor] = {}  # each text's logits
+
+    @torch.inference_mode()
+    def work(batches: Sequence[list[int]]) -> None:
+        with computing_in(precision, device):
+            for batch in batches:
+                ids, mask = pad([rows[i] for i in batch], padding)
+                found.update(zip(batch, net(ids.to(device), mask.to(device)).float().cpu(), strict=True))
+
+    share_out(work, batches, device)
+    return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.empty(0, 0)
 
 
 def attributions(classifier: TextClassifier, text: str, device: torch.device, steps: int = 32) -> tuple[list[str], Tensor]:

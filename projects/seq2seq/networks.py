@@ -7,7 +7,7 @@ time (`start`, `step`), which is all that the search needs. Beside `torch` only 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -22,6 +22,11 @@ PAD = 0  # the id that fills up short sentences
 def padding_mask(lengths: Tensor, time: int) -> Tensor:
     """(batch,) lengths -> (batch, time) bool, true where there is a token."""
     return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def bar(mask: Tensor) -> Tensor:
+    """What keeps a softmax from where `mask`, bool of any shape, is false when it is added to its scores: 0 or -inf."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -math.inf)
 
 
 class Translator(nn.Module):
@@ -312,26 +317,11 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
-ROOM = 16, 4  # positions that a cache begins with, and by which it grows: a CPU's products and softmax are fast at these
-
-
-def store(cache: Tensor, new: Tensor, time: int) -> Tensor:
-    """`cache` (..., room, d) with `new` (..., 1, d) as number `time` of its positions; zeros behind.
-
-    In place while there is room: to copy what is there would cost more than the step's attention.
-    """
-    if cache.shape[-2] == time:
-        more = cache.new_zeros(*cache.shape[:-2], ROOM[time > 0], cache.shape[-1])
-        cache = torch.cat([cache, more], -2)
-    cache[..., time, :] = new[..., 0, :]
-    return cache
-
-
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention in several subspaces (Vaswani et al., arXiv 1706.03762, section 3.2).
 
-    Keys and values come from `project`, so that a cache can hold them. The product is written out: on short sentences its
-    backward pass is faster on a CPU than that of `F.scaled_dot_product_attention`, and the weights can be seen.
+    Keys and values come from `project`, so that a cache can hold them. The product is written out: on short sentences it is
+    faster on a CPU than `F.scaled_dot_product_attention`, and the weights can be seen.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -350,23 +340,27 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.key_value(x).chunk(2, -1)
         return split_heads(keys, self.heads), split_heads(values, self.heads)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attends from each position of `x`: softmax(Q K' / sqrt(d)) V, with d = width / heads.
 
         Args:
-            x: (..., queries, width).
-            keys: (..., heads, time, d), and `values` alike.
-            mask: bool, broadcast to (..., heads, queries, time), true where a query may look.
+            x: (batch, queries, width).
+            keys: (batch, heads, time, d), and `values` alike.
+            barred: what is added to the scores, see `bar`; broadcast to (batch, heads, queries, time).
 
         Returns:
-            (..., queries, width), and the weights (..., heads, queries, time).
+            (batch, queries, width), and the weights (batch, heads, queries, time).
         """
         queries = split_heads(self.query(x), self.heads)
-        scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)  # (..., heads, queries, time)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
-        weights = scores.softmax(-1)
-        return self.out(join_heads(weights.to(values.dtype) @ values)), weights
+        q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (batch * heads, queries or time, d)
+        if barred is None:
+            barred = q.new_zeros(1, 1, 1, 1)
+        elif barred.shape[0] > 1:
+            barred = barred.expand(-1, self.heads, -1, -1)
+        scores = torch.baddbmm(barred.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+        weights = scores.softmax(-1)  # (batch * heads, queries, time)
+        y = (weights.to(v.dtype) @ v).unflatten(0, queries.shape[:2])
+        return self.out(join_heads(y)), weights.unflatten(0, queries.shape[:2])
 
 
 class Residual(nn.Module):
@@ -410,10 +404,10 @@ class EncoderLayer(nn.Module):
         self.around_attention = Residual(width, dropout, pre_norm)
         self.around_feed_forward = Residual(width, dropout, pre_norm)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, time, width) -> the same shape; `mask` (batch, 1, 1, time) is true where there is a token."""
+    def forward(self, x: Tensor, barred: Tensor) -> Tensor:
+        """(batch, time, width) -> the same shape; `barred` (batch, 1, 1, time) bars padding, see `bar`."""
         y = self.around_attention.before(x)
-        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), mask)[0])
+        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), barred)[0])
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
 
@@ -429,63 +423,99 @@ class DecoderLayer(nn.Module):
         self.around_cross_attention = Residual(width, dropout, pre_norm)
         self.around_feed_forward = Residual(width, dropout, pre_norm)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, causal: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor, causal: Tensor) -> Tensor:
         """All target positions at once.
 
         Args:
             x: (batch, time, width).
             keys: (batch, heads, source_time, width / heads) of the source, and `values` alike.
-            mask: (batch, 1, 1, source_time), true where the source has a token.
-            causal: (time, time), true where a position may look: at itself and those before it.
+            barred: (batch, 1, 1, source_time), bars the source's padding, see `bar`.
+            causal: (1, 1, time, time), bars what is behind each position.
         """
         y = self.around_attention.before(x)
         x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), causal)[0])
         x = self.around_cross_attention.after(
-            x, self.cross_attention(self.around_cross_attention.before(x), keys, values, mask)[0]
+            x, self.cross_attention(self.around_cross_attention.before(x), keys, values, barred)[0]
         )
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
     def step(
-        self, x: Tensor, cache: tuple[Tensor, Tensor], time: int, keys: Tensor, values: Tensor, mask: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """One position for each hypothesis.
+        self,
+        x: Tensor,
+        cache: tuple[Tensor, Tensor],
+        places: slice,
+        others: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        barred: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One position for each hypothesis; the beams of a sentence are its queries, so nothing is repeated for them.
 
         Args:
             x: (batch, beams, width).
-            cache: keys and values (batch, beams, heads, room, width / heads), of which the first `time` are of the positions
-                before; written in place.
-            time: how many these are.
-            keys: of the source, as in `forward`; the beams of a sentence are its queries, so nothing is repeated for them.
+            cache: keys and values of the target, as in `TransformerState`; written in place.
+            places: where the new ones go.
+            others: (batch, 1, beams, room), bars the positions that are not a hypothesis's own.
+            keys: of the source, as in `forward`, and `values` and `barred` alike.
 
         Returns:
-            (batch, beams, width), the cache with this position, and the attention to the source (batch, beams, source_time).
+            (batch, beams, width), and the attention to the source (batch, beams, source_time).
         """
-        y = self.around_attention.before(x)[:, :, None]  # (batch, beams, 1, width)
-        new = self.attention.project(y)
-        cache = (store(cache[0], new[0], time), store(cache[1], new[1], time))
-        past = torch.arange(cache[0].shape[-2], device=x.device) <= time
-        x = self.around_attention.after(x, self.attention(y, *cache, past)[0].squeeze(2))
-        y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, mask)
+        y = self.around_attention.before(x)
+        for part, new in zip(cache, self.attention.project(y), strict=True):
+            part[:, :, places] = new
+        x = self.around_attention.after(x, self.attention(y, *cache, others)[0])
+        y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, barred)
         x = self.around_cross_attention.after(x, y)
-        return (
-            self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x))),
-            cache,
-            weights.mean(1),
-        )
+        return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x))), weights.mean(1)
 
 
 class TransformerMemory(NamedTuple):
     """An encoded source."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]  # each decoder layer's keys and values (batch, heads, time, width / heads)
-    mask: Tensor  # (batch, time) bool
+    barred: Tensor  # (batch, 1, 1, time), bars padding, see `bar`
 
 
 class TransformerState(NamedTuple):
-    """Where each hypothesis is."""
+    """Where each hypothesis is: the beams of a sentence are a tree, whose positions are kept once and not once for each.
 
-    caches: tuple[tuple[Tensor, Tensor], ...]  # each layer's keys and values (batch, beams, heads, room, width / heads)
-    length: Tensor  # (batch, beams) positions so far
+    So a hypothesis is moved, dropped or repeated by its row of `own` alone, and attention is one product for all beams.
+    """
+
+    caches: tuple[tuple[Tensor, Tensor], ...]  # each layer's keys and values (batch, heads, room, width / heads)
+    own: Tensor  # (batch, beams, room) bool, true at the positions of a hypothesis
+    used: int  # positions of the room that are taken, some of them by hypotheses of the past
+    time: int  # positions of each hypothesis
+
+    def map_hypotheses(self, change: Callable[[Tensor], Tensor]) -> TransformerState:
+        """The state with its hypotheses changed."""
+        return self._replace(own=change(self.own))
+
+    def with_room(self, count: int) -> TransformerState:
+        """The state with at least `count` free positions; for new ones the positions that nobody owns any more are left."""
+        room = self.own.shape[2]
+        if self.used + count <= room:
+            return self
+        owned = self.own.any(1)  # (batch, room)
+        used, heads = int(owned.sum(1).max()) if room else 0, self.caches[0][0].shape[1]
+        order = owned.byte().argsort(dim=1, descending=True, stable=True)[:, :used]  # (batch, used)
+        wider = -(-(used + AHEAD * count) // 4) * 4  # a CPU's products are fast at multiples of 4
+
+        rows = torch.arange(len(self.own) * heads, device=order.device).view(-1, heads, 1) * room + order[:, None]
+
+        def move(cache: Tensor) -> Tensor:
+            new = cache.new_zeros(*cache.shape[:2], wider, cache.shape[3])
+            new[:, :, :used] = cache.flatten(0, 2).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+            return new
+
+        own = self.own.new_zeros(*self.own.shape[:2], wider)
+        own[:, :, :used] = self.own.gather(2, order[:, None].expand(-1, self.own.shape[1], -1))
+        caches = tuple((move(keys), move(values)) for keys, values in self.caches)
+        return TransformerState(caches, own, used, self.time)
+
+
+AHEAD = 4  # steps for which `with_room` makes room
 
 
 class TransformerTranslator(Translator):
@@ -530,29 +560,32 @@ class TransformerTranslator(Translator):
 
     def encode(self, source: Tensor, lengths: Tensor) -> TransformerMemory:
         """Reads (batch, time) ids of `lengths` (batch,)."""
-        mask = padding_mask(lengths, source.shape[1])
-        x = self.embed(self.source_embedding, source) + sinusoids(source.shape[1], self.output.in_features, source.device)
-        x = self.dropout(x)
+        barred = bar(padding_mask(lengths, source.shape[1]))[:, None, None]
+        x = self.embed(self.source_embedding, source)
+        x = self.dropout(x + sinusoids(source.shape[1], x.shape[-1], source.device))
         for layer in self.encoder:
-            x = layer(x, mask[:, None, None])
+            x = layer(x, barred)
         x = self.encoder_norm(x)  # (batch, time, width)
-        return TransformerMemory(tuple(layer.cross_attention.project(x) for layer in self.decoder_layers), mask)
+        pairs = (layer.cross_attention.project(x) for layer in self.decoder_layers)
+        if not self.training:  # every step of a search would copy them into this order for its products
+            pairs = ((keys.contiguous(), values.contiguous()) for keys, values in pairs)
+        return TransformerMemory(tuple(pairs), barred)
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
         """What the output layer reads at each step: (batch, target_time, width); arguments as `RecurrentTranslator`'s."""
         memory = self.encode(source, lengths)
-        x = self.embed(self.target_embedding, target) + sinusoids(target.shape[1], self.output.in_features, target.device)
-        x = self.dropout(x)
-        causal = torch.ones(target.shape[1], target.shape[1], dtype=torch.bool, device=target.device).tril()
+        x = self.embed(self.target_embedding, target)
+        x = self.dropout(x + sinusoids(target.shape[1], x.shape[-1], target.device))
+        causal = bar(torch.ones(1, 1, target.shape[1], target.shape[1], dtype=torch.bool, device=target.device).tril())
         for layer, (keys, values) in zip(self.decoder_layers, memory.layers, strict=True):
-            x = layer(x, keys, values, memory.mask[:, None, None], causal)
+            x = layer(x, keys, values, memory.barred, causal)
         return self.decoder_norm(x)
 
     def start(self, memory: TransformerMemory, beams: int = 1) -> TransformerState:
         """No position so far."""
-        keys = memory.layers[0][0]
-        empty = keys.new_zeros(len(keys), beams, keys.shape[1], 0, keys.shape[3])
-        return TransformerState(tuple((empty, empty) for _ in self.decoder), memory.mask.new_zeros(len(keys), beams).long())
+        empty = tuple((keys[:, :, :0], values[:, :, :0]) for keys, values in memory.layers)
+        own = torch.zeros(len(memory.barred), beams, 0, dtype=torch.bool, device=memory.barred.device)
+        return TransformerState(empty, own, 0, 0)
 
     def step(
         self, tokens: Tensor, live: TransformerState, memory: TransformerMemory
@@ -562,13 +595,15 @@ class TransformerTranslator(Translator):
         `live` is used up: its caches are written in. The attention is that of the last layer but one, mean over heads: it
         aligns best (Garg et al., arXiv 1909.02074).
         """
-        time = int(live.length[0, 0])  # of all hypotheses
+        beams = tokens.shape[1]
+        live = live.with_room(beams)
+        places = slice(live.used, live.used + beams)
+        live.own[:, :, places] = torch.eye(beams, dtype=torch.bool, device=tokens.device)
         x = self.embed(self.target_embedding, tokens)
-        x = x + sinusoids(time + 1, x.shape[-1], x.device)[time]  # (batch, beams, width)
-        caches, attentions = [], []
+        x = x + sinusoids(live.time + 1, x.shape[-1], x.device)[live.time]  # (batch, beams, width)
+        others, attentions = bar(live.own)[:, None], []
         for layer, cache, (keys, values) in zip(self.decoder_layers, live.caches, memory.layers, strict=True):
-            x, cache, weights = layer.step(x, cache, time, keys, values, memory.mask[:, None, None])
-            caches.append(cache)
+            x, weights = layer.step(x, cache, places, others, keys, values, memory.barred)
             attentions.append(weights)
-        state = TransformerState(tuple(caches), live.length + 1)
+        state = live._replace(used=places.stop, time=live.time + 1)
         return self.output(self.decoder_norm(x)), state, attentions[max(0, len(attentions) - 2)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import UserError
 
-Nest: TypeAlias = Any  # a tensor, None, or a tuple, NamedTuple or list of nests
+Nest: TypeAlias = Any  # a tensor, None, a number, or a tuple, NamedTuple or list of nests
 GROUP = 16  # tokens that `best_extensions` looks at together
 Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -30,7 +30,8 @@ class Decoder(Protocol):
     `memory` belongs to the sentences: tensors (batch, ...). `live` follows the hypotheses, for example a recurrent state or
     a key-value cache: tensors (batch, beams, ...), which may grow in a later dimension. The search drops sentences from
     both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. What
-    `step` returns as `live` is the search's to write in.
+    `step` returns as `live` is the search's to write in. A part of `live` that keeps its hypotheses in another way than by
+    rows of every tensor has a method `map_hypotheses(change)`, which returns it with `change` done to those that hold them.
     """
 
     def start(self, memory: Nest, beams: int) -> Nest:
@@ -271,13 +272,9 @@ def search(
         longest = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
         may_win = sums[:, 0] / longest**options.length_penalty > best_scores[:, -1]
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
-        hypotheses = (live, history, coverage)
-        if parents.shape[1] == log_probs.shape[1]:
-            heirs = settle(parents)
-            sums, parents, tokens, ends = (x.gather(1, heirs) for x in (sums, parents, tokens, ends))
-            live, history, coverage = map_tensors(functools.partial(move_hypotheses, moves=moves(parents)), hypotheses)
-        else:
-            live, history, coverage = map_tensors(functools.partial(take_hypotheses, parents=parents), hypotheses)
+        live, history, coverage = map_hypotheses(
+            functools.partial(take_hypotheses, parents=parents), (live, history, coverage)
+        )
         if not may_win.all():
             keep = functools.partial(keep_sentences, count=int(may_win.sum()), moves=fill_up(may_win))
             memory, limits, forced, lengths = map_tensors(keep, (memory, limits, forced, lengths))
@@ -458,43 +455,10 @@ class Ensemble:
         return summed - math.log(len(steps)), states, torch.stack(attention).mean(0)
 
 
-def settle(parents: Tensor) -> Tensor:
-    """An order of hypotheses in which as many as can be stand where their parents stood, so that little has to move.
-
-    The first child of a parent takes its place, the others take the places of parents without a child.
-
-    Args:
-        parents: (batch, beams), from 0 to beams - 1.
-
-    Returns:
-        (batch, beams), the hypothesis that comes to each place.
-    """
-    first = ~(parents[:, :, None] == parents[:, None]).tril(-1).any(2)  # (batch, child)
-    childless = (parents[:, :, None] != torch.arange(parents.shape[1], device=parents.device)).all(1)  # (batch, place)
-    free = childless.byte().sort(dim=1, descending=True, stable=True).indices  # these places come first
-    rank = (~first).cumsum(1) - 1  # of a child among those that have to move
-    return torch.where(first, parents, free.gather(1, rank.clamp(min=0))).argsort(1)
-
-
-def moves(parents: Tensor) -> Tensor:
-    """(2, count) rows, counted over batch and beams: those whose parent stands elsewhere, and where."""
-    rows = torch.arange(parents.numel(), device=parents.device).view_as(parents)
-    origins = rows[:, :1] + parents
-    moved = (origins != rows).nonzero(as_tuple=True)
-    return torch.stack([rows[moved], origins[moved]])
-
-
 def fill_up(kept: Tensor) -> Tensor:
     """(2, count) moves of the last of the `kept` (batch,) bool sentences to the places of those not kept before them."""
     left = kept.nonzero().squeeze(1)
     return torch.stack([(~kept[: len(left)]).nonzero().squeeze(1), left[left >= len(left)]])
-
-
-def move_hypotheses(tensor: Tensor, moves: Tensor) -> Tensor:
-    """The tensor with the rows `moves[0]` of the first two dimensions, counted as one, overwritten by `moves[1]`."""
-    flat = tensor.flatten(0, 1)
-    flat[moves[0]] = flat.index_select(0, moves[1])
-    return flat.view_as(tensor)
 
 
 def take_hypotheses(tensor: Tensor, parents: Tensor) -> Tensor:
@@ -511,11 +475,23 @@ def keep_sentences(tensor: Tensor, count: int, moves: Tensor) -> Tensor:
 
 def map_tensors(change: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
     """The same nest with each tensor as `change` returns it."""
-    if nest is None:
-        return None
     if isinstance(nest, Tensor):
         return change(nest)
-    parts = [map_tensors(change, part) for part in nest]
+    return nest if nest is None or isinstance(nest, int) else rebuild(nest, functools.partial(map_tensors, change))
+
+
+def map_hypotheses(change: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
+    """The same, but a nest with a method `map_hypotheses` is asked for it."""
+    if hasattr(nest, "map_hypotheses"):
+        return nest.map_hypotheses(change)
+    if nest is None or isinstance(nest, Tensor | int):
+        return map_tensors(change, nest)
+    return rebuild(nest, functools.partial(map_hypotheses, change))
+
+
+def rebuild(nest: Nest, change: Callable[[Nest], Nest]) -> Nest:
+    """A tuple, NamedTuple or list with each part as `change` returns it."""
+    parts = [change(part) for part in nest]
     return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)  # a NamedTuple has fields
 
 

@@ -1,6 +1,7 @@
 """Translates lines: `python -m projects.seq2seq.translate [FILE] --checkpoint PATH ...`; `--help` lists the flags.
 
-Reads a file or the standard input, a sentence a line, and prints a translation for each line. Several checkpoints make an
+Reads a file or the standard input, a sentence a line, and prints a translation for each line; with `--reference` the scores
+too, on the standard error: so is a length penalty chosen on validation, or an ensemble tested. Several checkpoints make an
 ensemble, whose next-token probabilities are the mean of theirs, or with `--average` one network of mean weights.
 """
 
@@ -54,6 +55,9 @@ def new_parser() -> OneLineParser:
         parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{sentence} (default: {default})")
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE", help="The lines' translations by people: prints the scores."
+    )
     parser.add_argument("--attention", type=Path, metavar="PNG", help="Draw what was attended to, of the first four lines.")
     add_accelerator(parser)
     return parser
@@ -100,6 +104,9 @@ def translate(options: argparse.Namespace) -> None:
     device = choose_device(options.accelerator)
     translator = load_translator(options.checkpoint, options.average, device)
     lines = read_lines(options.file)
+    references = None if options.reference is None else read_lines(options.reference)
+    if references is not None and len(references) != len(lines):
+        raise UserError(f"--reference {options.reference}: {len(references)} lines for {len(lines)} to translate")
     sources = encode_batch(translator.source_tokenizer, lines)
     for number, ids in enumerate(sources, 1):
         if len(ids) > READ_TOKENS:
@@ -120,6 +127,9 @@ def translate(options: argparse.Namespace) -> None:
     for hypotheses in results:
         for line in printed(hypotheses, translator.target_tokenizer, options.n_best > 1):
             print(line)
+    if references:
+        best = [printed(hypotheses, translator.target_tokenizer, False)[0] for hypotheses in results]
+        print(scored(best, references, translator.languages[1]), file=sys.stderr)
     if options.attention is not None:
         draw(translator, sources, results, options.attention)
 
@@ -187,6 +197,17 @@ def printed(hypotheses: Sequence[Hypothesis], tokenizer: Tokenizer, with_scores:
     if not with_scores:
         return texts
     return [f"{hypothesis.score:.4f}\t{text}" for hypothesis, text in zip(hypotheses, texts, strict=True)]
+
+
+def scored(texts: Sequence[str], references: Sequence[str], language: str) -> str:
+    """All scores of the translations `texts` as a line; see `evaluate`."""
+    from projects.seq2seq.evaluation import evaluate
+
+    scores = evaluate(texts, references, language)
+    return (
+        f"BLEU {scores.bleu:.2f}, in lower case {scores.bleu_lower:.2f}, tokenised {scores.bleu_tokenized:.2f}; "
+        f"chrF {scores.chrf:.2f}"
+    )
 
 
 def draw(translator: Translator, sources: Sequence[list[int]], results: Sequence[list[Hypothesis]], path: Path) -> None:

@@ -84,7 +84,7 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
-def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, **options) -> dict[int, dict[str, float]]:
+def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=None, **options):
     """Trains on `samples` in batches of 4 and returns what was logged."""
     loader = DataLoader(TensorDataset(torch.rand(samples, 1, 4, 4)), batch_size=4)
     logger = Rows()
@@ -99,7 +99,7 @@ def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, **options)
         **quiet,
         **options,
     )
-    trainer.fit(module, loader, loader if val else None)
+    trainer.fit(module, loader, loader if val else None, ckpt_path=ckpt_path)
     return logger.rows
 
 
@@ -285,6 +285,15 @@ def test_throughput_leaves_out_validation_inside_an_epoch(monkeypatch):
     meter = Throughput()
     fit(Net(), meter, Clock(monkeypatch), val=True, val_check_interval=1)
     assert (meter.samples, meter.steps_seconds) == (20, 6.0)
+
+
+def test_throughput_goes_on_from_a_checkpoint(monkeypatch, tmp_path):
+    path = tmp_path / "x.ckpt"
+    fit(Net(), Throughput(), Clock(monkeypatch, path))  # the last is saved after five of the six steps
+    meter = Throughput()
+    fit(Net(), meter, Clock(monkeypatch), ckpt_path=path)
+    assert (meter.samples, meter.steps_seconds) == (18 + 4, 6.0)  # a plain loader begins anew, so the sixth step has four
+    assert meter.seconds == 6 + 100  # of the two times of saving the one that is in the checkpoint
 
 
 def test_throughput_waits_for_data(monkeypatch):

@@ -31,7 +31,7 @@ def classifier() -> TextClassifier:
 @pytest.mark.parametrize("batch_tokens", [1, 20, 4096])
 def test_batches_give_what_each_text_gives_alone(classifier, batch_tokens):
     rows = classifier.encode(TEXTS)
-    found = predict_logits(classifier.net, rows, 0, torch.device("cpu"), batch_tokens)
+    found = predict_logits(classifier.net, rows, 0, torch.device("cpu"), batch_tokens=batch_tokens)
     for row, ids in zip(found, rows, strict=True):
         with torch.no_grad():
             alone = classifier.net(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))[0]

@@ -93,7 +93,9 @@ def test_the_fast_multi_head_attention_equals_the_reference():
         b_in = torch.cat([layer.query.bias, layer.key_value.bias])
         return reference.multi_head_attention(x, memory, w_in, b_in, layer.out.weight, layer.out.bias, 3, mask)
 
-    assert_equal_with_gradients(lambda: layer(x, *layer.project(memory), mask)[0], theirs, [x, memory, *layer.parameters()])
+    assert_equal_with_gradients(
+        lambda: layer(x, *layer.project(memory), networks.bar(mask))[0], theirs, [x, memory, *layer.parameters()]
+    )
 
 
 def test_additive_attention_equals_the_reference():

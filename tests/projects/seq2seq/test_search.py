@@ -18,10 +18,7 @@ from projects.seq2seq.search import (
     best_extensions,
     fill_up,
     keep_sentences,
-    move_hypotheses,
-    moves,
     sample,
-    settle,
 )
 
 PAD, BOS, EOS, A, B, C = range(6)
@@ -854,25 +851,7 @@ def test_other_errors():
         Ensemble([])
 
 
-# how hypotheses move
-
-
-def test_as_many_hypotheses_as_can_be_stay_where_their_parents_stood():
-    parents = torch.tensor(list(itertools.product(range(3), repeat=3)))
-    heirs = settle(parents)
-    assert (heirs.sort(1).values == torch.arange(3)).all(), "each once"
-    settled = parents.gather(1, heirs)
-    staying = (settled == torch.arange(3)).sum(1)
-    assert staying.tolist() == [len(set(row)) for row in parents.tolist()], "one child of each parent"
-
-
-def test_moves_overwrite_only_what_has_no_child():
-    live = torch.arange(12).view(2, 3, 2)
-    parents = torch.tensor([[0, 0, 2], [1, 1, 1]])
-    parents = parents.gather(1, settle(parents))
-    expected = live.clone().gather(1, parents[:, :, None].expand(-1, -1, 2))
-    assert len(moves(parents)[0]) == 3
-    assert torch.equal(move_hypotheses(live, moves(parents)), expected)
+# how sentences move
 
 
 @pytest.mark.parametrize("kept", itertools.product([True, False], repeat=4))

@@ -13,7 +13,7 @@ from projects.seq2seq.networks import (
     padding_mask,
     sinusoids,
 )
-from projects.seq2seq.search import map_tensors, take_hypotheses
+from projects.seq2seq.search import map_hypotheses, take_hypotheses
 
 VOCABULARY = 20
 
@@ -76,7 +76,19 @@ def test_hypotheses_may_be_reordered_dropped_and_repeated_between_steps(net):
         for beam in range(beams):
             torch.testing.assert_close(logits[:, beam], net.output(net(source, lengths, histories[:, beam]))[:, -1])
         parents = torch.randint(0, beams, (3, beams))
-        live, histories = map_tensors(functools.partial(take_hypotheses, parents=parents), (live, histories))
+        live, histories = map_hypotheses(functools.partial(take_hypotheses, parents=parents), (live, histories))
+
+
+def test_the_cache_of_a_transformer_forgets_what_no_hypothesis_has_any_more():
+    net, beams, steps = transformer().eval(), 4, 40
+    source, lengths, _ = sentences()
+    memory = net.encode(source, lengths)
+    live = net.start(memory, beams)
+    for _ in range(steps):
+        _, live, _ = net.step(torch.randint(4, VOCABULARY, (3, beams)), live, memory)
+        live = live.map_hypotheses(functools.partial(take_hypotheses, parents=torch.zeros(3, beams, dtype=torch.int64)))
+    assert live.own.sum(2).eq(steps).all()  # each hypothesis has a position of every step ...
+    assert live.caches[0][0].shape[2] < steps + 10 * beams < steps * beams  # ... and those of the dead are not kept for long
 
 
 def test_padding_changes_nothing(net):

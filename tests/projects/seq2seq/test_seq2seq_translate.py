@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common.checkpoints import read_checkpoint
+from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
 from projects.seq2seq.search import SearchOptions
 from projects.seq2seq.translate import load_translator, main, mean_checkpoint
@@ -60,6 +62,20 @@ def test_a_file_gives_what_standard_input_gives(monkeypatch, capsys, checkpoints
     _, from_file, _ = run(monkeypatch, capsys, [str(file), "--checkpoint", checkpoints[-1]], "")
     _, from_stdin, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1]])
     assert from_file == from_stdin
+
+
+def test_references_are_scored_against(monkeypatch, capsys, checkpoints, translator, tmp_path):
+    references = tmp_path / "references.txt"
+    references.write_text("on march third\n\nforty-two apples cost three euros\nHalf past seven\n")
+    flags = ["--checkpoint", checkpoints[-1], "--reference", str(references), "--n_best", "2", "--beam", "2"]
+    code, lines, error = run(monkeypatch, capsys, flags)
+    assert code == 0 and len(lines) == 7  # an empty line has one translation
+    texts = [" ".join(best.split()) for best, *_ in expected(translator, LINES, beam=2)]
+    scores = evaluate(texts, references.read_text().splitlines(), "en")
+    figures = (scores.bleu, scores.bleu_lower, scores.bleu_tokenized, scores.chrf)
+    assert [float(number) for number in re.findall(r"\d+\.\d+", error)] == [round(figure, 2) for figure in figures]
+    references.write_text("on march third\n")
+    assert run(monkeypatch, capsys, flags)[0] == 2
 
 
 def test_n_best_stands_behind_scores_in_order(monkeypatch, capsys, checkpoints, translator):
