@@ -412,10 +412,8 @@ def cifar10_recipes() -> str:
     body = []
     for name, recipe in recipes.items():
         result = read_result(name)
-        time, error = (
-            f"{result['mean']['train_seconds']:.0f} s",
-            f"{100 * result['mean']['test/calibration_error']:.1f} points",
-        )
+        time = f"{result['mean']['train_seconds']:.0f} s"
+        error = f"{100 * result['mean']['test/calibration_error']:.1f} points"
         accuracies = [f"{100 * result['mean'][key]:.2f} %" for key in ("test/accuracy", "test/accuracy_plain")]
         body.append([recipe, str(len(result["seeds"])), time, *accuracies, error])
     return rows(["recipe", "seeds", "training", "test accuracy, six views", "plain", "calibration error"], body)

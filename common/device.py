@@ -6,16 +6,12 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from common.errors import UserError
-
-T = TypeVar("T")
 
 
 def check_devices(accelerator: str, devices: Any) -> None:
@@ -49,25 +45,6 @@ def default_precision(accelerator: str) -> str:
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
     """A context in which `device` computes as Lightning's `precision` says: in bfloat16 for `bf16-mixed`, else as it is."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-
-
-def share_out(work: Callable[[Sequence[T]], None], items: Sequence[T], device: torch.device) -> None:
-    """Calls `work` with all `items`; on a CPU each core calls it with a share of them, all at once.
-
-    For inference in batches: a core that computes a batch of its own waits for none, while cores that share each operation
-    wait for each other at the end of each. Whatever `work` has to switch on (autocast, inference mode) belongs to its own
-    thread, so it has to do it itself.
-    """
-    threads = torch.get_num_threads()
-    cores = min(threads, len(items)) if device.type == "cpu" else 1
-    if cores < 2:
-        work(items)
-        return
-    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            list(pool.map(work, [items[core::cores] for core in range(cores)]))
-        finally:
-            torch.set_num_threads(threads)
 
 
 def device_name(device: torch.device) -> str:

@@ -477,6 +477,9 @@ class TransformerMemory(NamedTuple):
     barred: Tensor  # (batch, 1, 1, time), bars padding, see `bar`
 
 
+AHEAD = 4  # steps for which a cache makes room
+
+
 class TransformerState(NamedTuple):
     """Where each hypothesis is: the beams of a sentence are a tree, whose positions are kept once and not once for each.
 
@@ -513,9 +516,6 @@ class TransformerState(NamedTuple):
         own[:, :, :used] = self.own.gather(2, order[:, None].expand(-1, self.own.shape[1], -1))
         caches = tuple((move(keys), move(values)) for keys, values in self.caches)
         return TransformerState(caches, own, used, self.time)
-
-
-AHEAD = 4  # steps for which `with_room` makes room
 
 
 class TransformerTranslator(Translator):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 
 import pytest
 import torch
@@ -33,40 +32,6 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     return make
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-# work for all cores
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_each_core_has_a_share_and_computes_it_alone():
-    seen = []
-    device.share_out(lambda share: seen.append((share, torch.get_num_threads())), [1, 2, 3, 4, 5], torch.device("cpu"))
-    assert sorted(seen) == [([1, 3, 5], 1), ([2, 4], 1)]
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_what_cannot_be_shared_is_done_here():
-    seen = []
-    for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
-        device.share_out(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
-    assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_in_a_share_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        device.share_out(lambda share: 1 / (share[0] - 2), [1, 2], torch.device("cpu"))
-    assert torch.get_num_threads() == 2
 
 
 # devices

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.packed import PackedLinear, packed
+from projects.bert_sentiment.packed import PackedLinear, packed
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (1, 5)])
