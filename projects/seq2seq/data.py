@@ -79,8 +79,8 @@ class TranslationData(SourcedData):
         vocabulary_size: tokens of each vocabulary at most; of the sample's at most 800.
         joint: whether both languages share a vocabulary.
         bpe_dropout: probability that a merge of subwords is left out in training, on both sides.
-        swap_epochs: epochs, from the first, in which half of the pairs are learned the other way round; of a joint vocabulary
-            (bidirectional training, Ding et al., arXiv 2109.07780).
+        swap_epochs: epochs, from the first, in which half of the pairs are learned the other way round (bidirectional
+            training, Ding et al., arXiv 2109.07780); needs a joint vocabulary.
         lowercase: `none`, `source` or `both`: what is brought to lower case before anything else.
         batch_tokens: tokens in a training step of each process, of the longer side, without padding.
         eval_batch_size: pairs in a validation or test step.
@@ -112,7 +112,7 @@ class TranslationData(SourcedData):
         if not 0 <= bpe_dropout <= 1:
             raise UserError(f"--data.bpe_dropout {bpe_dropout}: a probability is 0 to 1")
         if swap_epochs < 0 or (swap_epochs and not joint):
-            raise UserError(f"--data.swap_epochs {swap_epochs}: 0 or more, and with --data.joint true, as each side reads both")
+            raise UserError(f"--data.swap_epochs {swap_epochs}: 0 or more, and only with --data.joint true")
         if min(batch_tokens, eval_batch_size, max_length) < 1 or val_size < 0:
             raise UserError("--data.batch_tokens, eval_batch_size and max_length are at least 1, val_size at least 0")
         self.direction = direction
