@@ -4,7 +4,7 @@
 writes `results/seq2seq-benchmark.json`:
 
 1. beam-5 decoding of the test set against `transformers`' `generate` of a Pegasus with the checkpoint's own weights, which
-   makes it the same network;
+   makes it the same network: both stopping where `generate` does by default, and both where no better translation can come;
 2. training on bucketed batches of equal tokens against padded random batches;
 3. a training step of the recurrent decoder against the loop over steps that tutorials show.
 
@@ -101,14 +101,14 @@ def as_pegasus(net: TransformerTranslator) -> Any:
 
 
 def decoding(
-    net: TransformerTranslator, sources: list[list[int]], limit: tuple[float, float], rounds: int
+    net: TransformerTranslator, sources: list[list[int]], limit: tuple[float, float], rounds: int, early_stop: bool
 ) -> dict[str, Any]:
-    """Sentences a second of both, with the same weights and beam; and how many translations are the same.
+    """Sentences a second of both, with the same weights, beam and rule to stop; and how many translations are the same.
 
     Each side is measured with every one of `BATCHES`, and its fastest counts.
     """
     twin = as_pegasus(net)
-    options = SearchOptions(beam=5, length_penalty=1.0, max_length=128)
+    options = SearchOptions(beam=5, length_penalty=1.0, max_length=128, early_stop=early_stop)
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     results: dict[str, list[list[int]]] = {}
 
@@ -127,6 +127,7 @@ def decoding(
                 attention_mask=(ids != PAD).long(),
                 num_beams=5,
                 length_penalty=1.0,
+                early_stopping=False if early_stop else "never",
                 do_sample=False,
                 max_new_tokens=int(length_limits(torch.tensor([ids.shape[1]]), limit)),
             )
@@ -286,7 +287,10 @@ def main() -> None:
         "device": device_name(device),
         "data_source": data.source_label,
         "checkpoint": str(arguments.checkpoint),
-        "decoding": decoding(translator.net, sources, data.length_limit, arguments.rounds),
+        **{
+            name: decoding(translator.net, sources, data.length_limit, arguments.rounds, early_stop)
+            for name, early_stop in [("decoding", False), ("decoding_early_stop", True)]
+        },
         "bucketing": bucketing(data, arguments.steps),
         "decoder_step": decoder_step(data, arguments.steps),
     }

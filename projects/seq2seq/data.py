@@ -79,8 +79,6 @@ class TranslationData(SourcedData):
         vocabulary_size: tokens of each vocabulary at most; of the sample's at most 800.
         joint: whether both languages share a vocabulary.
         bpe_dropout: probability that a merge of subwords is left out in training, on both sides.
-        swap_epochs: epochs, from the first, in which half of the pairs are learned the other way round (bidirectional
-            training, Ding et al., arXiv 2109.07780); needs a joint vocabulary.
         lowercase: `none`, `source` or `both`: what is brought to lower case before anything else.
         batch_tokens: tokens in a training step of each process, of the longer side, without padding.
         eval_batch_size: pairs in a validation or test step.
@@ -97,7 +95,6 @@ class TranslationData(SourcedData):
         vocabulary_size: int = 8000,
         joint: bool = True,
         bpe_dropout: float = 0.1,
-        swap_epochs: int = 0,
         lowercase: str = "none",
         batch_tokens: int = 4096,
         eval_batch_size: int = 200,
@@ -111,15 +108,12 @@ class TranslationData(SourcedData):
             raise UserError(f"--data.vocabulary_size {vocabulary_size}: every byte is a token, so at least {SMALLEST}")
         if not 0 <= bpe_dropout <= 1:
             raise UserError(f"--data.bpe_dropout {bpe_dropout}: a probability is 0 to 1")
-        if swap_epochs < 0 or (swap_epochs and not joint):
-            raise UserError(f"--data.swap_epochs {swap_epochs}: 0 or more, and only with --data.joint true")
         if min(batch_tokens, eval_batch_size, max_length) < 1 or val_size < 0:
             raise UserError("--data.batch_tokens, eval_batch_size and max_length are at least 1, val_size at least 0")
         self.direction = direction
         self.vocabulary_size = vocabulary_size
         self.joint = joint
         self.bpe_dropout = bpe_dropout
-        self.swap_epochs = swap_epochs
         self.lowercase = lowercase
         self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size
@@ -130,7 +124,7 @@ class TranslationData(SourcedData):
         self.truncated: dict[str, int] = {}  # sentences that were cut, by split
         self.seed: int
         self.droppers: list[BPEDropout] = []  # the source's and the target's, if there is dropout
-        self.drawn: tuple[int, Ids] = (-1, ([], []))  # an epoch, and the ids of its sentences
+        self.dropped: tuple[int, Ids] = (-1, ([], []))  # an epoch, and what `droppers` have made of it
 
     @property
     def has_validation(self) -> bool:
@@ -215,20 +209,17 @@ class TranslationData(SourcedData):
             self.splits[split] = Pairs(*texts, *([line[: self.max_length] for line in side] for side in ids))
 
     def train_ids(self, epoch: int) -> Ids:
-        """The ids of the training sentences in `epoch`; under BPE dropout and swapping they are others each time."""
+        """The ids of the training sentences in `epoch`; under BPE dropout they are others each time."""
         train = self.splits["train"]
-        if self.drawn[0] != epoch:
-            sides = train.source_ids, train.target_ids
-            if self.droppers:
-                source, target = (
-                    [dropper.encode(line, epoch, 2 * self.seed + side)[: self.max_length] for line in range(len(train))]
-                    for side, dropper in enumerate(self.droppers)
-                )
-                sides = source, target
-            if epoch < self.swap_epochs:
-                sides = swap_half(*sides, epoch, self.seed)
-            self.drawn = epoch, sides
-        return self.drawn[1]
+        if not self.droppers:
+            return train.source_ids, train.target_ids
+        if self.dropped[0] != epoch:
+            source, target = (
+                [dropper.encode(line, epoch, 2 * self.seed + side)[: self.max_length] for line in range(len(train))]
+                for side, dropper in enumerate(self.droppers)
+            )
+            self.dropped = epoch, (source, target)
+        return self.dropped[1]
 
     def train_dataloader(self) -> Any:
         """Every training pair exactly once an epoch, in batches of about `batch_tokens` tokens."""
@@ -300,18 +291,6 @@ def collate(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]], in
     source, source_lengths = pad([[*source_ids[i], EOS] for i in chosen])
     target, _ = pad([[BOS, *target_ids[i], EOS] for i in chosen])
     return Batch(source, source_lengths, target, torch.full((len(chosen),), weight), index)
-
-
-def swap_half(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]], epoch: int, seed: int) -> Ids:
-    """Each pair the other way round with probability 1/2: the same ones for the same `epoch` and `seed`."""
-    generator = torch.Generator().manual_seed(2**40 + seed * 1_000_003 + epoch)  # others than the shuffle's
-    swapped = torch.rand(len(source_ids), generator=generator) < 0.5
-    pairs = [
-        (target, source) if swap else (source, target)
-        for source, target, swap in zip(source_ids, target_ids, swapped.tolist(), strict=True)
-    ]
-    source, target = map(list, zip(*pairs, strict=True))
-    return source, target
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 The loop knows a network by two functions (`Decoder`), so that a recurrent one and a Transformer with a key-value cache are
 searched by the same lines. What it promises, and `tests/projects/seq2seq/test_search.py` proves: a sentence gets the same
-answer alone and in any batch; a sentence is left only when no live hypothesis can still win; scores are those that
-`transformers` ranks by, and with `early_stopping="never"` its `generate` finds the same.
+answer alone and in any batch; a sentence is left only when no live hypothesis can still win, unless `early_stop` allows it;
+scores are those that `transformers` ranks by, and with `early_stopping="never"` its `generate` finds the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Decoder(Protocol):
 
     `memory` belongs to the sentences: tensors (batch, ...). `live` follows the hypotheses, for example a recurrent state or
     a key-value cache: tensors (batch, beams, ...), which may grow in a later dimension. The search drops sentences from
-    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. What
-    `step` returns as `live` is the search's to write in. A part of `live` that keeps its hypotheses in another way than by
+    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. The logits
+    and `live` that `step` returns are the search's to write in. A part of `live` that keeps its hypotheses in another way than by
     rows of every tensor has a method `map_hypotheses(change)`, which returns it with `change` done to those that hold them.
     """
 
@@ -68,6 +68,9 @@ class SearchOptions:
         min_length: no hypothesis ends before.
         max_length: a hypothesis that has not ended here is taken as it is.
         no_repeat_ngram: no sequence of so many tokens comes twice in a hypothesis; 0 allows all.
+        early_stop: leave a sentence once it has `beam` complete hypotheses that are all ahead of its best live one at the
+            length that this has now. Fewer steps, but under a length penalty above 0 a better one that is still to come may
+            be missed. It is how `generate` of `transformers` stops unless told otherwise.
         bos: id that a hypothesis starts with; never produced.
         eos: id that ends a hypothesis.
         pad: id that is never produced.
@@ -83,6 +86,7 @@ class SearchOptions:
     min_length: int = 0
     max_length: int = 128
     no_repeat_ngram: int = 0
+    early_stop: bool = False
     bos: int = 1
     eos: int = 2
     pad: int = 0
@@ -131,7 +135,7 @@ def beam_search(
     among the first `beam` completes a hypothesis, and the first `beam` that are no end live on. No hypothesis wins by
     ending early: a sentence goes on until the best live one could not beat the n_best-th complete one even if all its
     further tokens were certain. With a length penalty above 0 it is given the limit's length in that, so that tight
-    `limits` save steps.
+    `limits` save steps. With `early_stop` it goes by less.
 
     Args:
         decoder: in evaluation mode.
@@ -232,7 +236,8 @@ def search(
     if limits.shape != (batch,) or (limits < 1).any():
         raise UserError(f"limits: give each of {batch} sentences one, of at least 1 token")
     limits, forced = limits.long().to(device), prefix_table(prefix, limits, options).to(device)
-    trail, found = Trail(), torch.full((batch, options.n_best), -1, device=device)  # the best, by their last places
+    kept = beams if options.early_stop else options.n_best  # complete hypotheses, the best of a sentence
+    trail, found = Trail(), torch.full((batch, kept), -1, device=device)  # these, by their last places
 
     memory = map_tensors(Tensor.clone, memory)  # written in when a sentence is done
     # what the sentences that are left have beside `memory`: their rows of `found`, and the scores of the best
@@ -249,7 +254,8 @@ def search(
     while len(sentence) > 0:
         length += 1
         logits, live, attended = decoder.step(tokens, live, memory)
-        log_probs = logits.log_softmax(2)  # (batch, beams, vocabulary)
+        # in place, as each number is written after its row was read: tens of megabytes that no other memory is needed for
+        log_probs = torch.log_softmax(logits, 2, out=logits)  # (batch, beams, vocabulary)
         constrain(log_probs, length, options, history, forced)
         sums, parents, tokens = choose(log_probs, sums)  # (batch, candidates)
 
@@ -263,14 +269,14 @@ def search(
 
         ended = (tokens == options.eos) | (limits <= length)[:, None]
         complete = scores.masked_fill(~ended, -math.inf)[:, :beams]
-        best_scores, order = torch.cat([best_scores, complete], 1).topk(options.n_best)
+        best_scores, order = torch.cat([best_scores, complete], 1).topk(kept)
         best = torch.cat([found[sentence], ends[:, :beams]], 1).gather(1, order)
         found[sentence] = best.masked_fill(best_scores == -math.inf, -1)
 
         sums, order = sums.masked_fill(ended, -math.inf).topk(min(beams, sums.shape[1]))  # (batch, beams)
         # if all further tokens were certain, the score would be highest at this length
-        longest = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
-        may_win = sums[:, 0] / longest**options.length_penalty > best_scores[:, -1]
+        hoped: Tensor | int = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
+        may_win = sums[:, 0] / (length if options.early_stop else hoped) ** options.length_penalty > best_scores[:, -1]
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
         live, history, coverage = map_hypotheses(
             functools.partial(take_hypotheses, parents=parents), (live, history, coverage)
@@ -282,7 +288,7 @@ def search(
             live, history, coverage = map_tensors(keep, (live, history, coverage))
         if history is not None:
             history = torch.cat([history, tokens[:, :, None]], 2)
-    return trail.hypotheses(found, options.eos, source_lengths)
+    return trail.hypotheses(found[:, : options.n_best], options.eos, source_lengths)
 
 
 def best_extensions(log_probs: Tensor, sums: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

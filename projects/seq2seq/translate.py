@@ -53,6 +53,9 @@ def new_parser() -> OneLineParser:
     ]
     for name, kind, default, sentence in number:
         parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{sentence} (default: {default})")
+    parser.add_argument(
+        "--early_stop", action="store_true", help="Stop once as many as --beam are complete and ahead of all others; quicker."
+    )
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")
     parser.add_argument(
@@ -99,6 +102,7 @@ def translate(options: argparse.Namespace) -> None:
         options.min_length,
         options.max_length,
         options.no_repeat_ngram,
+        options.early_stop,
     )
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed) if options.sample else None
     device = choose_device(options.accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -746,12 +747,12 @@ def marian():
     return model.eval()
 
 
-def generate(model, source, lengths, **settings):
+def generate(model, source, lengths, early_stopping="never", **settings):
     """What `generate` finds: tokens without BOS and padding, and scores; of `num_return_sequences` to a sentence."""
     from transformers import GenerationConfig
 
     config = GenerationConfig(
-        early_stopping="never",
+        early_stopping=early_stopping,
         do_sample=False,
         pad_token_id=PAD,
         bos_token_id=BOS,
@@ -804,6 +805,27 @@ def test_generate_of_transformers_finds_the_same_under_constraints(marian):
     )
     assert [h.tokens for hypotheses in answers for h in hypotheses] == tokens
     assert scores(answers).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("n_best", [1, 4])
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0])
+def test_generate_of_transformers_stops_early_at_the_same_step(marian, penalty, n_best):
+    source, lengths = sources(12, seed=99, longest=9)
+    memory, decoder = Marian(marian).encode(source, lengths), Watched(Marian(marian))
+    options = SearchOptions(beam=4, n_best=n_best, length_penalty=penalty, max_length=24, early_stop=True)
+
+    def one_by_one(options):
+        return [beam_search(decoder, row(memory, i), options)[0] for i in range(12)]
+
+    early = one_by_one(options)
+    settings = {"num_beams": 4, "num_return_sequences": n_best, "length_penalty": penalty, "max_new_tokens": 24}
+    tokens, expected = generate(marian, source, lengths, early_stopping=False, **settings)
+    assert [h.tokens for hypotheses in early for h in hypotheses] == tokens
+    assert scores(early).tolist() == pytest.approx(expected, abs=1e-5)
+
+    steps = len(decoder.tokens)
+    one_by_one(replace(options, early_stop=False))
+    assert 2 * steps < len(decoder.tokens) or penalty == 0, "a poor test: it never stopped earlier than it does without"
 
 
 # errors
