@@ -61,17 +61,20 @@ class PlainTwin(Twin):
         self.autocast = trainer.precision != "32-true"
 
     def plain_step(self, device: torch.device) -> None:
+        """As many rounds as a step of the Trainer has."""
+        for batch in next(self.batches).parts(self.h["rounds"]):
+            self.plain_round(batch)
+
+    def plain_round(self, batch: Batch) -> None:
         """What people write by hand: the game of the recipe, with a blur of real and fake if it has one."""
-        batch = next(self.batches)
-        h, real = self.h, batch.samples
+        h = self.h
         labels = batch.labels if h["conditional"] else None
         twice = None if labels is None else labels.repeat(2)
         penalties = h["r1"] or h["r2"]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast), torch.no_grad():
-            fake = self.generator(torch.randn(len(real), h["noise"]), labels).float()
+            fake = self.generator(torch.randn(len(batch.labels), h["noise"]), labels).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast and not penalties):
-            real = self.blurred(real)
-            both = torch.cat([real, self.blurred(fake)]).requires_grad_(bool(penalties))
+            both = torch.cat([self.blurred(batch.samples), self.blurred(fake)]).requires_grad_(bool(penalties))
             real_logits, fake_logits = self.discriminator(both, twice).float().chunk(2)
             loss = self.game.discriminator(real_logits, fake_logits)
             if penalties:
@@ -82,9 +85,10 @@ class PlainTwin(Twin):
         self.d_optimizer.step()
         self.discriminator.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            fake = self.blurred(self.generator(torch.randn(len(real), h["noise"]), labels).float())
+            fake = self.blurred(self.generator(torch.randn(len(fake), h["noise"]), labels).float())
             if self.game.compares_pairs:
-                real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), twice).float().chunk(2)
+                both = torch.cat([self.blurred(batch.samples), fake])
+                real_logits, fake_logits = self.discriminator(both, twice).float().chunk(2)
             else:
                 real_logits = fake_logits = self.discriminator(fake, labels).float()
             loss = self.game.generator(real_logits, fake_logits)
@@ -107,13 +111,13 @@ def forever(data: Any) -> Iterator[Batch]:
 
 
 def step_overhead(flags: list[str], steps: int) -> dict[str, float]:
-    """The median step of the Trainer against the twin's."""
+    """The median step of the Trainer, of as many rounds as the recipe has in it, against the twin's."""
     twin = PlainTwin(WARMUP)
     flags = [*flags, "--accelerator", "cpu", "--name", "benchmark", "--max_steps", str(steps), "--max_epochs", "-1"]
     flags += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0", "--model.schedule", "constant"]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         run(CapstoneCLI(PROJECT, flags), extra_callbacks=[twin])
-    return twin.figures()
+    return {"rounds_in_a_step": twin.h["rounds"], **twin.figures()}
 
 
 @torch.inference_mode()
@@ -169,16 +173,14 @@ def resident() -> int:
 def main() -> None:
     """Measures everything and writes the result."""
     parser = argparse.ArgumentParser(description="Measure our GAN's step and its judge's memory.")
-    parser.add_argument("--steps", type=int, default=1000, help="of points, timed one by one; of pictures a twentieth")
+    parser.add_argument("--steps", type=int, default=50, help="of training, timed one by one, of points and of pictures")
     arguments = parser.parse_args()
     recipes = Path(__file__).parents[1] / "projects" / "gan" / "recipes"
     figures = {
         "device": device_name(torch.device("cpu")),
         "memory": comparison_memory(),
         "points": step_overhead(["--config", str(recipes / "default.yaml")], arguments.steps),
-        "pictures": step_overhead(
-            ["--config", str(recipes / "sample.yaml"), "--data.source", "sample"], arguments.steps // 20
-        ),
+        "pictures": step_overhead(["--config", str(recipes / "sample.yaml"), "--data.source", "sample"], arguments.steps),
     }
     print(write_result("gan-benchmark", figures))
 

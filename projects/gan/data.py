@@ -23,11 +23,15 @@ EVAL_SEEDS = {"val": 2**32 - 1, "test": 2**32 - 2}  # of the points for validati
 
 
 class Batch(NamedTuple):
-    """Real samples for one step of the generator: enough for all the steps of the discriminator before it."""
+    """Real samples for a step of training: enough for all steps that the discriminator makes in it."""
 
     samples: Tensor  # (batch, 2) float32 points, or (batch, 3, 32, 32) float32 pictures from -1 to 1
     labels: Tensor  # (batch,) int64: the class, or the mode of a point
     number: Tensor  # (batch,) int64: which sample of its split, or of the epoch
+
+    def parts(self, count: int) -> list[Batch]:
+        """`count` batches of the same size, in order."""
+        return [Batch(*columns) for columns in zip(*(values.chunk(count) for values in self), strict=True)]
 
 
 class GANData(SourcedData):
@@ -38,7 +42,8 @@ class GANData(SourcedData):
             downloaded, else the sample), a hub id, or a folder.
         batch_size: samples that the discriminator sees in a step of each process, and as many fakes.
         d_steps: steps of the discriminator for one of the generator; the module's.
-        epoch_steps: steps of the generator in an epoch of points, which have no end.
+        rounds: of that in a step of training; the module's.
+        epoch_steps: steps of training in an epoch of points, which have no end.
         eval_samples: points of validation and of test; pictures held out of train for validation.
         eval_batch_size: samples in a validation or test step.
         flip: whether a training picture is mirrored every other time.
@@ -51,18 +56,20 @@ class GANData(SourcedData):
         source: str = "auto",
         batch_size: int = 64,
         d_steps: int = 1,
+        rounds: int = 1,
         epoch_steps: int = 500,
         eval_samples: int = 2500,
         eval_batch_size: int = 500,
         flip: bool = True,
     ) -> None:
         super().__init__(source)
-        if min(batch_size, d_steps, epoch_steps, eval_batch_size) < 1 or eval_samples < 2:
+        if min(batch_size, d_steps, rounds, epoch_steps, eval_batch_size) < 1 or eval_samples < 2:
             raise UserError(
-                "--data.batch_size, epoch_steps, eval_batch_size and --model.d_steps are at least 1, eval_samples at least 2"
+                "--data.batch_size, epoch_steps, eval_batch_size, --model.d_steps and rounds are at least 1, "
+                "--data.eval_samples at least 2"
             )
         self.batch_size = batch_size
-        self.d_steps = d_steps
+        self.d_steps = d_steps * rounds  # of the discriminator, in a step of training
         self.epoch_steps = epoch_steps
         self.eval_samples = eval_samples
         self.eval_batch_size = eval_batch_size
@@ -136,7 +143,7 @@ class GANData(SourcedData):
             self.splits = {name: split.to(device) for name, split in self.load().items()}
 
     def train_dataloader(self) -> Any:
-        """Batches for as many steps of the generator as an epoch has."""
+        """Batches for as many steps of training as an epoch has."""
         return PointLoader(self) if self.mixture is not None else PictureLoader(self)
 
     def val_dataloader(self) -> Any:
@@ -199,7 +206,7 @@ class PictureLoader:
         if size > len(self.train):
             raise UserError(
                 f"a step takes {size} pictures, the source has {len(self.train)}: "
-                "use a smaller --data.batch_size or --model.d_steps"
+                "use a smaller --data.batch_size, --model.d_steps or --model.rounds"
             )
         return len(self.train) // size
 

@@ -31,7 +31,7 @@ from projects.gan.networks import (
     ResGenerator,
     take_statistics,
 )
-from projects.gan.optim import adam, average_player, gradient_norm, without_autocast_cache
+from projects.gan.optim import adam, average_player, follow, gradient_norm, without_autocast_cache
 from projects.gan.points import coverage
 
 # of the noise that fakes are measured with: the same in every validation, so that curves are smooth, and other noise at test
@@ -43,9 +43,9 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 class GANModule(LightningModule):
     """A generator and a discriminator that train each other.
 
-    One step of training is `d_steps` of the discriminator and one of the generator; Lightning counts the generator's. All
-    noise follows from the seed and the step's number: a resumed game draws what the killed one would have drawn, and
-    each process takes its own part of what one process would draw for all.
+    A round is `d_steps` of the discriminator and one of the generator, a step of training `rounds` of them: Lightning counts
+    one for all. All noise follows from the seed and the round's number: a resumed game draws what the killed one would have
+    drawn, and each process takes its own part of what one process would draw for all.
 
     Args:
         sample_kind: `points` or `pictures`; the data's.
@@ -61,14 +61,16 @@ class GANModule(LightningModule):
         conditional: whether both players are told the class.
         loss: `non_saturating`, `hinge`, `least_squares`, `wasserstein` or `relativistic`; see `losses.py`.
         d_steps: steps of the discriminator for one of the generator.
+        rounds: in a step of training. Nothing depends on how they are bundled; but what the Trainer does around each step
+            takes as long as a fifth of a round of points.
         r1: weight of the penalty on the discriminator's slope at real samples, as it sees them.
         r2: the same at fakes.
         gradient_penalty: weight of the penalty that draws its slope between them towards 1.
-        penalty_every: steps between two penalties, each counting so many times more (Karras et al., arXiv 1912.04958).
+        penalty_every: rounds between two penalties, each counting so many times more (Karras et al., arXiv 1912.04958).
         augment: changes that both real pictures and fakes go through before the discriminator: of `color`, `translation`,
             `cutout`.
         blur: standard deviation, in units of `scale`, of noise that is added to real samples and fakes alike at the start.
-            It falls by the same factor in every step, to a hundredth when `blur_until` is reached, and is zero from there.
+            It falls by the same factor in every round, to a hundredth when `blur_until` is reached, and is zero from there.
             The generator first learns where there are samples at all, while everything overlaps, and then the details
             (instance noise: Arjovsky and Bottou, arXiv 1701.04862, section 3).
         blur_until: share of the training.
@@ -98,6 +100,7 @@ class GANModule(LightningModule):
         conditional: bool = False,
         loss: str = "relativistic",
         d_steps: int = 1,
+        rounds: int = 1,
         r1: float = 0.0,
         r2: float = 0.0,
         gradient_penalty: float = 0.0,
@@ -126,9 +129,10 @@ class GANModule(LightningModule):
                 allowed = f"use one of {', '.join(choices)}" if choices else "points are not augmented"
                 recipe = ", see recipes/images.yaml" if option == "network" and sample_kind == "pictures" else ""
                 raise UserError(f"--model.{option} {value}: {allowed} (the data are {sample_kind}{recipe})")
-        if min(noise, width, layers, d_steps, penalty_every) < 1 or min(r1, r2, gradient_penalty) < 0:
+        if min(noise, width, layers, d_steps, rounds, penalty_every) < 1 or min(r1, r2, gradient_penalty) < 0:
             raise UserError(
-                "--model.noise, width, layers, d_steps and penalty_every are at least 1; r1, r2, gradient_penalty at least 0"
+                "--model.noise, width, layers, d_steps, rounds and penalty_every are at least 1; "
+                "r1, r2 and gradient_penalty at least 0"
             )
         if min(octaves, codes, blur) < 0 or not 0 < blur_until <= 1:
             raise UserError("--model.octaves, codes and blur are at least 0, blur_until above 0 and at most 1")
@@ -168,6 +172,8 @@ class GANModule(LightningModule):
         self.eval_noise: Tensor | None = None  # of all its fakes
         self.penalties: dict[str, Tensor] = {}  # the last ones, as not every step that is logged has any
         self.discriminator_alone = False  # see `prepare_overfit`
+        self.round_number = 0  # rounds of the training that are over
+        self.all_rounds = 0  # of the training, if it has an end
         self.notes: dict[str, Any] = {}
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -188,50 +194,66 @@ class GANModule(LightningModule):
     # ---- the game
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """`d_steps` of the discriminator, each on its own part of the batch, then one of the generator."""
+        """`rounds` of the game, each on its own part of the batch."""
         g_optimizer, d_optimizer = cast(list[LightningOptimizer], self.optimizers())
-        draws = self.step_draws()
-        parts = zip(batch.samples.chunk(self.hparams["d_steps"]), batch.labels.chunk(self.hparams["d_steps"]), strict=True)
+        parts = batch.parts(self.hparams["rounds"])
+        before = self.trainer.global_step * len(parts)
         with without_ddp_sync(self.trainer.strategy), without_autocast_cache(self.device):
-            for real, labels in parts:
-                logits = self.discriminator_step(d_optimizer.optimizer, real, labels, draws)
-            if self.discriminator_alone:
-                return
-            generator_loss = self.generator_step(g_optimizer, real, labels, draws)
-        for schedule in cast(list[LambdaLR], self.lr_schedulers()):
-            schedule.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.generator)
-        if is_log_step(self.trainer):
-            losses = {"discriminator_loss": self.game.discriminator(*logits), "generator_loss": generator_loss}
+            for i, part in enumerate(parts):
+                self.round_number = 0 if self.discriminator_alone else before + i
+                # Lightning's wrapper counts a step of training, and callbacks look at loss and gradients: the last round's
+                counted = g_optimizer if part is parts[-1] else g_optimizer.optimizer
+                logits, loss = self.play(part, counted, d_optimizer.optimizer)
+        if is_log_step(self.trainer) and not self.discriminator_alone:
+            losses = {"discriminator_loss": self.game.discriminator(*logits), "generator_loss": loss}
             figures = losses | health(*logits, self.game.boundary) | self.penalties
             figures = {f"train/{name}": value for name, value in figures.items()}
             players = [("generator", self.generator), ("discriminator", self.discriminator)]
             self.log_dict(figures | {f"grad/{name}": gradient_norm(net.parameters()) for name, net in players})
 
-    def discriminator_step(
-        self, optimizer: torch.optim.Optimizer, real: Tensor, labels: Tensor, draws: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """One step of the discriminator; returns its logits (batch,) of real samples and of fakes.
+    def play(
+        self, batch: Batch, g_optimizer: Any, d_optimizer: torch.optim.Optimizer
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """One round: `d_steps` of the discriminator, each on its own part of the batch, then one of the generator.
 
-        The optimizer is the plain one: Lightning's wrapper would count the step as one of training.
+        Returns:
+            The discriminator's last logits (batch,) of real samples and of fakes, and the generator's loss.
         """
+        draws = self.round_draws()
+        for part in batch.parts(self.hparams["d_steps"]):
+            logits = self.discriminator_step(d_optimizer, part, draws)
+        if self.discriminator_alone:
+            return logits, torch.zeros(())
+        loss = self.generator_step(g_optimizer, part, draws)
+        for schedule in cast(list[LambdaLR], self.lr_schedulers()):
+            schedule.step()
+        if self.averaged is not None:
+            follow(self.averaged, self.generator, self.hparams["ema"])
+        return logits, loss
+
+    def discriminator_step(
+        self, optimizer: torch.optim.Optimizer, batch: Batch, draws: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the discriminator; returns its logits (batch,) of real samples and of fakes."""
+        real, labels = batch.samples, batch.labels
         with torch.no_grad():
             fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
         loss, logits = self.discriminator_loss(real, fake, labels, draws, self.penalty_due())
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        loss.backward()  # no gradient scaler in `PRECISIONS`, so there is nothing that Lightning's would add
         average_player(self.discriminator, self.trainer.world_size)
         optimizer.step()
         return logits
 
-    def generator_step(self, optimizer: Any, real: Tensor, labels: Tensor, draws: torch.Generator) -> Tensor:
+    def generator_step(self, optimizer: Any, batch: Batch, draws: torch.Generator) -> Tensor:
         """One step of the generator; returns its loss."""
+        backward = self.manual_backward if isinstance(optimizer, LightningOptimizer) else Tensor.backward
+        real, labels = batch.samples, batch.labels
         self.discriminator.requires_grad_(False)  # the gradient passes through it, and its weights need none
         fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
         loss = self.generator_loss(real, fake, labels, draws)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        backward(loss)
         average_player(self.generator, self.trainer.world_size)
         optimizer.step()
         self.discriminator.requires_grad_(True)
@@ -298,7 +320,8 @@ class GANModule(LightningModule):
     def seen(self, samples: Tensor, draws: torch.Generator) -> Tensor:
         """What the discriminator sees of `samples`."""
         if blur := self.current_blur():
-            noise = self.draw(torch.randn, len(samples), samples[0].numel(), draws).view_as(samples)
+            count = len(samples)
+            noise = self.draw(torch.randn, count, samples.numel() // count, draws).view_as(samples)
             samples = samples + blur * noise.to(samples.dtype)
         policies = self.hparams["augment"]
         if not policies:
@@ -307,31 +330,31 @@ class GANModule(LightningModule):
 
     # ---- chance and time
 
-    def step_draws(self) -> torch.Generator:
-        """Where all random numbers of a step come from, the same in every process and after a resume."""
-        step = 0 if self._trainer is None or self.discriminator_alone else self.trainer.global_step
+    def round_draws(self) -> torch.Generator:
+        """Where all random numbers of a round come from, the same in every process and after a resume."""
         seed = 0 if self._trainer is None else self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_000_003 % 2**63)
+        return torch.Generator().manual_seed((seed * 1_000_003 + self.round_number) * 1_000_003 % 2**63)
 
     def draw(self, distribution: Callable[..., Tensor], count: int, width: int, draws: torch.Generator) -> Tensor:
         """This process's rows (count, width) of what `distribution` draws for all processes together."""
         rank, world_size = rank_and_world_size(self._trainer)
-        return distribution(world_size * count, width, generator=draws)[rank * count :][:count].to(self.device)
+        drawn = distribution(world_size * count, width, generator=draws)
+        return (drawn if world_size == 1 else drawn[rank * count :][:count]).to(self.device)
 
     def penalty_due(self) -> float:
-        """What the penalties' weights are multiplied by in this step; 0 for none."""
+        """What the penalties' weights are multiplied by in this round; 0 for none."""
         every = self.hparams["penalty_every"]
         weights = [self.hparams[name] for name in ("r1", "r2", "gradient_penalty")]
         if self.discriminator_alone or not any(weights) or not torch.is_grad_enabled():
             return 0.0
-        return float(every) if self._trainer is None or self.trainer.global_step % every == 0 else 0.0
+        return float(every) if self.round_number % every == 0 else 0.0
 
     def current_blur(self) -> float:
         """The standard deviation of the noise that samples have at this point of training, in the samples' own unit."""
         h = self.hparams
         if not h["blur"] or self._trainer is None or self.discriminator_alone:
             return 0.0
-        done = self.trainer.global_step / training_steps(self.trainer) / h["blur_until"]
+        done = self.round_number / self.all_rounds / h["blur_until"]
         return h["blur"] * h["scale"] * 0.01**done if done < 1 else 0.0
 
     # ---- looking at it without training it
@@ -347,7 +370,7 @@ class GANModule(LightningModule):
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Both players' losses together as a function of all weights (in training each sees its own), of a whole batch."""
-        draws = self.step_draws()
+        draws = self.round_draws()
         fake = self.make(self.draw(torch.randn, len(batch.labels), self.hparams["noise"], draws), batch.labels)
         loss, _ = self.discriminator_loss(batch.samples, fake, batch.labels, draws, self.penalty_due())
         return loss if self.discriminator_alone else loss + self.generator_loss(batch.samples, fake, batch.labels, draws)
@@ -423,11 +446,12 @@ class GANModule(LightningModule):
     # ---- the rest
 
     def configure_optimizers(self) -> Any:
-        """Adam for each player, the generator's first; schedules are stepped by `training_step`."""
+        """Adam for each player, the generator's first; schedules are stepped by `play`."""
         h = self.hparams
-        steps = training_steps(self.trainer) if h["schedule"] == "linear" or h["blur"] else 0
+        if h["schedule"] == "linear" or h["blur"]:
+            self.all_rounds = training_steps(self.trainer) * h["rounds"]
         players = [(self.generator, h["lr"]), (self.discriminator, h["d_lr"] or h["lr"])]
-        pairs = [adam(net.parameters(), lr, h["betas"], steps, h["schedule"]) for net, lr in players]
+        pairs = [adam(net.parameters(), lr, h["betas"], self.all_rounds, h["schedule"]) for net, lr in players]
         return [optimizer for optimizer, _ in pairs], [schedule for _, schedule in pairs]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from common.optim import average_over_processes
 
@@ -26,9 +27,29 @@ def average_player(player: nn.Module, world_size: int) -> None:
 
     Weights, and what batch norm knows of them, are then the same everywhere at all times.
     """
+    if world_size == 1:
+        return
     tensors = [p.grad for p in player.parameters() if p.grad is not None]
     tensors += [buffer for buffer in player.buffers() if buffer.is_floating_point()]
     average_over_processes(tensors, world_size)
+
+
+@torch.no_grad()
+def follow(averaged: AveragedModel, net: nn.Module, decay: float) -> None:
+    """What `averaged.update_parameters(net)` does for an exponential average on one device, in a third of its time.
+
+    Args:
+        averaged: of `net`; after the first call equal to it.
+        net: the network that it follows.
+        decay: weight of the old.
+    """
+    if averaged.n_averaged.item() == 0:
+        averaged.update_parameters(net)
+        return
+    torch._foreach_lerp_(list(averaged.module.parameters()), list(net.parameters()), 1 - decay)
+    for old, new in zip(averaged.module.buffers(), net.buffers(), strict=True):
+        old.copy_(new)
+    averaged.n_averaged.add_(1)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -17,6 +17,7 @@ PROJECT = Project(
     use="sample",
     links=(
         ("model.d_steps", "data.d_steps"),
+        ("model.rounds", "data.rounds"),
         ("data.sample_kind", "model.sample_kind"),
         ("data.class_count", "model.class_count"),
         ("data.scale", "model.scale"),

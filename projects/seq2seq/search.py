@@ -29,9 +29,10 @@ class Decoder(Protocol):
 
     `memory` belongs to the sentences: tensors (batch, ...). `live` follows the hypotheses, for example a recurrent state or
     a key-value cache: tensors (batch, beams, ...), which may grow in a later dimension. The search drops sentences from
-    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. The logits
-    and `live` that `step` returns are the search's to write in. A part of `live` that keeps its hypotheses in another way than by
-    rows of every tensor has a method `map_hypotheses(change)`, which returns it with `change` done to those that hold them.
+    both and reorders, drops and repeats the hypotheses of `live`: `batch` and `beams` may differ from step to step. What
+    `step` returns as logits and `live` is the search's to write in. A part of `live` that keeps its hypotheses in another
+    way than by rows of every tensor has a method `map_hypotheses(change)`, which returns it with `change` done to those
+    that hold them.
     """
 
     def start(self, memory: Nest, beams: int) -> Nest:
@@ -275,8 +276,10 @@ def search(
 
         sums, order = sums.masked_fill(ended, -math.inf).topk(min(beams, sums.shape[1]))  # (batch, beams)
         # if all further tokens were certain, the score would be highest at this length
-        hoped: Tensor | int = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
-        may_win = sums[:, 0] / (length if options.early_stop else hoped) ** options.length_penalty > best_scores[:, -1]
+        longest = limits.to(sums.dtype) if options.length_penalty > 0 else length + 1
+        may_win = sums[:, 0] / longest**options.length_penalty > best_scores[:, options.n_best - 1]
+        if options.early_stop:
+            may_win &= sums[:, 0] / length**options.length_penalty > best_scores[:, -1]
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
         live, history, coverage = map_hypotheses(
             functools.partial(take_hypotheses, parents=parents), (live, history, coverage)

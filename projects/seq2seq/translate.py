@@ -54,7 +54,7 @@ def new_parser() -> OneLineParser:
     for name, kind, default, sentence in number:
         parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{sentence} (default: {default})")
     parser.add_argument(
-        "--early_stop", action="store_true", help="Stop once as many as --beam are complete and ahead of all others; quicker."
+        "--early_stop", action="store_true", help="Stop once as many as --beam are complete and ahead of the rest; quicker."
     )
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")

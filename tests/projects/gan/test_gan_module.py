@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.resume import ResumeCheckpoints
@@ -18,7 +19,7 @@ from projects.gan import module as gan_module
 from projects.gan.augment import change
 from projects.gan.data import GANData
 from projects.gan.module import GANModule
-from projects.gan.optim import average_player
+from projects.gan.optim import average_player, follow
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 POINTS = {"sample_kind": "points", "class_count": 8, "noise": 4, "width": 16}
@@ -94,6 +95,18 @@ def test_training_is_the_plain_loop_and_counts_the_generators_steps():
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
+def test_rounds_in_one_step_are_steps_of_one_round():
+    found = {}
+    for rounds in (1, 5):
+        torch.manual_seed(0)
+        options = {"r1": 0.3, "penalty_every": 3, "blur": 0.5, "schedule": "linear", "ema": 0.9}
+        module = GANModule(**POINTS, **options, d_steps=2, rounds=rounds)
+        data = GANData("ring8", batch_size=12, d_steps=2, rounds=rounds, epoch_steps=10 // rounds, eval_samples=50)
+        assert fit(module, data).global_step == 10 // rounds
+        found[rounds] = module.state_dict()
+    assert all(torch.equal(found[1][name], weight) for name, weight in found[5].items())
+
+
 def test_a_lazy_penalty_falls_on_every_nth_step_and_weighs_n_times_as_much():
     found = {}
     for every in (1, 3):
@@ -159,7 +172,7 @@ def test_penalties_under_autocast_are_those_of_float32():
     found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss, _ = module.discriminator_loss(real, fake.clone(), labels, module.step_draws(), 1.0)
+            loss, _ = module.discriminator_loss(real, fake.clone(), labels, module.round_draws(), 1.0)
         found.append({"loss": loss.item(), **{name: float(value) for name, value in module.penalties.items()}})
     assert found[0] == found[1]
     assert {"penalty_r1", "penalty_r2", "penalty_gradient_penalty"} <= found[0].keys()
@@ -179,7 +192,7 @@ def test_each_process_takes_its_own_part_of_the_noise(monkeypatch):
     parts = []
     for rank, world_size in [(0, 1), (0, 2), (1, 2)]:
         monkeypatch.setattr(gan_module, "rank_and_world_size", lambda trainer, r=rank, w=world_size: (r, w))
-        parts.append(module.draw(torch.randn, 6 if world_size == 2 else 12, 4, module.step_draws()))
+        parts.append(module.draw(torch.randn, 6 if world_size == 2 else 12, 4, module.round_draws()))
     assert not torch.equal(parts[1], parts[2])
     assert torch.equal(torch.cat(parts[1:]), parts[0])
 
@@ -219,6 +232,19 @@ def test_in_bfloat16_every_step_of_the_discriminator_sees_the_weights_of_the_las
     assert found == [True] * 8, "three steps of the discriminator and one of the generator, twice"
     after = zip(before, module.generator.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in after), "no weight of the generator may miss its gradient"
+
+
+def test_the_average_is_that_of_torch():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2))
+    ours, theirs = (AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for _ in range(2))
+    for _ in range(3):
+        with torch.no_grad():
+            for tensor in (*net.parameters(), net[1].running_mean):
+                tensor.normal_()
+        follow(ours, net, 0.9)
+        theirs.update_parameters(net)
+    assert all(torch.equal(ours.state_dict()[name], value) for name, value in theirs.state_dict().items())
 
 
 def average_in_process(rank, folder):
@@ -344,6 +370,7 @@ def test_precisions_that_penalties_cannot_do_with_are_refused(precision):
         ({"ema": 1.0}, "--model.ema"),
         ({"lr": 0.0}, "lr and d_lr are above 0"),
         ({"d_steps": 0}, "d_steps"),
+        ({"rounds": 0}, "rounds"),
         ({"r1": -1.0}, "r1"),
         ({"betas": (1.0, 0.9)}, "--model.betas"),
         ({"blur_until": 0.0}, "blur_until"),
