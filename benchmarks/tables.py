@@ -304,7 +304,7 @@ def gan_benchmark() -> str:
     result = read_result("gan-benchmark")
     body = [
         [
-            f"a step of {kind}, rounds in it {result[kind]['rounds_in_a_step']}: Trainer with all callbacks, plain PyTorch loop",
+            f"step of {kind} (rounds: {result[kind]['rounds_in_a_step']}) with all callbacks, plain PyTorch loop",
             f"{result[kind]['trainer_step_ms']:.1f} ms",
             f"{result[kind]['plain_step_ms']:.1f} ms",
             f"{result[kind]['median_of_ratios']:.2f}",
