@@ -27,11 +27,17 @@ class Throughput(Callback):
         self.steps_seconds = 0.0
         self._window = (0, 0.0, 0)  # samples, seconds, steps since the last logging
         self._started = self._resumed = 0.0
+        self._loaded: dict[str, Any] = {}
 
     @property
     def samples_per_second(self) -> float:
         """The mean over the steps."""
         return self.samples / self.steps_seconds if self.steps_seconds else 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Goes on from the checkpoint that the run resumes, if it does."""
+        for name, value in self._loaded.items():
+            setattr(self, name, value)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -84,10 +90,8 @@ class Throughput(Callback):
         return {"samples": self.samples, "seconds": self._seconds_so_far(), "steps_seconds": self.steps_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
-        self.samples, self.seconds, self.steps_seconds = (
-            state_dict[name] for name in ("samples", "seconds", "steps_seconds")
-        )
+        """Keeps a checkpoint's figures for `on_fit_start`: a test of the best checkpoint loads them too."""
+        self._loaded = state_dict
 
 
 def first_dimension(batch: Any) -> int:

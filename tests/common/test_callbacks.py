@@ -296,6 +296,16 @@ def test_throughput_goes_on_from_a_checkpoint(monkeypatch, tmp_path):
     assert meter.seconds == 6 + 100  # of the two times of saving the one that is in the checkpoint
 
 
+def test_throughput_of_a_run_stays_when_an_earlier_checkpoint_is_tested(monkeypatch, tmp_path):
+    path, meter, module = tmp_path / "x.ckpt", Throughput(), Net()
+    fit(module, meter, Clock(monkeypatch, path))
+    before = meter.samples, meter.seconds, meter.steps_seconds
+    loader = DataLoader(TensorDataset(torch.rand(4, 1, 4, 4)), batch_size=4)
+    trainer = Trainer(accelerator="cpu", callbacks=[meter], logger=False, enable_checkpointing=False)
+    trainer.validate(module, loader, ckpt_path=path, verbose=False)
+    assert before == (meter.samples, meter.seconds, meter.steps_seconds) == (20, 6 + 2 * 100, 6.0)
+
+
 def test_throughput_waits_for_data(monkeypatch):
     clock, meter = Clock(monkeypatch), Throughput()
     usual = torch.utils.data.TensorDataset.__getitem__
