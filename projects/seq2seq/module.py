@@ -225,8 +225,8 @@ class Seq2SeqModule(LightningModule):
         loss = self.val_loss.compute()
         self.val_loss.reset()
         self.log_figures("val", {"loss": loss, "perplexity": loss.exp()})
-        self.log("val/bleu", corpus_bleu(hypotheses, references), prog_bar=True)
-        self.log("val/exact_match", exact_match(hypotheses, references))
+        self.log_figures("val", {"exact_match": exact_match(hypotheses, references)})
+        self.log("val/bleu", corpus_bleu(hypotheses, references), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """All scores, and BLEU by the length of the reference."""
@@ -245,8 +245,8 @@ class Seq2SeqModule(LightningModule):
         self.notes = {"signatures": scores.signatures, "direction": "-".join(data.languages)}
 
     def log_figures(self, split: str, figures: dict[str, Any]) -> None:
-        """Logs figures that are the same in every process."""
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+        """Logs figures that are the same in every process; averaged over them, or Lightning warns of each."""
+        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def collected(self, split: str) -> tuple[Sequence[str], Sequence[str]]:
         """The translations of all processes, in the order of the split, and their references."""

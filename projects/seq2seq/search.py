@@ -136,7 +136,7 @@ def beam_search(
     among the first `beam` completes a hypothesis, and the first `beam` that are no end live on. No hypothesis wins by
     ending early: a sentence goes on until the best live one could not beat the n_best-th complete one even if all its
     further tokens were certain. With a length penalty above 0 it is given the limit's length in that, so that tight
-    `limits` save steps. With `early_stop` it goes by less.
+    `limits` save steps. (`early_stop` has it leave a sentence sooner.)
 
     Args:
         decoder: in evaluation mode.
