@@ -61,8 +61,8 @@ class GANModule(LightningModule):
         conditional: whether both players are told the class.
         loss: `non_saturating`, `hinge`, `least_squares`, `wasserstein` or `relativistic`; see `losses.py`.
         d_steps: steps of the discriminator for one of the generator.
-        rounds: in a step of training. Nothing depends on how they are bundled; but what the Trainer does around each step
-            takes as long as a fifth of a round of points.
+        rounds: in a step of training. Nothing depends on how they are bundled but the time: a round of points is so short
+            that what the Trainer does around each step shows.
         r1: weight of the penalty on the discriminator's slope at real samples, as it sees them.
         r2: the same at fakes.
         gradient_penalty: weight of the penalty that draws its slope between them towards 1.

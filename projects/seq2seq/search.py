@@ -281,9 +281,8 @@ def search(
         if options.early_stop:
             may_win &= sums[:, 0] / length**options.length_penalty > best_scores[:, -1]
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
-        live, history, coverage = map_hypotheses(
-            functools.partial(take_hypotheses, parents=parents), (live, history, coverage)
-        )
+        take = functools.partial(take_hypotheses, parents=parents)
+        live, history, coverage = map_tensors(take, (live, history, coverage), hypotheses=True)
         if not may_win.all():
             keep = functools.partial(keep_sentences, count=int(may_win.sum()), moves=fill_up(may_win))
             memory, limits, forced, lengths = map_tensors(keep, (memory, limits, forced, lengths))
@@ -482,25 +481,18 @@ def keep_sentences(tensor: Tensor, count: int, moves: Tensor) -> Tensor:
     return tensor[:count]
 
 
-def map_tensors(change: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
-    """The same nest with each tensor as `change` returns it."""
+def map_tensors(change: Callable[[Tensor], Tensor], nest: Nest, hypotheses: bool = False) -> Nest:
+    """The same nest with each tensor as `change` returns it.
+
+    Where `change` is one of `hypotheses`, a nest with a method `map_hypotheses` is asked for it.
+    """
     if isinstance(nest, Tensor):
         return change(nest)
-    return nest if nest is None or isinstance(nest, int) else rebuild(nest, functools.partial(map_tensors, change))
-
-
-def map_hypotheses(change: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
-    """The same, but a nest with a method `map_hypotheses` is asked for it."""
-    if hasattr(nest, "map_hypotheses"):
+    if nest is None or isinstance(nest, int):
+        return nest
+    if hypotheses and hasattr(nest, "map_hypotheses"):
         return nest.map_hypotheses(change)
-    if nest is None or isinstance(nest, Tensor | int):
-        return map_tensors(change, nest)
-    return rebuild(nest, functools.partial(map_hypotheses, change))
-
-
-def rebuild(nest: Nest, change: Callable[[Nest], Nest]) -> Nest:
-    """A tuple, NamedTuple or list with each part as `change` returns it."""
-    parts = [change(part) for part in nest]
+    parts = [map_tensors(change, part, hypotheses) for part in nest]
     return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)  # a NamedTuple has fields
 
 

@@ -13,7 +13,7 @@ from projects.seq2seq.networks import (
     padding_mask,
     sinusoids,
 )
-from projects.seq2seq.search import map_hypotheses, take_hypotheses
+from projects.seq2seq.search import map_tensors, take_hypotheses
 
 VOCABULARY = 20
 
@@ -76,7 +76,8 @@ def test_hypotheses_may_be_reordered_dropped_and_repeated_between_steps(net):
         for beam in range(beams):
             torch.testing.assert_close(logits[:, beam], net.output(net(source, lengths, histories[:, beam]))[:, -1])
         parents = torch.randint(0, beams, (3, beams))
-        live, histories = map_hypotheses(functools.partial(take_hypotheses, parents=parents), (live, histories))
+        take = functools.partial(take_hypotheses, parents=parents)
+        live, histories = map_tensors(take, (live, histories), hypotheses=True)
 
 
 def test_the_cache_of_a_transformer_forgets_what_no_hypothesis_has_any_more():
