@@ -55,6 +55,7 @@ class GANModule(LightningModule):
             `resnet`; unset, `mlp` or `resnet`.
         noise: numbers that a sample is made from.
         width: of hidden layers, in units or channels.
+        pyramid: whether the residual pair has more channels where pictures are smaller.
         layers: hidden layers of the MLPs.
         octaves: waves through which the MLP's discriminator sees each coordinate; 0 for none.
         codes: of the MLP's generator: how many the first number of its noise chooses among; 0 for none.
@@ -94,6 +95,7 @@ class GANModule(LightningModule):
         network: str | None = None,
         noise: int = 128,
         width: int = 128,
+        pyramid: bool = False,
         layers: int = 3,
         octaves: int = 0,
         codes: int = 0,
@@ -152,7 +154,8 @@ class GANModule(LightningModule):
             self.generator = DCGenerator(noise, width, classes)
             self.discriminator = DCDiscriminator(width, classes, spectral=network == "sndcgan")
         else:
-            self.generator, self.discriminator = ResGenerator(noise, width, classes), ResDiscriminator(width, classes)
+            self.generator = ResGenerator(noise, width, classes, pyramid)
+            self.discriminator = ResDiscriminator(width, classes, pyramid)
         if sample_kind == "pictures":
             self.generator.to(memory_format=torch.channels_last)
             self.discriminator.to(memory_format=torch.channels_last)
