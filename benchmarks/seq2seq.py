@@ -4,7 +4,8 @@
 writes `results/seq2seq-benchmark.json`:
 
 1. beam-5 decoding of the test set against `transformers`' `generate` of a Pegasus with the checkpoint's own weights, which
-   makes it the same network: both stopping where `generate` does by default, and both where no better translation can come;
+   makes it the same network: both going on until no better translation can come, in float32 and in bfloat16, and both
+   stopping where `generate` does by default;
 2. training on bucketed batches of equal tokens against padded random batches;
 3. a training step of the recurrent decoder against the loop over steps that tutorials show.
 
@@ -38,6 +39,11 @@ from projects.seq2seq.translate import load_translator
 from projects.seq2seq.vocabulary import BOS, EOS
 
 BATCHES = 100, 200, 400  # sentences decoded at once; each side is measured at the one that suits it best
+DECODING: dict[str, dict[str, Any]] = {
+    "decoding": {},
+    "decoding_bfloat16": {"precision": "bf16-mixed"},
+    "decoding_early_stop": {"early_stop": True},
+}
 
 
 def as_pegasus(net: TransformerTranslator) -> Any:
@@ -101,19 +107,27 @@ def as_pegasus(net: TransformerTranslator) -> Any:
 
 
 def decoding(
-    net: TransformerTranslator, sources: list[list[int]], limit: tuple[float, float], rounds: int, early_stop: bool
+    net: TransformerTranslator,
+    sources: list[list[int]],
+    limit: tuple[float, float],
+    rounds: int,
+    early_stop: bool = False,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Sentences a second of both, with the same weights, beam and rule to stop; and how many translations are the same.
 
     Each side is measured with every one of `BATCHES`, and its fastest counts.
     """
     twin = as_pegasus(net)
+    if precision == "bf16-mixed":
+        twin.to(torch.bfloat16)  # how `generate` is fastest; under autocast it is slower
     options = SearchOptions(beam=5, length_penalty=1.0, max_length=128, early_stop=early_stop)
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     results: dict[str, list[list[int]]] = {}
 
     def ours(batch_size: int) -> None:
-        found = translate_ids(net, sources, options, torch.device("cpu"), batch_size=batch_size, limit=limit)
+        device = torch.device("cpu")
+        found = translate_ids(net, sources, options, device, batch_size=batch_size, limit=limit, precision=precision)
         results["ours"] = [hypotheses[0].tokens for hypotheses in found]
 
     @torch.no_grad()
@@ -288,8 +302,8 @@ def main() -> None:
         "data_source": data.source_label,
         "checkpoint": str(arguments.checkpoint),
         **{
-            name: decoding(translator.net, sources, data.length_limit, arguments.rounds, early_stop)
-            for name, early_stop in [("decoding", False), ("decoding_early_stop", True)]
+            name: decoding(translator.net, sources, data.length_limit, arguments.rounds, **options)
+            for name, options in DECODING.items()
         },
         "bucketing": bucketing(data, arguments.steps),
         "decoder_step": decoder_step(data, arguments.steps),

@@ -44,6 +44,7 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 GAN_RUNS = ["gan-grid25", "gan-ring8", "gan-classic"]
+GAN_PICTURE_RUNS = ["gan-cifar10", "gan-dcgan", "gan-sample"]
 POLICY_GRADIENT_RUNS = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
 
@@ -91,7 +92,8 @@ def front() -> str:
     pictures, pictures_benchmark = read_result("cifar10-default"), read_result("cifar10-benchmark")
     translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
     sentiment, tuning = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
-    points = read_result("gan-grid25")
+    points, fakes, textbook = (read_result(f"gan-{name}") for name in ("grid25", "cifar10", "dcgan"))
+    distances = [result["mean"]["test/frechet"] for result in (fakes, textbook)]
     schedule, path = pictures_benchmark["time_to_accuracy"]["ratio"], pictures_benchmark["data_path"]["ratio"]
     body = [
         front_row("cifar10", "test accuracy", f"**{percent(pictures, 'test/accuracy')}**", pictures),
@@ -127,6 +129,12 @@ def front() -> str:
             "modes found of 25, and points of high quality",
             f"**{points['mean']['test/modes']:.1f}**, {percent(points, 'test/high_quality')}",
             points,
+        ),
+        front_row(
+            "",
+            "Fréchet distance of 32×32 pictures; DCGAN's",
+            f"**{distances[0]:.4g}**; {distances[1]:.4g}",
+            fakes,
         ),
         *(
             front_row(
@@ -222,6 +230,7 @@ def seq2seq_benchmark() -> str:
     bucketing, step = result["bucketing"], result["decoder_step"]
     searches = [
         (result["decoding"], 'until no better one can come; `generate` with the same weights and `early_stopping="never"`'),
+        (result["decoding_bfloat16"], "the same, both in bfloat16"),
         (result["decoding_early_stop"], "with `early_stop`; `generate` with the same weights as it stops by default"),
     ]
     return rows(
@@ -296,6 +305,21 @@ def gan_figures() -> str:
         row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/modes']:.1f}"]
         row += [percent(result, "test/high_quality"), f"{mean['test/reverse_kl']:.2f}", f"{result['steps']:,}"]
         body.append([*row, minutes(mean["train_seconds"]), str(len(result["seeds"])), result["device"]])
+    return rows(header, body)
+
+
+def gan_pictures() -> str:
+    """How far generated pictures are from real ones."""
+    measures = ["precision", "recall", "density", "coverage"]
+    header = ["recipe", "data", "Fréchet distance", *measures, "pictures of each side", "epochs", "training", "on"]
+    body = []
+    for result in map(read_result, GAN_PICTURE_RUNS):
+        mean, notes = result["mean"], result["notes"]
+        features = "the CIFAR-10 capstone's features" if "cifar10" in notes["features"] else notes["features"]
+        row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/frechet']:.4g} in {features}"]
+        row += [f"{mean[f'test/{name}']:.2f}" for name in measures]
+        row += [f"{notes['samples']:,}", str(result["epochs"])]
+        body.append([*row, minutes(mean["train_seconds"]), result["device"]])
     return rows(header, body)
 
 
@@ -434,6 +458,7 @@ TABLES = {
     "front": front,
     "gan-benchmark": gan_benchmark,
     "gan-figures": gan_figures,
+    "gan-pictures": gan_pictures,
     "cifar10-figures": cifar10_figures,
     "cifar10-benchmark": cifar10_benchmark,
     "cifar10-ideas": cifar10_ideas,

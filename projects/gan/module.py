@@ -31,7 +31,7 @@ from projects.gan.networks import (
     ResGenerator,
     take_statistics,
 )
-from projects.gan.optim import adam, average_player, follow, gradient_norm, without_autocast_cache
+from projects.gan.optim import adam, average_player, follow, gradient_norm, set_gradients, without_autocast_cache
 from projects.gan.points import coverage
 
 # of the noise that fakes are measured with: the same in every validation, so that curves are smooth, and other noise at test
@@ -242,8 +242,7 @@ class GANModule(LightningModule):
         with torch.no_grad():
             fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
         loss, logits = self.discriminator_loss(real, fake, labels, draws, self.penalty_due())
-        optimizer.zero_grad()
-        loss.backward()  # no gradient scaler in `PRECISIONS`, so there is nothing that Lightning's would add
+        set_gradients(optimizer, loss, Tensor.backward)  # no gradient scaler in `PRECISIONS`: Lightning's would add nothing
         average_player(self.discriminator, self.trainer.world_size)
         optimizer.step()
         return logits
@@ -252,14 +251,11 @@ class GANModule(LightningModule):
         """One step of the generator; returns its loss."""
         backward = self.manual_backward if isinstance(optimizer, LightningOptimizer) else Tensor.backward
         real, labels = batch.samples, batch.labels
-        self.discriminator.requires_grad_(False)  # the gradient passes through it, and its weights need none
         fake = self.make(self.draw(torch.randn, len(real), self.hparams["noise"], draws), labels)
         loss = self.generator_loss(real, fake, labels, draws)
-        optimizer.zero_grad()
-        backward(loss)
+        set_gradients(optimizer, loss, backward)
         average_player(self.generator, self.trainer.world_size)
         optimizer.step()
-        self.discriminator.requires_grad_(True)
         return loss.detach()
 
     def discriminator_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,22 @@ def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
     It keeps the rounded copy for as long as a training step lasts, as weights do not change within one. Here they do.
     """
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
+
+
+def set_gradients(optimizer: Any, loss: Tensor, backward: Callable[..., Any]) -> None:
+    """Makes the gradients of `loss` those of the optimizer's player, and computes no others.
+
+    A generator's gradient passes through the discriminator, whose weights need none then.
+
+    Args:
+        optimizer: one player's.
+        loss: a scalar.
+        backward: `Tensor.backward`, or what stands for it; called with the loss and `inputs`.
+    """
+    own = optimizer.param_groups[0]["params"]
+    for parameter in own:
+        parameter.grad = None
+    backward(loss, inputs=own)
 
 
 def average_player(player: nn.Module, world_size: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.batches import pad
+from common.device import computing_in
 from projects.seq2seq.search import EncoderDecoder, Hypothesis, SearchOptions, beam_search, sample
 from projects.seq2seq.vocabulary import EOS, PAD
 
@@ -46,11 +47,12 @@ def translate_ids(
     batch_size: int = 100,
     attention: bool = False,
     limit: tuple[float, float] = LENGTH_LIMIT,
+    precision: str = "32-true",
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each source, in the order of the sources.
 
     Long sentences come first, so that a batch that does not fit into memory fails at once. An empty source has one empty
-    hypothesis. Works in the precision of the weights: rounding to bfloat16 would reorder hypotheses.
+    hypothesis.
 
     Args:
         net: in evaluation mode, on `device`.
@@ -62,11 +64,13 @@ def translate_ids(
         batch_size: sentences searched at once.
         attention: whether to return it.
         limit: ratio and extra of `length_limits`; best the training data's.
+        precision: `32-true`, the weights' own, or `bf16-mixed`: faster, but hypotheses of nearly the same score may change
+            places.
     """
     results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
     order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
     generator = None if sampling is None else torch.Generator(device).manual_seed(sampling.seed)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), computing_in(precision, device):
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             ids, real = pad([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such

@@ -56,6 +56,12 @@ def new_parser() -> OneLineParser:
     parser.add_argument(
         "--early_stop", action="store_true", help="Stop once as many as --beam are complete and ahead of the rest; quicker."
     )
+    parser.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed"),
+        default="32-true",
+        help="Number format; bf16-mixed is quicker where the hardware has it, and changes a few translations.",
+    )
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")
     parser.add_argument(
@@ -127,6 +133,7 @@ def translate(options: argparse.Namespace) -> None:
         options.batch_size,
         options.attention is not None,
         translator.length_limit,
+        options.precision,
     )
     for hypotheses in results:
         for line in printed(hypotheses, translator.target_tokenizer, options.n_best > 1):

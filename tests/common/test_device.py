@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import pytest
 import torch
@@ -157,3 +158,24 @@ def test_other_systems_keep_their_habits(told, monkeypatch):
     monkeypatch.setattr(device.sys, "platform", "darwin")
     assert not device.keep_freed_memory()
     assert told == []
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_torch_looks_for_gpus_through_the_driver_only_where_there_are_some(monkeypatch, present):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    device.stop_looking_for_gpus()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == ("1" if present else "0")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_an_optimizer_step_loads_no_library(monkeypatch):
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    device.stop_looking_for_gpus()
+    weight = torch.nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    optimizer = torch.optim.Adam([weight], fused=True)
+    loaded: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: loaded.append(args[0]))
+    optimizer.step()
+    assert loaded == []

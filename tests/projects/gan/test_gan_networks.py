@@ -72,6 +72,24 @@ def test_outputs_depend_on_the_label_with_classes_alone(kind):
     torch.testing.assert_close(net(inputs, mixed), torch.stack(expected))
 
 
+@pytest.mark.parametrize(
+    ("net", "inputs", "expected"),
+    [
+        (ResGenerator(NOISE, 8), torch.randn(2, NOISE), [(8, 8), (8, 16), (8, 32)]),
+        (ResGenerator(NOISE, 8, pyramid=True), torch.randn(2, NOISE), [(32, 8), (16, 16), (8, 32)]),
+        (ResDiscriminator(8), torch.randn(2, 3, 32, 32), [(8, 16), (8, 8), (8, 8), (8, 8)]),
+        (ResDiscriminator(8, pyramid=True), torch.randn(2, 3, 32, 32), [(8, 16), (16, 8), (32, 8), (32, 8)]),
+    ],
+    ids=["generator", "generator pyramid", "discriminator", "discriminator pyramid"],
+)
+def test_residual_blocks_have_the_channels_of_their_size(net, inputs, expected):
+    found: list[tuple[int, int]] = []
+    for block in net.blocks:
+        block.register_forward_hook(lambda module, inputs, output: found.append((output.shape[1], output.shape[2])))
+    net(inputs)
+    assert found == expected  # channels, height
+
+
 def test_points_are_in_units_of_scale():
     small, noise = PointGenerator(NOISE, 8), torch.randn(5, NOISE)
     large = PointGenerator(NOISE, 8, scale=3.0)

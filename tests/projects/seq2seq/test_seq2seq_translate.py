@@ -13,9 +13,10 @@ import torch
 from common.checkpoints import read_checkpoint
 from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
+from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
 from projects.seq2seq.search import SearchOptions
 from projects.seq2seq.translate import load_translator, main, mean_checkpoint
-from projects.seq2seq.vocabulary import EOS, decode, encode
+from projects.seq2seq.vocabulary import BOS, EOS, decode, encode
 
 LINES = ["am dritten märz", "", "zweiundvierzig äpfel kosten drei euro", "halb acht"]
 
@@ -94,6 +95,36 @@ def test_the_batch_size_changes_nothing(translator):
     for a, b in zip(one, all_at_once, strict=True):
         assert [h.tokens for h in a] == [h.tokens for h in b]
         assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [RecurrentTranslator, TransformerTranslator])
+def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind):
+    torch.manual_seed(0)
+    net, device = kind((40, 40), width=32).eval(), torch.device("cpu")
+    torch.nn.init.normal_(net.output.weight, std=0.5)  # opinions, of which to be sure
+    sources = [torch.randint(3, 40, (length,)).tolist() for length in (3, 9, 20)]
+    found = translate_ids(net, sources, SearchOptions(min_length=5), device, precision="bf16-mixed")
+    sums = []
+    for source, (best, *_) in zip(sources, found, strict=True):
+        given = torch.tensor([[BOS, *best.tokens[:-1]]])
+        hidden = net(torch.tensor([[*source, EOS]]), torch.tensor([len(source) + 1]), given)
+        log_probs = net.output(hidden).log_softmax(2)[0]
+        sums.append(log_probs[range(len(best.tokens)), best.tokens].sum())
+        assert best.log_probability == pytest.approx(sums[-1].item(), rel=0.03)
+    exact = torch.tensor([best.log_probability for best, *_ in found], dtype=torch.float64)
+    assert (exact.bfloat16().double() != exact).any()  # a sum in bfloat16 would be one of its few numbers
+    assert not torch.equal(exact, torch.stack(sums).double())  # and it was not float32 after all
+
+
+def test_the_precision_reaches_the_search(monkeypatch, capsys, checkpoints, translator):
+    code, lines, _ = run(
+        monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--precision", "bf16-mixed", "--n_best", "2"]
+    )
+    ids = [encode(translator.source_tokenizer, line) for line in LINES]
+    options, limit = SearchOptions(n_best=2), translator.length_limit
+    found = translate_ids(translator.net, ids, options, torch.device("cpu"), limit=limit, precision="bf16-mixed")
+    assert code == 0
+    assert [line.split("\t")[0] for line in lines] == [f"{h.score:.4f}" for hypotheses in found for h in hypotheses]
 
 
 def test_a_long_line_is_read_to_its_limit_and_that_is_said(monkeypatch, capsys, checkpoints, translator):
