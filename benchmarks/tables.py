@@ -66,7 +66,7 @@ def shown_command(result: dict[str, Any]) -> str:
     command = result["commands"][0] if "commands" in result else result["command"]
     command = re.sub(r" --name \S+", "", command)
     command = re.sub(r"(--data(?:\.source)?) \S*/\S*", r"\1 FOLDER", command)
-    command = re.sub(r"(--checkpoint) \S+", r"\1 PATH", command)
+    command = re.sub(r"(--(?:model\.features_)?checkpoint) \S+", r"\1 PATH", command)
     command = re.sub(r"--config projects/\w+/recipes/", "--config recipes/", command)
     others = ", ".join(str(seed) for seed in result.get("seeds", [])[1:])
     return f"`{command}`" + (f" ({others})" if others else "")

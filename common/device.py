@@ -51,7 +51,7 @@ def stop_looking_for_gpus() -> None:
     """Spares every optimizer step a search for GPUs where there are none.
 
     Torch's optimizers ask at each step whether there is one. Lightning has the driver's library answer (NVML), which is then
-    looked for in vain each time: a fifth of the time of a step that takes milliseconds.
+    looked for in vain each time: that takes longer than the update of a small network.
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

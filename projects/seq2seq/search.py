@@ -255,9 +255,7 @@ def search(
     while len(sentence) > 0:
         length += 1
         logits, live, attended = decoder.step(tokens, live, memory)
-        logits = logits.to(
-            torch.promote_types(logits.dtype, torch.float32)
-        )  # in bfloat16 sums would be too coarse to rank by
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums in bfloat16 would be too coarse
         # in place, as each number is written after its row was read: tens of megabytes that no other memory is needed for
         log_probs = torch.log_softmax(logits, 2, out=logits)  # (batch, beams, vocabulary)
         constrain(log_probs, length, options, history, forced)
