@@ -5,7 +5,7 @@ writes `results/seq2seq-benchmark.json`:
 
 1. beam-5 decoding of the test set against `transformers`' `generate` of a Pegasus with the checkpoint's own weights, which
    makes it the same network: both going on until no better translation can come, in float32 and in bfloat16, and both
-   stopping where `generate` does by default;
+   stopping where `generate` does by default; and once more with the batches of `generate` dealt out to the cores as ours;
 2. training on bucketed batches of equal tokens against padded random batches;
 3. a training step of the recurrent decoder against the loop over steps that tutorials show.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio, seconds
-from common.device import default_precision, device_name, keep_freed_memory
+from common.device import default_precision, device_name, keep_freed_memory, share_out
 from common.errors import UserError
 from projects.seq2seq.data import Batch, TokenBatchLoader, TranslationData, collate
 from projects.seq2seq.inference import length_limits, translate_ids
@@ -41,6 +41,7 @@ from projects.seq2seq.vocabulary import BOS, EOS
 BATCHES = 100, 200, 400  # sentences decoded at once; each side is measured at the one that suits it best
 DECODING: dict[str, dict[str, Any]] = {
     "decoding": {},
+    "decoding_shared": {"share": True},
     "decoding_bfloat16": {"precision": "bf16-mixed"},
     "decoding_early_stop": {"early_stop": True},
 }
@@ -113,10 +114,12 @@ def decoding(
     rounds: int,
     early_stop: bool = False,
     precision: str = "32-true",
+    share: bool = False,
 ) -> dict[str, Any]:
     """Sentences a second of both, with the same weights, beam and rule to stop; and how many translations are the same.
 
-    Each side is measured with every one of `BATCHES`, and its fastest counts.
+    Each side is measured with every one of `BATCHES`, and its fastest counts. With `share` each core has a batch of its own
+    on both sides; else on ours alone.
     """
     twin = as_pegasus(net)
     if precision == "bf16-mixed":
@@ -124,17 +127,15 @@ def decoding(
     options = SearchOptions(beam=5, length_penalty=1.0, max_length=128, early_stop=early_stop)
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     results: dict[str, list[list[int]]] = {}
+    device = torch.device("cpu")
 
     def ours(batch_size: int) -> None:
-        device = torch.device("cpu")
         found = translate_ids(net, sources, options, device, batch_size=batch_size, limit=limit, precision=precision)
         results["ours"] = [hypotheses[0].tokens for hypotheses in found]
 
     @torch.no_grad()
-    def theirs(batch_size: int) -> None:
-        results["theirs"] = [[] for _ in sources]
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+    def generate(batches: Iterable[list[int]]) -> None:
+        for batch in batches:
             ids = pad_sequence([torch.tensor([*sources[i], EOS]) for i in batch], batch_first=True, padding_value=PAD)
             found = twin.generate(
                 input_ids=ids,
@@ -147,6 +148,14 @@ def decoding(
             )
             for i, row in zip(batch, found[:, 1:].tolist(), strict=True):
                 results["theirs"][i] = row[: row.index(EOS) + 1] if EOS in row else row
+
+    def theirs(batch_size: int) -> None:
+        results["theirs"] = [[] for _ in sources]
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if share:
+            share_out(generate, batches, device)
+        else:
+            generate(batches)
 
     sides = [seconds(partial(side, size)) for side in (ours, theirs) for size in BATCHES]
     rates = [len(sources) / statistics.median(measured) for measured in interleave(sides, rounds)]

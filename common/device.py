@@ -1,4 +1,4 @@
-"""What the machine can do: devices, number formats, and the C allocator's habits."""
+"""What the machine can do: devices and cores, number formats, and the C allocator's habits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import ctypes
 import os
 import platform
 import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from common.errors import UserError
+
+T = TypeVar("T")
 
 
 def check_devices(accelerator: str, devices: Any) -> None:
@@ -55,6 +60,36 @@ def stop_looking_for_gpus() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def share_out(work: Callable[[Iterable[T]], None], items: Sequence[T], device: torch.device) -> None:
+    """Calls `work` with all `items`; on a CPU each core calls it at the same time, and draws the next item when it is free.
+
+    For inference in batches: a core that computes a batch of its own waits for none, while cores that share each operation
+    wait for each other at the end of each. Whatever `work` has to switch on (autocast, inference mode) belongs to its own
+    thread, so it has to do it itself.
+    """
+    threads = torch.get_num_threads()
+    cores = min(threads, len(items)) if device.type == "cpu" else 1
+    if cores < 2:
+        work(items)
+        return
+    queue = deque(items)
+
+    def drawn() -> Iterator[T]:
+        while True:
+            try:
+                item = queue.popleft()
+            except IndexError:  # asked for before, it might be another core that gets the last
+                return
+            yield item
+
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            list(pool.map(work, [drawn() for _ in range(cores)]))
+        finally:
+            queue.clear()  # after an error, or Ctrl-C, nothing more is begun
+            torch.set_num_threads(threads)
 
 
 def device_name(device: torch.device) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from common.checkpoints import check_project, read_checkpoint
-from common.device import computing_in
+from common.device import computing_in, share_out
 from common.errors import UserError
 from projects.bert_sentiment.data import encode, pad
 from projects.bert_sentiment.module import BertSentimentModule
@@ -24,7 +23,6 @@ from projects.bert_sentiment.pretrained import encoder_from_files, tokenizer_fro
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-T = TypeVar("T")
 BATCH_TOKENS = 1024  # with padding, in a batch: on a CPU larger ones are no faster, and lengths differ more in them
 GPU_BATCH_TOKENS = 16_384
 
@@ -107,7 +105,7 @@ def predict_logits(
     found: dict[int, Tensor] = {}  # each text's logits
 
     @torch.inference_mode()
-    def work(batches: Sequence[list[int]]) -> None:
+    def work(batches: Iterable[list[int]]) -> None:
         with computing_in(precision, device):
             for batch in batches:
                 ids, mask = pad([rows[i] for i in batch], padding)
@@ -115,25 +113,6 @@ def predict_logits(
 
     share_out(work, batches, device)
     return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.empty(0, 0)
-
-
-def share_out(work: Callable[[Sequence[T]], None], items: Sequence[T], device: torch.device) -> None:
-    """Calls `work` with all `items`; on a CPU each core calls it with a share of them, all at once.
-
-    For inference in batches: a core that computes a batch of its own waits for none, while cores that share each operation
-    wait for each other at the end of each. Whatever `work` has to switch on (autocast, inference mode) belongs to its own
-    thread, so it has to do it itself.
-    """
-    threads = torch.get_num_threads()
-    cores = min(threads, len(items)) if device.type == "cpu" else 1
-    if cores < 2:
-        work(items)
-        return
-    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            list(pool.map(work, [items[core::cores] for core in range(cores)]))
-        finally:
-            torch.set_num_threads(threads)
 
 
 def attributions(classifier: TextClassifier, text: str, device: torch.device, steps: int = 32) -> tuple[list[str], Tensor]:

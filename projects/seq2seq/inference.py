@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.batches import pad
-from common.device import computing_in
+from common.device import computing_in, share_out
 from projects.seq2seq.search import EncoderDecoder, Hypothesis, SearchOptions, beam_search, sample
 from projects.seq2seq.vocabulary import EOS, PAD
 
@@ -61,7 +61,7 @@ def translate_ids(
         device: where to compute.
         sampling: if given, hypotheses are drawn.
         prefixes: ids that each translation has to begin with.
-        batch_size: sentences searched at once.
+        batch_size: sentences searched at once; on a CPU by each core (see `common.device.share_out`).
         attention: whether to return it.
         limit: ratio and extra of `length_limits`; best the training data's.
         precision: `32-true`, the weights' own, or `bf16-mixed`: may be faster, but hypotheses of nearly the same score may
@@ -70,23 +70,31 @@ def translate_ids(
     results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
     order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
     generator = None if sampling is None else torch.Generator(device).manual_seed(sampling.seed)
-    with torch.no_grad(), computing_in(precision, device):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            ids, real = pad([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
-            lengths = real.sum(1).to(device)
-            memory = net.encode(ids.to(device), lengths)
-            common: dict[str, Any] = {
-                "limits": length_limits(lengths, limit),
-                "prefix": None if prefixes is None else [prefixes[i] for i in batch],
-                "source_lengths": lengths,
-                "attention": attention,
-            }
-            if sampling is None:
-                found = beam_search(net, memory, options, **common)
-            else:
-                draw = (sampling.temperature, sampling.top_k, sampling.top_p)
-                found = sample(net, memory, options, *draw, generator, **common)
-            for i, hypotheses in zip(batch, found, strict=True):
-                results[i] = hypotheses
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    @torch.no_grad()
+    def work(batches: Iterable[list[int]]) -> None:
+        with computing_in(precision, device):
+            for batch in batches:
+                ids, real = pad([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
+                lengths = real.sum(1).to(device)
+                memory = net.encode(ids.to(device), lengths)
+                common: dict[str, Any] = {
+                    "limits": length_limits(lengths, limit),
+                    "prefix": None if prefixes is None else [prefixes[i] for i in batch],
+                    "source_lengths": lengths,
+                    "attention": attention,
+                }
+                if sampling is None:
+                    found = beam_search(net, memory, options, **common)
+                else:
+                    draw = (sampling.temperature, sampling.top_k, sampling.top_p)
+                    found = sample(net, memory, options, *draw, generator, **common)
+                for i, hypotheses in zip(batch, found, strict=True):
+                    results[i] = hypotheses
+
+    if sampling is None:
+        share_out(work, batches, device)
+    else:
+        work(batches)  # one after the other, as each goes on with the random numbers
     return results

@@ -49,7 +49,7 @@ def new_parser() -> OneLineParser:
         ("top_k", int, 0, "With --sample: draw among the so many likeliest tokens; 0 for all."),
         ("top_p", float, 1.0, "With --sample: draw among the likeliest tokens that have this probability together."),
         ("seed", int, 0, "With --sample: of the random numbers."),
-        ("batch_size", int, 100, "Sentences translated at once."),
+        ("batch_size", int, 100, "Sentences translated at once; by each core of a CPU."),
     ]
     for name, kind, default, sentence in number:
         parser.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{sentence} (default: {default})")

@@ -1,9 +1,10 @@
-"""What is said of devices that are not there, which number format a machine gets, and what glibc is told."""
+"""What is said of devices that are not there, which number format a machine gets, how cores share, what glibc is told."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 
 import pytest
 import torch
@@ -179,3 +180,55 @@ def test_an_optimizer_step_loads_no_library(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: loaded.append(args[0]))
     optimizer.step()
     assert loaded == []
+
+
+# work for all cores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
+    seen, rest_done = [], threading.Event()
+
+    def work(items):
+        for item in items:
+            assert torch.get_num_threads() == 1
+            if item == 1:  # takes as long as all others together
+                assert rest_done.wait(60)
+            seen.append((item, threading.get_ident()))
+            if item == 5:
+                rest_done.set()
+
+    device.share_out(work, [1, 2, 3, 4, 5], CPU)
+    items, workers = zip(*seen, strict=True)
+    assert items == (2, 3, 4, 5, 1)
+    assert len(set(workers[:4])) == 1 and len({*workers, threading.get_ident()}) == 3
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_cannot_be_shared_is_done_here():
+    seen = []
+    for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
+        device.share_out(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
+    assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_of_a_core_is_raised():
+    def work(items):
+        for item in items:
+            1 / (item - 2)
+
+    with pytest.raises(ZeroDivisionError):
+        device.share_out(work, [1, 2, 3], CPU)
+    assert torch.get_num_threads() == 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 
-from projects.bert_sentiment.inference import TextClassifier, attributions, integrated_gradients, predict_logits, share_out
+from projects.bert_sentiment.inference import TextClassifier, attributions, integrated_gradients, predict_logits
 from projects.bert_sentiment.networks import OwnHead
 from projects.bert_sentiment.pretrained import new_model, train_tokenizer
 
@@ -98,37 +96,3 @@ def test_a_word_has_the_sum_of_its_pieces(classifier):
     for number, value in enumerate(values):
         pieces = [i for i, owner in enumerate(owners) if owner == number]
         torch.testing.assert_close(value, each[pieces].sum(), rtol=1e-4, atol=1e-6)
-
-
-# work for all cores
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_each_core_has_a_share_and_computes_it_alone():
-    seen = []
-    share_out(lambda share: seen.append((share, torch.get_num_threads())), [1, 2, 3, 4, 5], torch.device("cpu"))
-    assert sorted(seen) == [([1, 3, 5], 1), ([2, 4], 1)]
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_what_cannot_be_shared_is_done_here():
-    seen = []
-    for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
-        share_out(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
-    assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_in_a_share_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        share_out(lambda share: 1 / (share[0] - 2), [1, 2], torch.device("cpu"))
-    assert torch.get_num_threads() == 2

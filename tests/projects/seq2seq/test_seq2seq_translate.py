@@ -97,6 +97,34 @@ def test_the_batch_size_changes_nothing(translator):
         assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
 
 
+def test_cores_that_share_the_batches_change_nothing(monkeypatch, translator):
+    ids, cpu = [encode(translator.source_tokenizer, line) for line in LINES], torch.device("cpu")
+    seen, read = [], translator.net.encode
+
+    def noted(*arguments):
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        return read(*arguments)
+
+    def found(threads, **options):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return translate_ids(translator.net, ids, SearchOptions(n_best=2), cpu, batch_size=1, **options)
+        finally:
+            torch.set_num_threads(before)
+
+    alone = found(1)
+    monkeypatch.setattr(translator.net, "encode", noted)
+    for a, b in zip(alone, found(2), strict=True):
+        assert [h.tokens for h in a] == [h.tokens for h in b]
+        assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
+    assert seen == 3 * [(1, False, False)], "each sentence by one core, and none for the empty line"
+    found(2, precision="bf16-mixed")
+    assert seen[3:] == 3 * [(1, False, True)]
+    drawn = [[h.tokens for h in row] for row in found(2, sampling=Sampling(seed=1))]
+    assert drawn == [[h.tokens for h in row] for row in found(1, sampling=Sampling(seed=1))]
+
+
 @pytest.mark.parametrize("kind", [RecurrentTranslator, TransformerTranslator])
 def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind):
     torch.manual_seed(0)
