@@ -19,6 +19,7 @@ class Scores:
         bleu_lower: the same in lower case.
         bleu_tokenized: in lower case over Moses tokens, as most papers on Multi30k report it (multi-bleu.perl).
         chrf: chrF2, cased.
+        chrf_lower: the same in lower case.
         signatures: sacreBLEU's description of each.
     """
 
@@ -26,6 +27,7 @@ class Scores:
     bleu_lower: float
     bleu_tokenized: float
     chrf: float
+    chrf_lower: float
     signatures: dict[str, str]
 
 
@@ -47,6 +49,7 @@ def evaluate(hypotheses: Sequence[str], references: Sequence[str], language: str
         ("bleu_lower", bleu_metric(lowercase=True), (hypotheses, references)),
         ("bleu_tokenized", bleu_metric(tokenize="none", lowercase=True), moses),
         ("chrf", CHRF(), (hypotheses, references)),
+        ("chrf_lower", CHRF(lowercase=True), (hypotheses, references)),
     ]:
         scores[name] = metric.corpus_score(list(found), [list(wanted)]).score
         signatures[name] = str(metric.get_signature())

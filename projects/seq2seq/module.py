@@ -242,7 +242,11 @@ class Seq2SeqModule(LightningModule):
         figures = {name: value for name, value in vars(scores).items() if name != "signatures"}
         by_length = {f"bleu_{name}_words": score for name, (score, _) in bleu_by_length(hypotheses, references).items()}
         self.log_figures("test", figures | by_length)
-        self.notes = {"signatures": scores.signatures, "direction": "-".join(data.languages)}
+        self.notes = {
+            "signatures": scores.signatures,
+            "direction": "-".join(data.languages),
+            "lowercase": data.lowercase,
+        }
 
     def log_figures(self, split: str, figures: dict[str, Any]) -> None:
         """Logs figures that are the same in every process; averaged over them, or Lightning warns of each."""

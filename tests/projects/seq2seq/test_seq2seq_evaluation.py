@@ -19,7 +19,9 @@ def test_scores_are_those_of_sacrebleu():
     assert scores.bleu == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score)
     assert scores.bleu_lower == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=True).score)
     assert scores.chrf == pytest.approx(sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score)
-    assert scores.bleu < scores.bleu_lower, "one word differs in its case alone"
+    lowered = ([line.lower() for line in lines] for lines in (HYPOTHESES, REFERENCES))
+    assert scores.chrf_lower == pytest.approx(sacrebleu.corpus_chrf(next(lowered), [next(lowered)]).score)
+    assert scores.chrf < scores.chrf_lower and scores.bleu < scores.bleu_lower, "one word differs in its case alone"
     assert corpus_bleu(HYPOTHESES, REFERENCES) == scores.bleu_lower
 
 
@@ -38,7 +40,7 @@ def test_signatures_tell_the_scores_apart():
     assert "case:mixed" in signatures["bleu"] and "tok:13a" in signatures["bleu"]
     assert "case:lc" in signatures["bleu_lower"]
     assert "tok:none" in signatures["bleu_tokenized"] and signatures["bleu_tokenized"].endswith("moses:de")
-    assert "nc:6" in signatures["chrf"]
+    assert "nc:6" in signatures["chrf"] and "case:lc" in signatures["chrf_lower"]
 
 
 def test_a_perfect_translation_has_100():

@@ -96,7 +96,8 @@ def test_the_test_scores_every_sentence_once_and_notes_how(data):
     empty = data.splits["test"].source.index("")
     assert module.translations[empty] == ""
     assert {"test/bleu", "test/bleu_lower", "test/bleu_tokenized", "test/chrf", "test/perplexity"} <= set(figures)
-    assert module.notes["direction"] == "de-en" and "case:lc" in module.notes["signatures"]["bleu_lower"]
+    assert (module.notes["direction"], module.notes["lowercase"]) == ("de-en", data.lowercase)
+    assert "case:lc" in module.notes["signatures"]["bleu_lower"]
     assert any(name.endswith("_words") for name in figures)
 
 
