@@ -204,6 +204,8 @@ def seq2seq_figures() -> str:
         mean = result["mean"]
         scores = [f"{mean[f'test/{name}']:.2f}" for name in ("bleu_tokenized", "bleu", "bleu_lower", "chrf")]
         scores.append(f"{100 * mean['test/exact_match']:.1f} %")
+        if result["notes"].get("lowercase") == "both":  # what such a translator has of the case says nothing
+            scores[1], scores[3], scores[4] = "", f"{mean['test/chrf_lower']:.2f} in lower case", ""
         size = f"{result['parameters'] / 1e6:.1f} M"
         row = [f"`{result['recipe']}`", result["notes"]["direction"], *scores, str(result["epochs"])]
         body.append([*row, minutes(mean["train_seconds"]), result["device"], size, f"`{result['data_source']}`"])
@@ -217,8 +219,11 @@ def seq2seq_signatures() -> str:
         "bleu": "sacreBLEU",
         "bleu_lower": "in lower case",
         "chrf": "chrF",
+        "chrf_lower": "chrF in lower case",
     }
-    signatures = read_result(SEQ2SEQ_RUNS[0])["notes"]["signatures"]
+    signatures: dict[str, str] = {}
+    for result in map(read_result, SEQ2SEQ_RUNS):
+        signatures = result["notes"]["signatures"] | signatures  # the first translator's language stays
     return rows(
         ["score", "signature"], [[title, f"`{signatures[name]}`".replace("|", "\\|")] for name, title in columns.items()]
     )

@@ -64,8 +64,8 @@ def translate_ids(
         batch_size: sentences searched at once; on a CPU by each core (see `common.device.share_out`).
         attention: whether to return it.
         limit: ratio and extra of `length_limits`; best the training data's.
-        precision: `32-true`, the weights' own, or `bf16-mixed`: may be faster, but hypotheses of nearly the same score may
-            change places.
+        precision: `32-true`, the weights' own, or `bf16-mixed`: faster where the hardware has it, but hypotheses of nearly
+            the same score may change places.
     """
     results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
     order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))

@@ -60,7 +60,7 @@ def new_parser() -> OneLineParser:
         "--precision",
         choices=("32-true", "bf16-mixed"),
         default="32-true",
-        help="Number format; bf16-mixed may be quicker where the hardware has it, and changes a few translations.",
+        help="Number format; bf16-mixed is quicker where the hardware has it, and changes a few translations.",
     )
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")
