@@ -224,9 +224,8 @@ def seq2seq_signatures() -> str:
     signatures: dict[str, str] = {}
     for result in map(read_result, SEQ2SEQ_RUNS):
         signatures = result["notes"]["signatures"] | signatures  # the first translator's language stays
-    return rows(
-        ["score", "signature"], [[title, f"`{signatures[name]}`".replace("|", "\\|")] for name, title in columns.items()]
-    )
+    named = [(title, signatures[name].replace("|", "\\|")) for name, title in columns.items() if name in signatures]
+    return rows(["score", "signature"], [[title, f"`{signature}`"] for title, signature in named])
 
 
 def seq2seq_benchmark() -> str:
