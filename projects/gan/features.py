@@ -18,7 +18,7 @@ from common.network import reachable
 INCEPTION_SERVER = "https://github.com"
 INCEPTION_FILE = "weights-inception-2015-12-05-*.pth"  # where torch.hub keeps what it has downloaded
 POOLED = 8  # pixels a side
-FEATURE_BATCH = 50  # pictures at once: Inception enlarges each of them to 22 MB in its first layers
+FEATURE_BATCH = 32  # pictures at once: Inception enlarges each of them to 22 MB in its first layers
 
 
 @dataclass
