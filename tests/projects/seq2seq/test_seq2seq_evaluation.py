@@ -19,8 +19,8 @@ def test_scores_are_those_of_sacrebleu():
     assert scores.bleu == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score)
     assert scores.bleu_lower == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=True).score)
     assert scores.chrf == pytest.approx(sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score)
-    lowered = ([line.lower() for line in lines] for lines in (HYPOTHESES, REFERENCES))
-    assert scores.chrf_lower == pytest.approx(sacrebleu.corpus_chrf(next(lowered), [next(lowered)]).score)
+    found, wanted = ([line.lower() for line in lines] for lines in (HYPOTHESES, REFERENCES))
+    assert scores.chrf_lower == pytest.approx(sacrebleu.corpus_chrf(found, [wanted]).score)
     assert scores.chrf < scores.chrf_lower and scores.bleu < scores.bleu_lower, "one word differs in its case alone"
     assert corpus_bleu(HYPOTHESES, REFERENCES) == scores.bleu_lower
 
