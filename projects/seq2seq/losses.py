@@ -36,6 +36,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             h = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).to(dtype)  # (passes * tokens, width + 1)
             w = torch.cat([weight, bias[:, None]], 1).to(dtype)  # (vocabulary, width + 1)
             weights = weights.to(exact)
+            weighted_h = (weights[:, None] * h).to(dtype)
             grad_h = torch.empty_like(h) if wanted else None
             grad_w = torch.zeros_like(w, dtype=exact)
             loss = h.new_zeros((), dtype=exact)
@@ -51,15 +52,15 @@ class LinearCrossEntropy(torch.autograd.Function):
                     loss += consistency / 2 * (divergence * share[: len(divergence), 0]).sum()
                     slope.add_(pull, alpha=consistency / 2)
                 if grad_h is not None:
-                    slope = torch.mul(slope, share, out=torch.empty_like(logits))
-                    slope.scatter_add_(1, target, ((smoothing - 1) * share).to(dtype))
-                    grad_h[part] = slope @ w
-                    grad_w += slope.T @ h[part]
+                    slope = slope.to(dtype)
+                    slope[torch.arange(len(part), device=h.device), target[:, 0]] -= 1 - smoothing
+                    grad_h[part] = slope @ w  # the shares are still to come, on rows shorter than these
+                    grad_w += slope.T @ weighted_h[part]
             # what is spread evenly is linear in the mean logit, so it needs no pass over the logits
-            mean_w, sum_h = w.to(exact).mean(0), (weights[:, None] * h.to(exact)).sum(0)  # (width + 1,)
+            mean_w, sum_h = w.to(exact).mean(0), (weights[:, None] * h).sum(0)  # (width + 1,)
             loss -= smoothing * (mean_w @ sum_h)
             if grad_h is not None:
-                grad_h -= (smoothing * weights[:, None] * mean_w).to(dtype)
+                grad_h = weights[:, None] * (grad_h - smoothing * mean_w)
                 grad_w -= smoothing / len(w) * sum_h
                 gradients = grad_h[:, :-1].to(hidden.dtype), grad_w[:, :-1].to(weight.dtype), grad_w[:, -1].to(bias.dtype)
                 context.save_for_backward(*gradients)
