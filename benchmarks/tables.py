@@ -46,7 +46,7 @@ BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 GAN_RUNS = ["gan-grid25", "gan-ring8", "gan-classic"]
 GAN_PICTURE_RUNS = ["gan-cifar10", "gan-dcgan", "gan-sample"]
 POLICY_GRADIENT_RUNS = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
-SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-sample"]
+SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-transformer-back", "seq2seq-sample"]
 
 
 def percent(result: dict[str, Any], key: str) -> str:
@@ -61,15 +61,33 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
+def machine(result: dict[str, Any]) -> str:
+    """The device that a figure is from, and how many processes shared its work if there were several."""
+    several = result.get("devices", 1)
+    return result["device"] if several == 1 else f"{several} × {result['device']}"
+
+
 def shown_command(result: dict[str, Any]) -> str:
     """What a figure is made with, for others to repeat where their data and runs are; further seeds in brackets."""
     command = result["commands"][0] if "commands" in result else result["command"]
-    command = re.sub(r" --name \S+", "", command)
+    command = without_repetitions(re.sub(r" --name \S+", "", command))
     command = re.sub(r"(--data(?:\.source)?) \S*/\S*", r"\1 FOLDER", command)
     command = re.sub(r"(--(?:model\.features_)?checkpoint) \S+", r"\1 PATH", command)
     command = re.sub(r"--config projects/\w+/recipes/", "--config recipes/", command)
     others = ", ".join(str(seed) for seed in result.get("seeds", [])[1:])
     return f"`{command}`" + (f" ({others})" if others else "")
+
+
+def without_repetitions(command: str) -> str:
+    """`command` without the flags whose values its recipe has too, by now at least."""
+    if not (recipe := re.search(r"--config (projects/\S+)", command)):
+        return command
+    settings = yaml.safe_load((ROOT / recipe[1]).read_text())
+    for found in re.finditer(r" --(?:(\w+)\.)?(\w+) (\S+)", command):
+        section, key, value = found[1] or "trainer", found[2], found[3]
+        if str(settings.get(section, {}).get(key)) == value:
+            command = command.replace(found[0], "", 1)
+    return command
 
 
 def front_row(project: str, figure: str, value: str, result: dict[str, Any]) -> list[str]:
@@ -80,7 +98,7 @@ def front_row(project: str, figure: str, value: str, result: dict[str, Any]) -> 
         figure,
         value,
         f"`{result['data_source']}`" if "data_source" in result else "",
-        result["device"],
+        machine(result),
         minutes(result["mean"]["train_seconds"]) if trained else "",
         str(len(result["seeds"])) if trained else "",
         shown_command(result),
@@ -208,7 +226,7 @@ def seq2seq_figures() -> str:
             scores[1], scores[3], scores[4] = "", f"{mean['test/chrf_lower']:.2f} in lower case", ""
         size = f"{result['parameters'] / 1e6:.1f} M"
         row = [f"`{result['recipe']}`", result["notes"]["direction"], *scores, str(result["epochs"])]
-        body.append([*row, minutes(mean["train_seconds"]), result["device"], size, f"`{result['data_source']}`"])
+        body.append([*row, minutes(mean["train_seconds"]), machine(result), size, f"`{result['data_source']}`"])
     return rows(header, body)
 
 
