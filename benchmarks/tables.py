@@ -62,9 +62,9 @@ def minutes(seconds: float) -> str:
 
 
 def machine(result: dict[str, Any]) -> str:
-    """The device that a figure is from, and how many processes shared its work if there were several."""
-    several = result.get("devices", 1)
-    return result["device"] if several == 1 else f"{several} × {result['device']}"
+    """The device that a figure is from; with the number of processes before it if there were several."""
+    processes = result.get("devices", 1)
+    return result["device"] if processes == 1 else f"{processes} × {result['device']}"
 
 
 def shown_command(result: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ def shown_command(result: dict[str, Any]) -> str:
 
 
 def without_repetitions(command: str) -> str:
-    """`command` without the flags whose values its recipe has too, by now at least."""
+    """`command` without the flags that say what its recipe, as it is now, says too."""
     if not (recipe := re.search(r"--config (projects/\S+)", command)):
         return command
     settings = yaml.safe_load((ROOT / recipe[1]).read_text())
@@ -293,7 +293,7 @@ def bert_sentiment_figures() -> str:
         figures = [percent(result, "test/accuracy"), percent(result, "test/f1"), error]
         row = [f"`{result['recipe']}`", f"`{result['notes']['encoder']}`", *figures]
         row += [minutes(result["mean"]["train_seconds"]), str(len(result["seeds"]))]
-        body.append([*row, result["device"], f"`{result['data_source']}`"])
+        body.append([*row, machine(result), f"`{result['data_source']}`"])
     return rows(header, body)
 
 
@@ -327,7 +327,7 @@ def gan_figures() -> str:
         mean = result["mean"]
         row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/modes']:.1f}"]
         row += [percent(result, "test/high_quality"), f"{mean['test/reverse_kl']:.2f}", f"{result['steps']:,}"]
-        body.append([*row, minutes(mean["train_seconds"]), str(len(result["seeds"])), result["device"]])
+        body.append([*row, minutes(mean["train_seconds"]), str(len(result["seeds"])), machine(result)])
     return rows(header, body)
 
 
@@ -342,7 +342,7 @@ def gan_pictures() -> str:
         row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/frechet']:.4g} in {features}"]
         row += [f"{mean[f'test/{name}']:.2f}" for name in measures]
         row += [f"{notes['samples']:,}", str(result["epochs"])]
-        body.append([*row, minutes(mean["train_seconds"]), result["device"]])
+        body.append([*row, minutes(mean["train_seconds"]), machine(result)])
     return rows(header, body)
 
 
@@ -395,7 +395,7 @@ def policy_gradient_figures() -> str:
         row += [f"{mean['test/return']:.1f} ± {result['deviation']['test/return']:.1f}", f"{min(each['test/return']):.1f}"]
         row += [f"{size * steps / 1000:,.0f}k" for steps in (mean["steps"], max(each["steps"]))]
         row += [f"{seconds:.0f} s" for seconds in (mean["train_seconds"], max(each["train_seconds"]))]
-        body.append([*row, str(len(result["seeds"])), result["device"]])
+        body.append([*row, str(len(result["seeds"])), machine(result)])
     return rows(header, body)
 
 
