@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,12 +40,26 @@ def choose_device(accelerator: str) -> torch.device:
 
 def default_precision(accelerator: str) -> str:
     """`bf16-mixed` where the device that `accelerator` means computes in bfloat16 natively, else `32-true`."""
+    kind = "cpu"
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available()):
-        return "32-true"
+        kind = "cuda"
+    elif accelerator == "mps" or (accelerator in ("auto", "gpu") and torch.backends.mps.is_available()):
+        kind = "mps"
+    return "bf16-mixed" if has_bfloat16(kind) else "32-true"
+
+
+@cache
+def has_bfloat16(kind: str) -> bool:
+    """Whether this machine's devices of a `kind` (torch's name, as `cpu`) compute in bfloat16 natively.
+
+    Others emulate it: matrix products on a processor without it take a hundred times as long as in float32.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "mps":
+        return False
     flags = set(_cpu_info("flags").split()) | set(_cpu_info("Features").split())  # x86 and Arm spell it differently
-    return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "32-true"
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast:

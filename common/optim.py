@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from common.device import has_bfloat16
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Pushes all singular values of each matrix (..., rows, columns) towards 1 by Newton-Schulz iteration, in bfloat16.
+    """Pushes all singular values of each matrix (..., rows, columns) towards 1 by Newton-Schulz iteration.
 
     Each step maps a singular value s to a s + b s^3 + c s^5. The coefficients trade exactness for speed: values land
     between about 0.7 and 1.2, which serves an update direction as well as 1 does (Jordan et al., "Muon", 2024). Three
     steps bring all those there that are at least 2 % of the matrix's norm; a smaller one grows by a^3, to 41 times itself.
+    The three digits of bfloat16 are enough, where the device has it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device.type) else torch.float32)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)
     tall = x.shape[-2] > x.shape[-1]
     if tall:

@@ -27,13 +27,15 @@ def machine(monkeypatch):
                     raise FileNotFoundError("/proc/cpuinfo")
                 return cpuinfo
 
+        device.has_bfloat16.cache_clear()
         monkeypatch.setattr(device, "Path", CpuInfo)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
-    return make
+    yield make
+    device.has_bfloat16.cache_clear()
 
 
 # devices

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import common.optim
 from common.optim import clip_gradients, orthogonalize
 
 
@@ -35,6 +36,16 @@ def test_orthogonalize_keeps_singular_vectors_and_brings_values_to_about_one(row
     assert (got - torch.diag(reached)).abs().max() < 0.03, "bfloat16 has three digits"
     untouched = left.T @ (matrix / matrix.norm()) @ right
     assert untouched.diag().max() < 0.5, "values that are one already would prove nothing"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_orthogonalize_computes_in_bfloat16_only_where_that_is_native(monkeypatch, native):
+    monkeypatch.setattr(common.optim, "has_bfloat16", lambda kind: native)
+    values = torch.linspace(1, 0.1, 12)
+    matrix, left, right = with_singular_values(values, 12, 20)
+    got = left.T @ orthogonalize(matrix, 3) @ right
+    error = (got.diag() - polynomial(values / values.norm(), 3)).abs().max()
+    assert (1e-4 < error < 0.03) if native else (error < 1e-5)
 
 
 def test_orthogonalize_leaves_tiny_values_below_one():
