@@ -48,6 +48,14 @@ def default_precision(accelerator: str) -> str:
     return "bf16-mixed" if has_bfloat16(kind) else "32-true"
 
 
+def check_precision(precision: str, accelerator: str) -> None:
+    """Raises UserError if `precision` is a bfloat16 that a processor lacks: slow beyond use, and some layers fail in it."""
+    if not precision.startswith("bf16") or accelerator not in ("auto", "cpu"):
+        return
+    if choose_device(accelerator).type == "cpu" and not has_bfloat16("cpu"):
+        raise UserError(f"--precision {precision}: this processor has no bfloat16; use 32-true")
+
+
 @cache
 def has_bfloat16(kind: str) -> bool:
     """Whether this machine's devices of a `kind` (torch's name, as `cpu`) compute in bfloat16 natively.

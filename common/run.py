@@ -26,7 +26,7 @@ from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
 from common.checkpoints import AtomicCheckpointIO, find_good, logged_steps, newest_first, read_checkpoint
 from common.data import announce_sample
-from common.device import check_devices, default_precision, keep_freed_memory, stop_looking_for_gpus
+from common.device import check_devices, check_precision, default_precision, keep_freed_memory, stop_looking_for_gpus
 from common.errors import UserError
 from common.loggers import closing_wandb, csv_logger, wandb_logger
 from common.summary import write_summary
@@ -67,6 +67,8 @@ def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
     stop_looking_for_gpus()
     if options.precision is None:
         options.precision = default_precision(options.accelerator)
+    else:
+        check_precision(str(options.precision), options.accelerator)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)

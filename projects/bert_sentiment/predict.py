@@ -73,14 +73,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad file stops it before any output."""
-    from common.device import choose_device, default_precision
+    from common.device import check_precision, choose_device, default_precision
     from projects.bert_sentiment.inference import load_classifier
 
     device = choose_device(options.accelerator)
+    precision = options.precision or default_precision(options.accelerator)
+    check_precision(precision, options.accelerator)
     classifier = load_classifier(options.checkpoint)
     classifier.net.to(device)
     texts = options.texts or read_lines(options.file)
-    precision = options.precision or default_precision(options.accelerator)
     probabilities = classifier.probabilities(texts, device, precision)
     for text, row in zip(texts, probabilities, strict=True):
         print(describe(text, row, classifier.class_names, options.all))

@@ -93,7 +93,7 @@ class Translator:
 
 def translate(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad line stops it before any output."""
-    from common.device import choose_device
+    from common.device import check_precision, choose_device
     from projects.seq2seq.inference import Sampling, translate_ids
     from projects.seq2seq.search import SearchOptions
     from projects.seq2seq.vocabulary import encode, encode_batch
@@ -112,6 +112,7 @@ def translate(options: argparse.Namespace) -> None:
     )
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed) if options.sample else None
     device = choose_device(options.accelerator)
+    check_precision(options.precision, options.accelerator)
     translator = load_translator(options.checkpoint, options.average, device)
     lines = read_lines(options.file)
     references = None if options.reference is None else read_lines(options.reference)

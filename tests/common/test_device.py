@@ -115,6 +115,22 @@ def test_apple_silicon_gets_32_bit(machine):
     assert {device.default_precision(name) for name in ("mps", "gpu", "auto")} == {"32-true"}
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bfloat16_is_refused_on_a_processor_without_it(machine, precision):
+    machine(cpuinfo=PLAIN)
+    for accelerator in ("cpu", "auto"):
+        device.check_precision("32-true", accelerator)
+        with pytest.raises(UserError, match=f"--precision {precision}: this processor has no bfloat16; use 32-true"):
+            device.check_precision(precision, accelerator)
+    machine(cpuinfo=NATIVE)
+    device.check_precision(precision, "cpu")
+    machine(gpus=1, cpuinfo=PLAIN)
+    device.check_precision(precision, "auto")
+    device.check_precision(precision, "gpu")
+    with pytest.raises(UserError, match="this processor"):
+        device.check_precision(precision, "cpu")
+
+
 def test_devices_have_names_for_people(machine, monkeypatch):
     machine(cpuinfo=PLAIN)
     for count, threads in [(1, "1 thread"), (2, "2 threads")]:

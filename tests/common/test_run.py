@@ -244,6 +244,7 @@ def test_a_checkpoint_of_another_network_is_refused(copied, train):
         (["--accelerator", "abacus"], "abacus.*Available names are"),
         (["--accelerator", "tpu"], "."),
         (["--strategy", "luck"], "invalid strategy name"),
+        (["--precision", "bf16-mixed"], "--precision bf16-mixed: this processor has no bfloat16; use 32-true"),
         (["--seed", "-1"], "--seed -1: use a whole number from 0 to 4294967295"),
         (["--seed", "4294967296"], "--seed 4294967296: use a whole number"),
         (["--model.network", "big"], "--model.network big: use one of speednet, resnet18"),
@@ -257,6 +258,7 @@ def test_a_checkpoint_of_another_network_is_refused(copied, train):
 )
 def test_bad_input_is_one_line(train, monkeypatch, tmp_path, flags, line):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     for split in ("train", "test"):

@@ -99,12 +99,14 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
         ("predict", "x --file y --checkpoint GOOD", "give texts or --file, not both"),
         ("predict", "--file nowhere.txt --checkpoint GOOD", "nowhere.txt: No such file"),
         ("predict", "x --threshold 2 --checkpoint GOOD", "argument --threshold: 2.0 is not between"),
+        ("predict", "x --precision bf16-mixed --checkpoint GOOD", "--precision bf16-mixed: this processor has no bfloat16"),
         ("export", "FULL --checkpoint GOOD", "exists and is not an empty folder"),
         ("export", "new --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
     ],
 )
 def test_bad_input_is_one_line(plain_checkpoint, tmp_path, monkeypatch, capsys, name, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("data")
     words = [{"GOOD": str(plain_checkpoint), "FULL": "full"}.get(word, word) for word in arguments.split()]

@@ -158,7 +158,7 @@ def test_debug_switches(train, capsys, switch, source):
         (["--data.source", "CartPole-v9"], "CartPole-v9: gymnasium knows no such environment"),
         (["--data.source", "Switches-v0"], "actions of kind MultiBinary"),
         (["--data.env_kwargs", "{gravitas: 1}"], "gravitas"),
-        (["--precision", "bf16-mixed"], "--precision bf16-mixed: a policy trains in 32-true or 64-true"),
+        (["--precision", "16-true"], "--precision 16-true: a policy trains in 32-true or 64-true"),
         (["--trainer.gradient_clip_val", "1.0"], "gradient clipping"),
         (["--model.passes", "2"], "--model.clip_ratio 0"),
         (["--max_epochs", "-1", "--max_steps", "-1", "--model.schedule", "linear"], "--max_epochs -1"),

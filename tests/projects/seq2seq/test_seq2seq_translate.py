@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.checkpoints import read_checkpoint
+from common.device import has_bfloat16
 from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
 from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
@@ -119,8 +120,9 @@ def test_cores_that_share_the_batches_change_nothing(monkeypatch, translator):
         assert [h.tokens for h in a] == [h.tokens for h in b]
         assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
     assert seen == 3 * [(1, False, False)], "each sentence by one core, and none for the empty line"
-    found(2, precision="bf16-mixed")
-    assert seen[3:] == 3 * [(1, False, True)]
+    if has_bfloat16("cpu"):
+        found(2, precision="bf16-mixed")
+        assert seen[3:] == 3 * [(1, False, True)]
     drawn = [[h.tokens for h in row] for row in found(2, sampling=Sampling(seed=1))]
     assert drawn == [[h.tokens for h in row] for row in found(1, sampling=Sampling(seed=1))]
 
@@ -144,6 +146,7 @@ def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind):
     assert not torch.equal(exact, torch.stack(sums).double())  # and it was not float32 after all
 
 
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
 def test_the_precision_reaches_the_search(monkeypatch, capsys, checkpoints, translator):
     code, lines, _ = run(
         monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--precision", "bf16-mixed", "--n_best", "2"]
@@ -153,6 +156,13 @@ def test_the_precision_reaches_the_search(monkeypatch, capsys, checkpoints, tran
     found = translate_ids(translator.net, ids, options, torch.device("cpu"), limit=limit, precision="bf16-mixed")
     assert code == 0
     assert [line.split("\t")[0] for line in lines] == [f"{h.score:.4f}" for hypotheses in found for h in hypotheses]
+
+
+def test_a_precision_that_the_processor_lacks_is_one_line(monkeypatch, capsys, checkpoints):
+    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
+    code, lines, error = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--precision", "bf16-mixed"])
+    assert (code, lines) == (2, [])
+    assert error == "error: --precision bf16-mixed: this processor has no bfloat16; use 32-true\n"
 
 
 def test_a_long_line_is_read_to_its_limit_and_that_is_said(monkeypatch, capsys, checkpoints, translator):
