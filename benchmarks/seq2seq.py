@@ -4,8 +4,9 @@
 writes `results/seq2seq-benchmark.json`:
 
 1. beam-5 decoding of the test set against `transformers`' `generate` of a Pegasus with the checkpoint's own weights, which
-   makes it the same network: both going on until no better translation can come, in float32 and in bfloat16, and both
-   stopping where `generate` does by default; and once more with the batches of `generate` dealt out to the cores as ours;
+   makes it the same network: both going on until no better translation can come, in float32 and, where the processor has
+   it, in bfloat16, and both stopping where `generate` does by default; and once more with the batches of `generate` dealt
+   out to the cores as ours;
 2. training on bucketed batches of equal tokens against padded random batches;
 3. a training step of the recurrent decoder against the loop over steps that tutorials show.
 
@@ -28,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio, seconds
-from common.device import default_precision, device_name, keep_freed_memory, share_out
+from common.device import default_precision, device_name, has_bfloat16, keep_freed_memory, share_out
 from common.errors import UserError
 from projects.seq2seq.data import Batch, TokenBatchLoader, TranslationData, collate
 from projects.seq2seq.inference import length_limits, translate_ids
@@ -313,6 +314,7 @@ def main() -> None:
         **{
             name: decoding(translator.net, sources, data.length_limit, arguments.rounds, **options)
             for name, options in DECODING.items()
+            if "precision" not in options or has_bfloat16("cpu")
         },
         "bucketing": bucketing(data, arguments.steps),
         "decoder_step": decoder_step(data, arguments.steps),
