@@ -1,0 +1,63 @@
+"""What translators of several seeds gain by translating together.
+
+`python -m benchmarks.ensemble NAME RUN_FOLDER... --data FOLDER` gathers finished runs as `benchmarks.results` does, has
+their checkpoints translate the test set as one ensemble, and writes both to `results/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results import gather, read_summary, write_result
+from common.checkpoints import read_checkpoint
+from common.cli import guarded
+from projects.seq2seq.data import TranslationData
+from projects.seq2seq.evaluation import evaluate, exact_match
+from projects.seq2seq.inference import translate_ids
+from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.translate import load_translator
+from projects.seq2seq.vocabulary import decode, encode_batch
+
+SEARCH = ("beam", "length_penalty", "coverage_penalty", "max_length", "no_repeat_ngram")
+
+
+def together(folders: list[Path], source: str) -> dict[str, float]:
+    """The scores, as in a run's test, of the runs' chosen checkpoints as an ensemble, searched as the first run's was.
+
+    Computed in float32.
+
+    Raises:
+        UserError: a run is not finished, a checkpoint is missing or damaged, or they have other vocabularies.
+    """
+    paths = [folder / "checkpoints" / str(read_summary(folder)["checkpoint"]) for folder in folders]
+    device = torch.device("cpu")
+    translator = load_translator(paths, False, device)
+    trained = read_checkpoint(paths[0])["hyper_parameters"]
+    options = SearchOptions(**{name: trained[name] for name in SEARCH})
+    lines, references = TranslationData(source, direction="-".join(translator.languages)).texts["test"]
+    ids = encode_batch(translator.source_tokenizer, lines)
+    found = translate_ids(translator.net, ids, options, device, limit=translator.length_limit)
+    texts = [decode(translator.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
+    scores: dict[str, Any] = vars(evaluate(texts, references, translator.languages[1]))
+    figures = {f"test/{name}": score for name, score in scores.items() if name != "signatures"}
+    return figures | {"test/exact_match": exact_match(texts, references)}
+
+
+def main() -> int:
+    """Measures the ensemble of the runs named on the command line."""
+    parser = argparse.ArgumentParser(description="Have finished translators of several seeds translate together.")
+    parser.add_argument("name", help="of the result, such as seq2seq-ensemble")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, of the same settings but the seed")
+    parser.add_argument("--data", required=True, help="what they were trained on")
+    arguments = parser.parse_args()
+    print(write_result(arguments.name, {**gather(arguments.runs), "ensemble": together(arguments.runs, arguments.data)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
