@@ -19,11 +19,9 @@ from common.cli import guarded
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
-from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.translate import load_translator
 from projects.seq2seq.vocabulary import decode, encode_batch
-
-SEARCH = ("beam", "length_penalty", "coverage_penalty", "max_length", "no_repeat_ngram")
 
 
 def together(folders: list[Path], source: str) -> dict[str, float]:
@@ -37,8 +35,7 @@ def together(folders: list[Path], source: str) -> dict[str, float]:
     paths = [folder / "checkpoints" / str(read_summary(folder)["checkpoint"]) for folder in folders]
     device = torch.device("cpu")
     translator = load_translator(paths, False, device)
-    trained = read_checkpoint(paths[0])["hyper_parameters"]
-    options = SearchOptions(**{name: trained[name] for name in SEARCH})
+    options = Seq2SeqModule(**read_checkpoint(paths[0])["hyper_parameters"]).search
     lines, references = TranslationData(source, direction="-".join(translator.languages)).texts["test"]
     ids = encode_batch(translator.source_tokenizer, lines)
     found = translate_ids(translator.net, ids, options, device, limit=translator.length_limit)

@@ -48,11 +48,10 @@ def test_one_run_scores_what_its_own_test_said(runs, pairs):
         assert {"test/bleu_tokenized", "test/chrf", "test/exact_match"} <= found.keys()
 
 
-def test_both_stand_beside_each_alone(runs, pairs, monkeypatch, tmp_path):
-    monkeypatch.setattr("benchmarks.results.RESULTS", tmp_path / "results")
+def test_both_stand_beside_each_alone(runs, pairs, monkeypatch):
+    written: dict[str, dict] = {}
     monkeypatch.setattr("sys.argv", ["ensemble", "two", *map(str, runs), "--data", pairs])
     monkeypatch.setattr("benchmarks.ensemble.write_result", lambda name, figures: written.update({name: figures}))
-    written: dict[str, dict] = {}
     assert ensemble.main() == 0
     figures = written["two"]
     assert figures["seeds"] == [0, 1] and len(figures["each"]["test/bleu"]) == 2

@@ -120,7 +120,7 @@ def test_cores_that_share_the_batches_change_nothing(monkeypatch, translator):
         assert [h.tokens for h in a] == [h.tokens for h in b]
         assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
     assert seen == 3 * [(1, False, False)], "each sentence by one core, and none for the empty line"
-    if has_bfloat16("cpu"):
+    if has_bfloat16("cpu"):  # where it is emulated, an LSTM fails
         found(2, precision="bf16-mixed")
         assert seen[3:] == 3 * [(1, False, True)]
     drawn = [[h.tokens for h in row] for row in found(2, sampling=Sampling(seed=1))]
