@@ -84,8 +84,8 @@ def without_repetitions(command: str) -> str:
         return command
     settings = yaml.safe_load((ROOT / recipe[1]).read_text())
     for found in re.finditer(r" --(?:(\w+)\.)?(\w+) (\S+)", command):
-        section, key, value = found[1] or "trainer", found[2], found[3]
-        if str(settings.get(section, {}).get(key)) == value:
+        section, key, value = settings.get(found[1] or "trainer", {}), found[2], yaml.safe_load(found[3])
+        if key in section and section[key] == value:
             command = command.replace(found[0], "", 1)
     return command
 
@@ -287,11 +287,12 @@ def seq2seq_benchmark() -> str:
 
 def bert_sentiment_figures() -> str:
     """Test figures of each recipe."""
-    header = ["recipe", "encoder", "test accuracy", "F1", "calibration error", "training", "seeds", "on", "data"]
+    header = ["recipe", "encoder", "test accuracy", "F1", "calibration error", "with temperature"]
+    header += ["training", "seeds", "on", "data"]
     body = []
     for result in map(read_result, BERT_SENTIMENT_RUNS):
-        error = f"{100 * result['mean']['test/calibration_error']:.1f} points"
-        figures = [percent(result, "test/accuracy"), percent(result, "test/f1"), error]
+        errors = [f"{100 * result['mean'][f'test/{name}']:.1f} points" for name in ("calibration_error", "calibrated_error")]
+        figures = [percent(result, "test/accuracy"), percent(result, "test/f1"), *errors]
         row = [f"`{result['recipe']}`", f"`{result['notes']['encoder']}`", *figures]
         row += [minutes(result["mean"]["train_seconds"]), str(len(result["seeds"]))]
         body.append([*row, machine(result), f"`{result['data_source']}`"])

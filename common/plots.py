@@ -14,6 +14,8 @@ from common.figures import BLUE, GRAY, ORANGE, bare, new_figure, new_tiles, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Curve = tuple[tuple[float, ...], tuple[float, ...]]  # steps and values
+
 
 def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
     """Every curve of a run against the optimizer's steps: losses together, then one panel for each further group.
@@ -41,29 +43,37 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
     figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.2, 2.9)
     order = sorted(panels, key=lambda title: (not any(n.startswith(("train/", "val/")) for n in panels[title]), title))
     for axes, title in zip(all_axes, order, strict=False):
+        drawn: dict[Curve, list[str]] = {}  # curves that hide one another are one, as rates of one schedule do
         for name in panels[title]:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            steps, values = zip(*points, strict=True)
-            if name.startswith("lr-"):
-                highest = max(values) or 1.0
-                values = tuple(value / highest for value in values)
+            drawn.setdefault(_curve(rows, name), []).append(name)
+        for (steps, values), (name, *others) in drawn.items():
             style: dict[str, Any] = {"linewidth": 1.3}
             if name.startswith("train/"):
                 style.update(color=BLUE, alpha=0.8)
             elif name.startswith("val/"):
                 style.update(color=ORANGE, marker="o", markersize=3)
-            axes.plot(steps, values, label=_curve_label(name), **style)
+            more = f" and {len(others)} more" if others else ""
+            axes.plot(steps, values, label=_curve_label(name) + more, **style)
         if title.startswith("share of"):
             axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
         bare(axes)
-        if len(panels[title]) > 1 or title in ("loss",):
-            axes.legend(fontsize=6 if len(panels[title]) > 4 else 8, frameon=False)
+        if len(drawn) > 1 or title == "loss":
+            axes.legend(fontsize=6 if len(drawn) > 4 else 8, frameon=False)
     for axes in all_axes[len(order) :]:
         axes.set_visible(False)
     return save(figure, path)
+
+
+def _curve(rows: list[dict[str, float]], name: str) -> Curve:
+    """Steps and values of a metric; a learning rate as a share of its maximum."""
+    steps, values = zip(*[(row["step"], row[name]) for row in rows if name in row], strict=True)
+    if name.startswith("lr-"):
+        highest = max(values) or 1.0
+        values = tuple(round(value / highest, 9) for value in values)
+    return steps, values
 
 
 def _curve_label(name: str) -> str:

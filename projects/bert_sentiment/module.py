@@ -18,7 +18,7 @@ from common.losses import smoothed_floor
 from common.optim import clip_gradients, training_steps, with_warmup
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.evaluation import accuracy_by_length, scores, temperature
-from projects.bert_sentiment.networks import Classifier, MeanPooling, OwnHead, freeze, renew_top, set_dropout
+from projects.bert_sentiment.networks import freeze, renew_top, set_dropout, with_head
 from projects.bert_sentiment.optim import add_lora, parameter_groups
 from projects.bert_sentiment.pretrained import load_model, new_model, resolve_checkpoint, to_files
 
@@ -100,13 +100,7 @@ class BertSentimentModule(LightningModule):
                 raise UserError(f"--model.renewed_layers {renewed_layers}: {error}") from error
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.net: Classifier = OwnHead(model)
-        if pooling == "mean":
-            encoder_only: Any = model.base_model
-            if hasattr(encoder_only, "pooler"):
-                encoder_only.pooler = None  # made for the first token; without a gradient DDP would wait for it
-            share = getattr(model.config, "hidden_dropout_prob", 0.1)
-            self.net = MeanPooling(encoder_only, model.config.hidden_size, len(class_names), share)
+        self.net = with_head(model, pooling, len(class_names))
         if lora_rank:
             try:
                 add_lora(self.net, lora_rank, lora_alpha, 0.0)

@@ -6,6 +6,7 @@ The encoder is a `transformers` model, but only `torch` is imported: copy this f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,6 +61,16 @@ class MeanPooling(nn.Module):
 
 
 Classifier = OwnHead | MeanPooling
+
+
+def with_head(model: Any, pooling: str, classes: int) -> Classifier:
+    """`model`, a `transformers` model for classification, with its own head (`cls`) or a new one on the mean (`mean`)."""
+    if pooling == "cls":
+        return OwnHead(model)
+    encoder = model.base_model
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None  # made for the first token; without a gradient DDP would wait for it
+    return MeanPooling(encoder, model.config.hidden_size, classes, getattr(model.config, "hidden_dropout_prob", 0.1))
 
 
 def layer_stack(encoder: nn.Module, count: int) -> nn.ModuleList | None:

@@ -140,9 +140,9 @@ def test_a_command_is_shown_as_others_would_type_it(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     recipe = tmp_path / "projects/x/recipes/y.yaml"
     recipe.parent.mkdir(parents=True)
-    recipe.write_text("trainer: {max_epochs: 5}\nmodel: {lr: 0.1, width: 64}\n")
+    recipe.write_text("trainer: {max_epochs: 5}\nmodel: {lr: 0.001, width: 64}\n")
     run = "python -m projects.x.train --config projects/x/recipes/y.yaml --data.source ../a/b --seed 0 --name z"
-    run += " --max_epochs 5 --model.lr 0.1 --model.width 6"  # two that the recipe says too, and one that it does not
+    run += " --max_epochs 5 --model.lr 1.0e-3 --model.width 6"  # two that the recipe says too, and one that it does not
     shown = "python -m projects.x.train --config recipes/y.yaml --data.source FOLDER --seed 0 --model.width 6"
     assert tables.shown_command({"commands": [run, run, run], "seeds": [0, 4, 5]}) == f"`{shown}` (4, 5)"
     assert tables.shown_command({"commands": ["train --data.source sample"], "seeds": [0]}) == "`train --data.source sample`"

@@ -41,10 +41,10 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
 
 ROWS = [
     {"step": 0.0, "train/loss": 3.0, "grad/norm": 1.0, "act/dead/block.0": 0.5, "act/saturated/gate": 0.25},
-    {"step": 0.0, "lr-SGD/filters": 0.2, "lr-SGD/head": 100.0},
+    {"step": 0.0, "lr-SGD/filters": 0.2, "lr-SGD/head": 100.0, "lr-SGD/norms": 0.7},
     {"step": 9.0, "val/loss": 2.5, "val/accuracy": 0.4, "epoch": 0.0},
     {"step": 10.0, "train/loss": 2.0, "act/dead/block.0": 0.25},
-    {"step": 10.0, "lr-SGD/filters": 0.1, "lr-SGD/head": 0.0},
+    {"step": 10.0, "lr-SGD/filters": 0.1, "lr-SGD/head": 0.0, "lr-SGD/norms": 0.35},
     {"step": 11.0, "test/accuracy": 0.5, "epoch": 1.0},
 ]
 
@@ -59,7 +59,10 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
         "grad/norm": {"grad": ([0.0], [1.0])},
         "share of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
         "share of saturated units": {"gate": ([0.0], [0.25])},
-        "learning rate / its maximum": {"filters": ([0.0, 10.0], [1.0, 0.5]), "head": ([0.0, 10.0], [1.0, 0.0])},
+        "learning rate / its maximum": {
+            "filters and 1 more": ([0.0, 10.0], [1.0, 0.5]),  # the norms' rate falls alike
+            "head": ([0.0, 10.0], [1.0, 0.0]),
+        },
     }
     assert list(panels)[:2] == ["accuracy", "loss"], "what is trained for comes first"
 

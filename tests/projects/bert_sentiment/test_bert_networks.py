@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from projects.bert_sentiment.networks import MeanPooling, OwnHead, freeze, layer_depths, layer_stack, renew_top, set_dropout
+from projects.bert_sentiment.networks import (
+    MeanPooling,
+    OwnHead,
+    freeze,
+    layer_depths,
+    layer_stack,
+    renew_top,
+    set_dropout,
+    with_head,
+)
 from projects.bert_sentiment.pretrained import new_model
 
 SMALL = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -47,6 +56,16 @@ def test_the_mean_is_over_real_tokens_only(batch):
     for row, length in enumerate(mask.sum(1).tolist()):
         alone = encoder(input_ids=ids[row : row + 1, :length]).last_hidden_state.mean(1)
         torch.testing.assert_close(logits[row : row + 1], net.classifier(alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_every_weight_under_a_head_has_a_gradient(kind, pooling, batch):
+    net = with_head(make(kind), pooling, 2)
+    logits = net(*batch)
+    assert logits.shape == (2, 2)
+    logits.sum().backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("pooling", [OwnHead, lambda model: MeanPooling(model.base_model, 16, 2, 0.0)])
