@@ -14,6 +14,7 @@ from projects.seq2seq.sample import make_pairs
 
 TINY = ["--model.width", "16", "--model.hidden", "16", "--data.vocabulary_size", "300", "--data.batch_tokens", "400"]
 TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+TINY += ["--model.max_length", "24"]  # what has learned nothing yet writes as long as it may
 
 
 @pytest.fixture
