@@ -30,7 +30,7 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
         if group == "test":
             continue
         if group in ("train", "val"):
-            panels.setdefault(rest, []).append(name)
+            panels.setdefault(rest.replace("_", " "), []).append(name)
         elif group == "act":
             panels.setdefault(f"share of {rest.partition('/')[0]} units", []).append(name)
         elif name.startswith("lr-"):

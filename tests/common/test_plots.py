@@ -42,7 +42,7 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
 ROWS = [
     {"step": 0.0, "train/loss": 3.0, "grad/norm": 1.0, "act/dead/block.0": 0.5, "act/saturated/gate": 0.25},
     {"step": 0.0, "lr-SGD/filters": 0.2, "lr-SGD/head": 100.0, "lr-SGD/norms": 0.7},
-    {"step": 9.0, "val/loss": 2.5, "val/accuracy": 0.4, "epoch": 0.0},
+    {"step": 9.0, "val/loss": 2.5, "val/accuracy": 0.4, "val/worst_class": 0.1, "epoch": 0.0},
     {"step": 10.0, "train/loss": 2.0, "act/dead/block.0": 0.25},
     {"step": 10.0, "lr-SGD/filters": 0.1, "lr-SGD/head": 0.0, "lr-SGD/norms": 0.35},
     {"step": 11.0, "test/accuracy": 0.5, "epoch": 1.0},
@@ -56,6 +56,7 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
     assert panels == {
         "loss": {"train": ([0.0, 10.0], [3.0, 2.0]), "val": ([9.0], [2.5])},
         "accuracy": {"val": ([9.0], [0.4])},
+        "worst class": {"val": ([9.0], [0.1])},
         "grad/norm": {"grad": ([0.0], [1.0])},
         "share of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
         "share of saturated units": {"gate": ([0.0], [0.25])},
