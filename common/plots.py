@@ -43,28 +43,33 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
     figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.2, 2.9)
     order = sorted(panels, key=lambda title: (not any(n.startswith(("train/", "val/")) for n in panels[title]), title))
     for axes, title in zip(all_axes, order, strict=False):
-        drawn: dict[Curve, list[str]] = {}  # curves that hide one another are one, as rates of one schedule do
-        for name in panels[title]:
-            drawn.setdefault(_curve(rows, name), []).append(name)
-        for (steps, values), (name, *others) in drawn.items():
-            style: dict[str, Any] = {"linewidth": 1.3}
-            if name.startswith("train/"):
-                style.update(color=BLUE, alpha=0.8)
-            elif name.startswith("val/"):
-                style.update(color=ORANGE, marker="o", markersize=3)
-            more = f" and {len(others)} more" if others else ""
-            axes.plot(steps, values, label=_curve_label(name) + more, **style)
-        if title.startswith("share of"):
-            axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=8)
-        bare(axes)
-        if len(drawn) > 1 or title == "loss":
-            axes.legend(fontsize=6 if len(drawn) > 4 else 8, frameon=False)
+        _draw_panel(axes, title, panels[title], rows)
     for axes in all_axes[len(order) :]:
         axes.set_visible(False)
     return save(figure, path)
+
+
+def _draw_panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, float]]) -> None:
+    """The curves `names` of `rows` in one panel; those that hide one another are one, as rates of one schedule do."""
+    drawn: dict[Curve, list[str]] = {}
+    for name in names:
+        drawn.setdefault(_curve(rows, name), []).append(name)
+    for (steps, values), (name, *others) in drawn.items():
+        style: dict[str, Any] = {"linewidth": 1.3}
+        if name.startswith("train/"):
+            style.update(color=BLUE, alpha=0.8)
+        elif name.startswith("val/"):
+            style.update(color=ORANGE, marker="o", markersize=3)
+        more = f" and {len(others)} more" if others else ""
+        axes.plot(steps, values, label=_curve_label(name) + more, **style)
+    if title.startswith("share of"):
+        axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    bare(axes)
+    if len(drawn) > 1 or title == "loss":
+        axes.legend(fontsize=6 if len(drawn) > 4 else 8, frameon=False)
 
 
 def _curve(rows: list[dict[str, float]], name: str) -> Curve:
