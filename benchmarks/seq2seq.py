@@ -52,8 +52,8 @@ def as_pegasus(net: TransformerTranslator) -> Any:
     """A `transformers` model that computes what `net` does: Pegasus has its norms and its sinusoids in the same places."""
     from transformers import PegasusConfig, PegasusForConditionalGeneration
 
-    if isinstance(net.encoder_norm, nn.Identity) or net.source_embedding is not net.target_embedding:
-        raise UserError("--checkpoint: the benchmark needs the Transformer with pre_norm and tie all, as its recipe has it")
+    if isinstance(net.encoder_norm, nn.Identity) or net.source_embedding is not net.target_embedding or net.rotary:
+        raise UserError("--checkpoint: the benchmark needs the Transformer with pre_norm, tie all and sinusoidal positions")
     vocabulary, width = net.target_embedding.weight.shape
     first = net.decoder_layers[0]
     shape = {"layers": len(net.decoder_layers), "attention_heads": first.attention.heads}

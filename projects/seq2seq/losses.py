@@ -32,17 +32,15 @@ class LinearCrossEntropy(torch.autograd.Function):
         wanted = any(context.needs_input_grad[:3])
         passes = 2 if consistency else 1  # over the same tokens
         with torch.autocast(device, enabled=False):
-            # the bias is the weight of an input that is always 1
-            h = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], 1).to(dtype)  # (passes * tokens, width + 1)
-            w = torch.cat([weight, bias[:, None]], 1).to(dtype)  # (vocabulary, width + 1)
+            h, w, b = hidden.to(dtype), weight.to(dtype), bias.to(dtype)  # (passes * tokens, width), (vocabulary, width)
             weights = weights.to(exact)
             weighted_h = (weights[:, None] * h).to(dtype)
             grad_h = torch.empty_like(h) if wanted else None
-            grad_w = torch.zeros_like(w, dtype=exact)
+            grad_w, grad_b = torch.zeros_like(w, dtype=exact), torch.zeros_like(b, dtype=exact)
             loss = h.new_zeros((), dtype=exact)
             for rows in torch.arange(len(h), device=h.device).view(passes, -1).split(CHUNK // passes, 1):
                 part = rows.flatten()  # (chunk,), the first pass's tokens before the second's
-                logits = h[part] @ w.T  # (chunk, vocabulary)
+                logits = torch.addmm(b, h[part], w.T)  # (chunk, vocabulary)
                 log_p = logits.log_softmax(1, exact)
                 target, share = targets[part, None], weights[part, None]
                 loss += (share * (smoothing * logits.gather(1, target) - log_p.gather(1, target))).sum()
@@ -56,14 +54,15 @@ class LinearCrossEntropy(torch.autograd.Function):
                     slope[torch.arange(len(part), device=h.device), target[:, 0]] -= 1 - smoothing
                     grad_h[part] = slope @ w  # the shares are still to come, on rows shorter than these
                     grad_w += slope.T @ weighted_h[part]
+                    grad_b += share[:, 0].to(dtype) @ slope
             # what is spread evenly is linear in the mean logit, so it needs no pass over the logits
-            mean_w, sum_h = w.to(exact).mean(0), (weights[:, None] * h).sum(0)  # (width + 1,)
-            loss -= smoothing * (mean_w @ sum_h)
+            mean_w, sum_h, total = w.to(exact).mean(0), (weights[:, None] * h).sum(0), weights.sum()  # (width,) twice
+            loss -= smoothing * (mean_w @ sum_h + b.to(exact).mean() * total)
             if grad_h is not None:
                 grad_h = weights[:, None] * (grad_h - smoothing * mean_w)
                 grad_w -= smoothing / len(w) * sum_h
-                gradients = grad_h[:, :-1].to(hidden.dtype), grad_w[:, :-1].to(weight.dtype), grad_w[:, -1].to(bias.dtype)
-                context.save_for_backward(*gradients)
+                grad_b -= smoothing / len(w) * total
+                context.save_for_backward(grad_h.to(hidden.dtype), grad_w.to(weight.dtype), grad_b.to(bias.dtype))
         return loss
 
     @staticmethod

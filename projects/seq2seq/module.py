@@ -42,6 +42,7 @@ class Seq2SeqModule(LightningModule):
         inner: size of the inner layer of the Transformer's feed-forward networks.
         heads: of its attentions.
         pre_norm: whether its layers normalise before each sublayer, or after it as in the paper.
+        positions: `sinusoidal`, added to embeddings as in the paper, or `rotary`, which turns queries and keys.
         dropout: share of activations set to zero in training.
         word_dropout: share of tokens whose embedding is blanked in training.
         tie: `all` makes one matrix of both embeddings and the output layer, `target` of the target's embedding and the
@@ -78,6 +79,7 @@ class Seq2SeqModule(LightningModule):
         inner: int = 256,
         heads: int = 4,
         pre_norm: bool = True,
+        positions: str = "sinusoidal",
         dropout: float = 0.3,
         word_dropout: float = 0.0,
         tie: str = "all",
@@ -102,6 +104,7 @@ class Seq2SeqModule(LightningModule):
             ("network", network, ("recurrent", "transformer")),
             ("cell", cell, ("lstm", "gru")),
             ("attention", attention, ("multiplicative", "additive")),
+            ("positions", positions, ("sinusoidal", "rotary")),
             ("tie", tie, ("all", "target", "none")),
             ("schedule", schedule, ("linear", "cosine", "inverse_sqrt")),
         ]:
@@ -118,6 +121,10 @@ class Seq2SeqModule(LightningModule):
             )
         if network == "transformer" and (width % heads or width % 2):
             raise UserError(f"--model.width {width}: a multiple of --model.heads {heads}, and even")
+        if network == "transformer" and positions == "rotary" and width // heads % 2:
+            raise UserError(
+                f"--model.width {width}: rotary positions need an even share of it for each of --model.heads {heads}"
+            )
         vocabularies, betas = (vocabularies[0], vocabularies[1]), (betas[0], betas[1])
         teacher_forcing = (teacher_forcing[0], teacher_forcing[1])
         self.save_hyperparameters()
@@ -141,7 +148,14 @@ class Seq2SeqModule(LightningModule):
                     **shared,
                 )
             else:
-                self.net = TransformerTranslator(vocabularies, inner=inner, heads=heads, pre_norm=pre_norm, **shared)
+                self.net = TransformerTranslator(
+                    vocabularies,
+                    inner=inner,
+                    heads=heads,
+                    pre_norm=pre_norm,
+                    positions=positions,
+                    **shared,
+                )
         except ValueError as error:
             raise UserError(f"--model.tie: {error}") from error
         self.search = SearchOptions(beam, length_penalty, coverage_penalty, 1, 0, max_length, no_repeat_ngram)

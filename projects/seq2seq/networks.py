@@ -300,11 +300,33 @@ class RecurrentTranslator(Translator):
         return self.output(readout), RecurrentState(states, readout), weights
 
 
-def sinusoids(time: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Positions as waves of geometric wavelengths: (time, width) (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+def phases(time: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Angles of waves of geometric wavelengths at each position, in radians: (time, width / 2)."""
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    angles = torch.arange(time, device=device)[:, None] * rates  # (time, width / 2)
+    return torch.arange(time, device=device)[:, None] * rates
+
+
+def sinusoids(time: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Positions to be added to embeddings: (time, width) (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+    angles = phases(time, width, device)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+def turns(time: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Positions to turn queries and keys of `width` by: (time, width / 2), complex and of length 1; see `turn`."""
+    angles = phases(time, width, device)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def turn(x: Tensor, by: Tensor) -> Tensor:
+    """Each pair of neighbours in (..., time, width) turned in its plane by `by`, as of `turns`.
+
+    The product of a query and a key that are both turned depends on how far apart they are, and on where not at all
+    (rotary embedding, Su et al., arXiv 2104.09864).
+    """
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # there are no complex numbers of lower precision
+    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))  # (..., time, width / 2)
+    return torch.view_as_real(pairs * by).flatten(-2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -330,28 +352,34 @@ class MultiHeadAttention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        for part in (*self.key_value.weight.chunk(2), self.query.weight, self.out.weight):
+        for part in (*self.key_value.weight.chunk(2), self.query.weight):
             nn.init.xavier_uniform_(part.detach())
+        nn.init.zeros_(self.out.weight)  # a layer begins by adding nothing, and the signal passes all of them unchanged
         for layer in (self.query, self.key_value, self.out):
             nn.init.zeros_(layer.bias)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (..., heads, time, width / heads) of (..., time, width)."""
-        keys, values = self.key_value(x).chunk(2, -1)
-        return split_heads(keys, self.heads), split_heads(values, self.heads)
+    def project(self, x: Tensor, by: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., heads, time, width / heads) of (..., time, width); keys are turned `by` what is given."""
+        keys, values = (split_heads(part, self.heads) for part in self.key_value(x).chunk(2, -1))
+        return keys if by is None else turn(keys, by), values
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor | None = None, by: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Attends from each position of `x`: softmax(Q K' / sqrt(d)) V, with d = width / heads.
 
         Args:
             x: (batch, queries, width).
             keys: (batch, heads, time, d), and `values` alike.
             barred: what is added to the scores, see `bar`; broadcast to (batch, heads, queries, time).
+            by: what the queries are turned by, as the keys have been: (queries, d / 2), see `turns`.
 
         Returns:
             (batch, queries, width), and the weights (batch, heads, queries, time).
         """
         queries = split_heads(self.query(x), self.heads)
+        if by is not None:
+            queries = turn(queries, by)
         q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (batch * heads, queries or time, d)
         if barred is None:
             barred = q.new_zeros(1, 1, 1, 1)
@@ -386,12 +414,11 @@ class FeedForward(nn.Sequential):
     """Two linear layers with a ReLU between them, at each position on its own."""
 
     def __init__(self, width: int, inner: int) -> None:
-        super().__init__(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
-        for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.xavier_uniform_(parameter)
-            else:
-                nn.init.zeros_(parameter)
+        first, last = nn.Linear(width, inner), nn.Linear(inner, width)
+        super().__init__(first, nn.ReLU(), last)
+        nn.init.xavier_uniform_(first.weight)
+        for parameter in (first.bias, last.weight, last.bias):  # adds nothing at first, as attention
+            nn.init.zeros_(parameter)
 
 
 class EncoderLayer(nn.Module):
@@ -404,10 +431,16 @@ class EncoderLayer(nn.Module):
         self.around_attention = Residual(width, dropout, pre_norm)
         self.around_feed_forward = Residual(width, dropout, pre_norm)
 
-    def forward(self, x: Tensor, barred: Tensor) -> Tensor:
-        """(batch, time, width) -> the same shape; `barred` (batch, 1, 1, time) bars padding, see `bar`."""
+    def forward(self, x: Tensor, barred: Tensor, by: Tensor | None) -> Tensor:
+        """All source positions at once.
+
+        Args:
+            x: (batch, time, width).
+            barred: (batch, 1, 1, time), bars padding, see `bar`.
+            by: (time, width / heads / 2), what queries and keys are turned by, if they are; see `turns`.
+        """
         y = self.around_attention.before(x)
-        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), barred)[0])
+        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y, by), barred, by)[0])
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
 
@@ -423,7 +456,7 @@ class DecoderLayer(nn.Module):
         self.around_cross_attention = Residual(width, dropout, pre_norm)
         self.around_feed_forward = Residual(width, dropout, pre_norm)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor, causal: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, barred: Tensor, causal: Tensor, by: Tensor | None) -> Tensor:
         """All target positions at once.
 
         Args:
@@ -431,11 +464,12 @@ class DecoderLayer(nn.Module):
             keys: (batch, heads, source_time, width / heads) of the source, and `values` alike.
             barred: (batch, 1, 1, source_time), bars the source's padding, see `bar`.
             causal: (1, 1, time, time), bars what is behind each position.
+            by: as `EncoderLayer`'s, of the target's positions.
         """
         y = self.around_attention.before(x)
-        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y), causal)[0])
+        x = self.around_attention.after(x, self.attention(y, *self.attention.project(y, by), causal, by)[0])
         x = self.around_cross_attention.after(
-            x, self.cross_attention(self.around_cross_attention.before(x), keys, values, barred)[0]
+            x, self.cross_attention(self.around_cross_attention.before(x), keys, values, barred, by)[0]
         )
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x)))
 
@@ -448,6 +482,7 @@ class DecoderLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         barred: Tensor,
+        by: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One position for each hypothesis; the beams of a sentence are its queries, so nothing is repeated for them.
 
@@ -457,15 +492,16 @@ class DecoderLayer(nn.Module):
             places: where the new ones go.
             others: (batch, 1, beams, room), bars the positions that are not a hypothesis's own.
             keys: of the source, as in `forward`, and `values` and `barred` alike.
+            by: (1, width / heads / 2), as `EncoderLayer`'s, of this position.
 
         Returns:
             (batch, beams, width), and the attention to the source (batch, beams, source_time).
         """
         y = self.around_attention.before(x)
-        for part, new in zip(cache, self.attention.project(y), strict=True):
+        for part, new in zip(cache, self.attention.project(y, by), strict=True):
             part[:, :, places] = new
-        x = self.around_attention.after(x, self.attention(y, *cache, others)[0])
-        y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, barred)
+        x = self.around_attention.after(x, self.attention(y, *cache, others, by)[0])
+        y, weights = self.cross_attention(self.around_cross_attention.before(x), keys, values, barred, by)
         x = self.around_cross_attention.after(x, y)
         return self.around_feed_forward.after(x, self.feed_forward(self.around_feed_forward.before(x))), weights.mean(1)
 
@@ -529,6 +565,8 @@ class TransformerTranslator(Translator):
         layers: of the encoder and of the decoder.
         dropout: share set to zero, in training, of embeddings and of what each sublayer adds.
         pre_norm: whether layers normalise before (easier to train) or after (the paper's) each sublayer.
+        positions: "sinusoidal" adds them to the embeddings (the paper's), "rotary" turns every attention's queries and keys
+            by them (see `turn`), also towards the source, as a translation goes along it for the most part.
         word_dropout: share of tokens whose embedding is blanked.
         tie: which embeddings are one matrix, see `Translator`.
     """
@@ -542,10 +580,12 @@ class TransformerTranslator(Translator):
         layers: int = 4,
         dropout: float = 0.3,
         pre_norm: bool = True,
+        positions: str = "sinusoidal",
         word_dropout: float = 0.0,
         tie: str = "all",
     ) -> None:
         super().__init__(vocabularies, width, tie, word_dropout)
+        self.rotary, self.head_width = positions == "rotary", width // heads
         options = (width, inner, heads, dropout, pre_norm)
         self.encoder = nn.ModuleList(EncoderLayer(*options) for _ in range(layers))
         self.decoder = nn.ModuleList(DecoderLayer(*options) for _ in range(layers))
@@ -558,15 +598,21 @@ class TransformerTranslator(Translator):
         """The decoder's layers, as what they are."""
         return cast(Sequence[DecoderLayer], self.decoder)
 
+    def place(self, x: Tensor, where: slice) -> tuple[Tensor, Tensor | None]:
+        """Puts embeddings (batch, time, width) `where` they stand: what the lowest layer reads, and every layer's `by`."""
+        if self.rotary:
+            return x, turns(where.stop, self.head_width, x.device)[where]
+        return x + sinusoids(where.stop, x.shape[-1], x.device)[where], None
+
     def encode(self, source: Tensor, lengths: Tensor) -> TransformerMemory:
         """Reads (batch, time) ids of `lengths` (batch,)."""
         barred = bar(padding_mask(lengths, source.shape[1]))[:, None, None]
-        x = self.embed(self.source_embedding, source)
-        x = self.dropout(x + sinusoids(source.shape[1], x.shape[-1], source.device))
+        x, by = self.place(self.embed(self.source_embedding, source), slice(source.shape[1]))
+        x = self.dropout(x)
         for layer in self.encoder:
-            x = layer(x, barred)
+            x = layer(x, barred, by)
         x = self.encoder_norm(x)  # (batch, time, width)
-        pairs = (layer.cross_attention.project(x) for layer in self.decoder_layers)
+        pairs = (layer.cross_attention.project(x, by) for layer in self.decoder_layers)
         if not self.training:  # every step of a search would copy them into this order for its products
             pairs = ((keys.contiguous(), values.contiguous()) for keys, values in pairs)
         return TransformerMemory(tuple(pairs), barred)
@@ -574,11 +620,11 @@ class TransformerTranslator(Translator):
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
         """What the output layer reads at each step: (batch, target_time, width); arguments as `RecurrentTranslator`'s."""
         memory = self.encode(source, lengths)
-        x = self.embed(self.target_embedding, target)
-        x = self.dropout(x + sinusoids(target.shape[1], x.shape[-1], target.device))
+        x, by = self.place(self.embed(self.target_embedding, target), slice(target.shape[1]))
+        x = self.dropout(x)
         causal = bar(torch.ones(1, 1, target.shape[1], target.shape[1], dtype=torch.bool, device=target.device).tril())
         for layer, (keys, values) in zip(self.decoder_layers, memory.layers, strict=True):
-            x = layer(x, keys, values, memory.barred, causal)
+            x = layer(x, keys, values, memory.barred, causal, by)
         return self.decoder_norm(x)
 
     def start(self, memory: TransformerMemory, beams: int = 1) -> TransformerState:
@@ -599,11 +645,12 @@ class TransformerTranslator(Translator):
         live = live.with_room(beams)
         places = slice(live.used, live.used + beams)
         live.own[:, :, places] = torch.eye(beams, dtype=torch.bool, device=tokens.device)
-        x = self.embed(self.target_embedding, tokens)
-        x = x + sinusoids(live.time + 1, x.shape[-1], x.device)[live.time]  # (batch, beams, width)
+        x, by = self.place(
+            self.embed(self.target_embedding, tokens), slice(live.time, live.time + 1)
+        )  # (batch, beams, width)
         others, attentions = bar(live.own)[:, None], []
         for layer, cache, (keys, values) in zip(self.decoder_layers, live.caches, memory.layers, strict=True):
-            x, weights = layer.step(x, cache, places, others, keys, values, memory.barred)
+            x, weights = layer.step(x, cache, places, others, keys, values, memory.barred, by)
             attentions.append(weights)
         state = live._replace(used=places.stop, time=live.time + 1)
         return self.output(self.decoder_norm(x)), state, attentions[max(0, len(attentions) - 2)]

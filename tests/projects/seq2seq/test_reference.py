@@ -85,6 +85,7 @@ def test_multi_head_attention_equals_torch(own):
 
 def test_the_fast_multi_head_attention_equals_the_reference():
     layer = networks.MultiHeadAttention(12, 3)
+    torch.nn.init.normal_(layer.out.weight)  # which begins as zero
     x, memory = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 12, requires_grad=True)
     mask = networks.padding_mask(torch.tensor([3, 6]), 6)[:, None, None]
 

@@ -163,6 +163,8 @@ def test_the_loss_floor_is_the_least_that_smoothed_targets_allow():
         ({"lr": 0.0}, "--model.lr is above 0"),
         ({"teacher_forcing": (1.0, 2.0)}, "--model.teacher_forcing"),
         ({"network": "transformer", "width": 18, "heads": 4}, "--model.width 18"),
+        ({"network": "transformer", "width": 20, "heads": 4, "positions": "rotary"}, "--model.width 20"),
+        ({"positions": "learned"}, "--model.positions learned"),
         ({"vocabularies": (40, 50)}, "--model.tie: only a joint vocabulary"),
         ({"beam": 0}, "beam 0"),
     ],

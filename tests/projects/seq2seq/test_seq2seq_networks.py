@@ -12,6 +12,8 @@ from projects.seq2seq.networks import (
     TransformerTranslator,
     padding_mask,
     sinusoids,
+    turn,
+    turns,
 )
 from projects.seq2seq.search import map_tensors, take_hypotheses
 
@@ -37,12 +39,21 @@ NETWORKS = {
     "untied": lambda: recurrent(tie="none"),
     "pre-norm": lambda: transformer(),
     "post-norm": lambda: transformer(pre_norm=False),
+    "rotary": lambda: transformer(positions="rotary"),
 }
+
+
+def moved(net):
+    """`net`, away from where training begins: no weight is zero, so that each has a part in the result."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
 
 
 @pytest.fixture(params=NETWORKS)
 def net(request):
-    return NETWORKS[request.param]().eval()
+    return moved(NETWORKS[request.param]()).eval()
 
 
 def sentences(batch=3, source_time=5, target_time=6):
@@ -155,10 +166,7 @@ def copy_attention(ours, theirs):
 
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_the_transformer_equals_torchs(pre_norm):
-    net = transformer(pre_norm=pre_norm).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    net = moved(transformer(pre_norm=pre_norm)).eval()
     theirs = nn.Transformer(8, 2, 2, 2, 12, 0.0, batch_first=True, norm_first=pre_norm).eval()
     if not pre_norm:
         theirs.encoder.norm = theirs.decoder.norm = None
@@ -199,9 +207,36 @@ def test_the_transformer_equals_torchs(pre_norm):
     )
 
 
+def test_a_layer_begins_by_adding_nothing():
+    net, x = transformer().eval(), torch.randn(3, 5, 8)
+    for layer in net.encoder:
+        torch.testing.assert_close(layer(x, torch.zeros(1, 1, 1, 5), None), x)
+    source, lengths, _ = sentences()
+    memory = net.encode(source, lengths)
+    for layer, (keys, values) in zip(net.decoder, memory.layers, strict=True):
+        torch.testing.assert_close(layer(x, keys, values, memory.barred, torch.zeros(1, 1, 5, 5), None), x)
+
+
 def test_sinusoids_by_hand():
     expected = torch.tensor([[0.0, 1, 0, 1], [0.841471, 0.540302, 0.0099998, 0.99995]])
     torch.testing.assert_close(sinusoids(2, 4), expected, atol=1e-6, rtol=0)
+
+
+def test_turning_by_positions_equals_transformers():
+    from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb, create_sinusoidal_positions
+
+    x = torch.randn(3, 2, 7, 8)  # (batch, heads, time, width)
+    sines, cosines = create_sinusoidal_positions(7, 8).double().chunk(2, -1)  # which are in single precision
+    expected = apply_rotary_pos_emb(x.transpose(1, 2), sines[None], cosines[None]).transpose(1, 2)
+    torch.testing.assert_close(turn(x, turns(7, 8)), expected, rtol=0, atol=1e-5)
+
+
+def test_turned_queries_and_keys_know_their_distance_alone():
+    query, key, by = torch.randn(8), torch.randn(8), turns(9, 8)
+    near, far = ((turn(query, by) @ turn(key, by).T).diagonal(offset) for offset in (1, 4))
+    torch.testing.assert_close(near, near[:1].expand(8))
+    torch.testing.assert_close(far, far[:1].expand(5))
+    assert not torch.allclose(near[0], far[0])
 
 
 def test_tying_shares_the_matrix():
