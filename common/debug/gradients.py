@@ -64,7 +64,8 @@ def check_gradients(module: LightningModule, batch: Any, directions: int = 3, ep
     """Compares autograd with central differences of `compute_loss`; the worst parameter tensor comes first.
 
     Works on a copy in train mode, on the CPU, with at most 4 samples, in float64: in float32 rounding would
-    drown the differences. Frozen parameters are left out; one that autograd does not reach has slope 0.
+    drown the differences. Frozen parameters are left out; one that autograd does not reach has slope 0. A matrix
+    that begins as zero, as where a layer is to add nothing at first, is given random numbers.
 
     A step that takes a ReLU or a max-pool across its kink measures a mixture of two slopes. So a direction
     that disagrees is tried with each half of the step alone, and with steps of a tenth and a hundredth, which
@@ -81,6 +82,9 @@ def check_gradients(module: LightningModule, batch: Any, directions: int = 3, ep
     batch = tiny_double_batch(batch)
     weights = {name: weight for name, weight in twin.named_parameters() if weight.requires_grad}
     generator = torch.Generator().manual_seed(0)
+    for weight in weights.values():
+        if weight.dim() > 1 and not weight.any():  # whatever lies before it would have slope 0, be it right or wrong
+            weight.data.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
 
     def loss_at(weight: Tensor, value: Tensor) -> float:
         before = weight.detach().clone()

@@ -326,6 +326,14 @@ def test_gradients_name_exactly_the_wrong_parameter():
         debug.print_gradients(checks)
 
 
+def test_gradients_find_what_is_wrong_before_a_matrix_of_zeros():
+    module = Wrong()
+    nn.init.zeros_(module.head.weight)
+    checks = debug.check_gradients(module, pictures())
+    assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
+    assert not module.head.weight.any(), "the module itself is as it was"
+
+
 def test_gradients_find_what_is_detached():
     checks = debug.check_gradients(Detached(), pictures())
     assert all(check.autograd == 0 for check in checks)
