@@ -149,12 +149,7 @@ class Seq2SeqModule(LightningModule):
                 )
             else:
                 self.net = TransformerTranslator(
-                    vocabularies,
-                    inner=inner,
-                    heads=heads,
-                    pre_norm=pre_norm,
-                    positions=positions,
-                    **shared,
+                    vocabularies, inner=inner, heads=heads, pre_norm=pre_norm, positions=positions, **shared
                 )
         except ValueError as error:
             raise UserError(f"--model.tie: {error}") from error
