@@ -20,29 +20,37 @@ from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
 from projects.seq2seq.module import Seq2SeqModule
-from projects.seq2seq.translate import load_translator
+from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.translate import Translator, load_translator
 from projects.seq2seq.vocabulary import decode, encode_batch
+
+
+def score(translator: Translator, search: SearchOptions, data: TranslationData, split: str) -> dict[str, float]:
+    """The scores of the translations of a split, as in a run's test; computed in float32 on the CPU."""
+    lines, references = data.texts[split]
+    ids = encode_batch(translator.source_tokenizer, lines)
+    found = translate_ids(translator.net, ids, search, torch.device("cpu"), limit=translator.length_limit)
+    texts = [decode(translator.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
+    scores: dict[str, Any] = vars(evaluate(texts, references, translator.languages[1]))
+    figures = {f"{split}/{name}": score for name, score in scores.items() if name != "signatures"}
+    return figures | {f"{split}/exact_match": exact_match(texts, references)}
+
+
+def trained_search(checkpoint: Path) -> SearchOptions:
+    """How the run of `checkpoint` searched at its test."""
+    return Seq2SeqModule(**read_checkpoint(checkpoint)["hyper_parameters"]).search
 
 
 def together(folders: list[Path], source: str) -> dict[str, float]:
     """The scores, as in a run's test, of the runs' chosen checkpoints as an ensemble, searched as the first run's was.
 
-    Computed in float32.
-
     Raises:
         UserError: a run is not finished, a checkpoint is missing or damaged, or they have other vocabularies.
     """
     paths = [folder / "checkpoints" / str(read_summary(folder)["checkpoint"]) for folder in folders]
-    device = torch.device("cpu")
-    translator = load_translator(paths, False, device)
-    options = Seq2SeqModule(**read_checkpoint(paths[0])["hyper_parameters"]).search
-    lines, references = TranslationData(source, direction="-".join(translator.languages)).texts["test"]
-    ids = encode_batch(translator.source_tokenizer, lines)
-    found = translate_ids(translator.net, ids, options, device, limit=translator.length_limit)
-    texts = [decode(translator.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
-    scores: dict[str, Any] = vars(evaluate(texts, references, translator.languages[1]))
-    figures = {f"test/{name}": score for name, score in scores.items() if name != "signatures"}
-    return figures | {"test/exact_match": exact_match(texts, references)}
+    translator = load_translator(paths, False, torch.device("cpu"))
+    data = TranslationData(source, direction="-".join(translator.languages))
+    return score(translator, trained_search(paths[0]), data, "test")
 
 
 def main() -> int:

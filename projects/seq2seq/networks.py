@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,24 @@ class Translator(nn.Module):
         if self.training and self.word_dropout.p:
             x = x * self.word_dropout(x.new_ones(*tokens.shape, 1))
         return x
+
+    def advance(self, tokens: Tensor, live: Any, memory: Any) -> tuple[Tensor, Any, Tensor]:
+        """As `step`, but with what the output layer reads, (batch, beams, width), in place of the logits."""
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, live: Any, memory: Any) -> tuple[Tensor, Any, Tensor]:
+        """One more token for each hypothesis.
+
+        Args:
+            tokens: (batch, beams) ids, the last of each hypothesis.
+            live: where they are, of `start` or of the step before; a Transformer's is used up, as its caches are written in.
+            memory: the sources, of `encode`.
+
+        Returns:
+            Logits (batch, beams, vocabulary), the new `live`, and the attention (batch, beams, source_time).
+        """
+        hidden, live, attention = self.advance(tokens, live, memory)
+        return self.output(hidden), live, attention
 
 
 class RecurrentCell(nn.Module):
@@ -232,7 +250,7 @@ class RecurrentTranslator(Translator):
             tuple(state for _ in self.cells), first.new_zeros(len(first), beams, self.readout.out_features)
         )
 
-    def advance(self, projected: Tensor, live: RecurrentState) -> tuple[tuple[Tensor, ...], ...]:
+    def next_states(self, projected: Tensor, live: RecurrentState) -> tuple[tuple[Tensor, ...], ...]:
         """The layers' states one step on; `projected` (batch, beams, gates * hidden) is the first cell's input."""
         if self.feed is not None:
             projected = projected + self.feed(live.readout)
@@ -272,7 +290,7 @@ class RecurrentTranslator(Translator):
                 guess = self.output(outputs[-1]).argmax(-1)  # (batch, 1)
                 guessed = self.first_cell.input(self.dropout(self.embed(self.target_embedding, guess)))
                 projected = torch.where(own[:, step, None, None], guessed, projected)
-            states = self.advance(projected, live)
+            states = self.next_states(projected, live)
             if self.feed is None and own is None:
                 live, output = live._replace(layers=states), states[-1][0]
             else:
@@ -284,20 +302,13 @@ class RecurrentTranslator(Translator):
             result, _ = self.read_out(result, memory)  # all steps attend at once
         return self.dropout(result)
 
-    def step(self, tokens: Tensor, live: RecurrentState, memory: RecurrentMemory) -> tuple[Tensor, RecurrentState, Tensor]:
-        """One more token for each hypothesis.
-
-        Args:
-            tokens: (batch, beams) ids, the last of each hypothesis.
-            live: their states.
-            memory: the sources.
-
-        Returns:
-            Logits (batch, beams, vocabulary), the states behind, and the attention (batch, beams, source_time).
-        """
-        states = self.advance(self.first_cell.input(self.embed(self.target_embedding, tokens)), live)
+    def advance(
+        self, tokens: Tensor, live: RecurrentState, memory: RecurrentMemory
+    ) -> tuple[Tensor, RecurrentState, Tensor]:
+        """See `Translator.advance`."""
+        states = self.next_states(self.first_cell.input(self.embed(self.target_embedding, tokens)), live)
         readout, weights = self.read_out(states[-1][0], memory)
-        return self.output(readout), RecurrentState(states, readout), weights
+        return readout, RecurrentState(states, readout), weights
 
 
 def phases(time: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -633,13 +644,12 @@ class TransformerTranslator(Translator):
         own = torch.zeros(len(memory.barred), beams, 0, dtype=torch.bool, device=memory.barred.device)
         return TransformerState(empty, own, 0, 0)
 
-    def step(
+    def advance(
         self, tokens: Tensor, live: TransformerState, memory: TransformerMemory
     ) -> tuple[Tensor, TransformerState, Tensor]:
-        """One more token for each hypothesis; arguments and results as `RecurrentTranslator.step`'s.
+        """See `Translator.advance`.
 
-        `live` is used up: its caches are written in. The attention is that of the last layer but one, mean over heads: it
-        aligns best (Garg et al., arXiv 1909.02074).
+        The attention is that of the last layer but one, mean over heads: it aligns best (Garg et al., arXiv 1909.02074).
         """
         beams = tokens.shape[1]
         live = live.with_room(beams)
@@ -653,4 +663,4 @@ class TransformerTranslator(Translator):
             x, weights = layer.step(x, cache, places, others, keys, values, memory.barred, by)
             attentions.append(weights)
         state = live._replace(used=places.stop, time=live.time + 1)
-        return self.output(self.decoder_norm(x)), state, attentions[max(0, len(attentions) - 2)]
+        return self.decoder_norm(x), state, attentions[max(0, len(attentions) - 2)]

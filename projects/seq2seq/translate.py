@@ -2,7 +2,8 @@
 
 Reads a file or the standard input, a sentence a line, and prints a translation for each line; with `--reference` the scores
 too, on the standard error: so is a length penalty chosen on validation, or an ensemble tested. Several checkpoints make an
-ensemble, whose next-token probabilities are the mean of theirs, or with `--average` one network of mean weights.
+ensemble, whose next-token probabilities are the mean of theirs, or with `--average` one network of mean weights. With
+`--examples` they look up their training pairs at every token (see `neighbours.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+    from projects.seq2seq.neighbours import NeighbourOptions
     from projects.seq2seq.search import EncoderDecoder, Hypothesis
 
 READ_TOKENS = 256  # of a line's tokens so many are read; longer lines are cut, and it is said
@@ -49,6 +51,9 @@ def new_parser() -> OneLineParser:
         ("top_k", int, 0, "With --sample: draw among the so many likeliest tokens; 0 for all."),
         ("top_p", float, 1.0, "With --sample: draw among the likeliest tokens that have this probability together."),
         ("seed", int, 0, "With --sample: of the random numbers."),
+        ("neighbours", int, 256, "With --examples: tokens that are looked up for each token that is written."),
+        ("neighbour_share", float, 0.4, "With --examples: of a token's probability that is the neighbours'."),
+        ("neighbour_temperature", float, 6.0, "With --examples: above, distant neighbours count for more."),
         ("batch_size", int, 100, "Sentences translated at once; by each core of a CPU."),
     ]
     for name, kind, default, sentence in number:
@@ -61,6 +66,9 @@ def new_parser() -> OneLineParser:
         choices=("32-true", "bf16-mixed"),
         default="32-true",
         help="Number format; bf16-mixed is quicker where the hardware has it, and changes a few translations.",
+    )
+    parser.add_argument(
+        "--examples", metavar="SOURCE", help="Training pairs to look up, the source that the run had as --data.source."
     )
     parser.add_argument("--sample", action="store_true", help="Draw translations at random instead of searching the best.")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="What every translation has to begin with.")
@@ -95,6 +103,7 @@ def translate(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad line stops it before any output."""
     from common.device import check_precision, choose_device
     from projects.seq2seq.inference import Sampling, translate_ids
+    from projects.seq2seq.neighbours import NeighbourOptions
     from projects.seq2seq.search import SearchOptions
     from projects.seq2seq.vocabulary import encode, encode_batch
 
@@ -111,9 +120,10 @@ def translate(options: argparse.Namespace) -> None:
         options.early_stop,
     )
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed) if options.sample else None
+    neighbours = NeighbourOptions(options.neighbours, options.neighbour_share, options.neighbour_temperature)
     device = choose_device(options.accelerator)
     check_precision(options.precision, options.accelerator)
-    translator = load_translator(options.checkpoint, options.average, device)
+    translator = load_translator(options.checkpoint, options.average, device, options.examples, neighbours)
     lines = read_lines(options.file)
     references = None if options.reference is None else read_lines(options.reference)
     if references is not None and len(references) != len(lines):
@@ -146,23 +156,34 @@ def translate(options: argparse.Namespace) -> None:
         draw(translator, sources, results, options.attention)
 
 
-def load_translator(paths: Sequence[Path], average: bool, device: torch.device) -> Translator:
+def load_translator(
+    paths: Sequence[Path],
+    average: bool,
+    device: torch.device,
+    examples: str | None = None,
+    neighbours: NeighbourOptions | None = None,
+) -> Translator:
     """The networks of `paths` as one, ready to translate on `device`.
 
     Args:
         paths: checkpoints of this project, of one vocabulary.
         average: whether to average their weights (Vaswani et al., arXiv 1706.03762, section 6.1) and not what they say.
         device: where they compute.
+        examples: a data source, as `TranslationData`'s, whose training pairs each of them looks up; None for none.
+        neighbours: how; None for the defaults.
 
     Raises:
-        UserError: a file is not a good checkpoint of this project, or they do not go together.
+        UserError: a file is not a good checkpoint of this project, they do not go together, or there are no such pairs.
     """
     from tokenizers import Tokenizer
 
     from common.checkpoints import check_project, read_checkpoint
+    from projects.seq2seq.data import TranslationData
     from projects.seq2seq.inference import LENGTH_LIMIT
     from projects.seq2seq.module import Seq2SeqModule
+    from projects.seq2seq.neighbours import NeighbourOptions, NeighbourTranslator, read_pairs
     from projects.seq2seq.search import Ensemble
+    from projects.seq2seq.vocabulary import encode_batch
 
     checkpoints = []
     for path in paths:
@@ -184,7 +205,15 @@ def load_translator(paths: Sequence[Path], average: bool, device: torch.device) 
         nets.append(module.net.eval().to(device))
     source, target = (Tokenizer.from_str(text) for text in checkpoints[0]["tokenizers"])
     languages, limit = checkpoints[0]["languages"], checkpoints[0].get("length_limit", LENGTH_LIMIT)
-    net = nets[0] if len(nets) == 1 else Ensemble(nets)
+    members: Sequence[EncoderDecoder] = nets
+    if examples is not None:
+        texts = TranslationData(examples, "-".join(languages)).texts["train"]
+        read, written = (
+            [ids[:READ_TOKENS] for ids in encode_batch(*side)] for side in zip((source, target), texts, strict=True)
+        )
+        options = neighbours or NeighbourOptions()
+        members = [NeighbourTranslator(net, read_pairs(net, (read, written), device), options) for net in nets]
+    net = members[0] if len(members) == 1 else Ensemble(members)
     return Translator(net, source, target, (languages[0], languages[1]), (limit[0], limit[1]))
 
 

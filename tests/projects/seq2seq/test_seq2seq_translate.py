@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ import torch
 
 from common.checkpoints import read_checkpoint
 from common.device import has_bfloat16
+from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
+from projects.seq2seq.neighbours import NeighbourOptions, NeighbourTranslator, read_pairs
 from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
 from projects.seq2seq.search import SearchOptions
 from projects.seq2seq.translate import load_translator, main, mean_checkpoint
-from projects.seq2seq.vocabulary import BOS, EOS, decode, encode
+from projects.seq2seq.vocabulary import BOS, EOS, decode, encode, encode_batch
 
 LINES = ["am dritten märz", "", "zweiundvierzig äpfel kosten drei euro", "halb acht"]
 
@@ -203,6 +206,21 @@ def test_averaged_weights_are_the_mean(checkpoints):
     assert not torch.equal(mean["net.readout.weight"], parts[0]["state_dict"]["net.readout.weight"])
 
 
+def test_with_examples_it_says_what_network_and_neighbours_say(monkeypatch, capsys, checkpoints, translator, pairs_folder):
+    texts = TranslationData(str(pairs_folder), "de-en").texts["train"]
+    tokenizers = translator.source_tokenizer, translator.target_tokenizer
+    source, target = (encode_batch(*side) for side in zip(tokenizers, texts, strict=True))
+    store = read_pairs(translator.net, (source, target), torch.device("cpu"))
+    both = replace(translator, net=NeighbourTranslator(translator.net, store, NeighbourOptions(9, 0.7, 0.5)))
+    flags = ["--examples", str(pairs_folder), "--neighbours", "9", "--neighbour_share", "0.7"]
+    flags += ["--neighbour_temperature", "0.5", "--checkpoint", checkpoints[-1]]
+    code, lines, error = run(monkeypatch, capsys, flags)
+    assert (code, error) == (0, "")
+    assert lines == [" ".join(best.split()) for best, *_ in expected(both, LINES)]
+    assert lines != [" ".join(best.split()) for best, *_ in expected(translator, LINES)]
+    assert lines == run(monkeypatch, capsys, [*flags, checkpoints[-1]])[1]  # an ensemble of it and itself
+
+
 def test_sampling_is_repeated_by_its_seed_and_greedy_among_one(translator):
     ids, device = [encode(translator.source_tokenizer, line) for line in LINES], torch.device("cpu")
 
@@ -235,6 +253,10 @@ def test_decoding_stops_at_the_end(translator):
         (["--n_best", "9"], "x\n", "n_best 9 is more than beam 5"),
         (["--batch_size", "0"], "x\n", "--batch_size 0"),
         (["--attention", "nowhere/map.png"], "\n", "there is no line to draw"),
+        (["--neighbours", "0"], "x\n", "neighbours 0"),
+        (["--neighbour_share", "1"], "x\n", "neighbour_share 1.0"),
+        (["--neighbour_temperature", "0"], "x\n", "neighbour_temperature 0.0"),
+        (["--examples", "nowhere/at/all"], "x\n", "nowhere/at/all"),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, checkpoints, flags, text, line):

@@ -1,4 +1,4 @@
-"""Translators that translate together are scored as a run's own test scores one."""
+"""Translators that translate together, or look up their training pairs, are scored as a run's own test scores one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ensemble
+from benchmarks import ensemble, neighbours
 from common.cli import main
+from common.errors import UserError
+from projects.seq2seq.neighbours import NeighbourOptions
 from projects.seq2seq.sample import make_pairs
 from projects.seq2seq.train import PROJECT
 
@@ -57,3 +59,28 @@ def test_both_stand_beside_each_alone(runs, pairs, monkeypatch):
     assert figures["seeds"] == [0, 1] and len(figures["each"]["test/bleu"]) == 2
     assert figures["ensemble"] == ensemble.together(runs, pairs)
     assert figures["ensemble"] != ensemble.together(runs[:1], pairs)
+
+
+def test_neighbours_stand_beside_the_network_alone(runs, pairs, monkeypatch):
+    written: dict[str, dict] = {}
+    monkeypatch.setattr("sys.argv", ["neighbours", "looked-up", str(runs[0]), "--data", pairs])
+    monkeypatch.setattr("benchmarks.neighbours.write_result", lambda name, figures: written.update({name: figures}))
+    assert neighbours.main() == 0
+    figures = written["looked-up"]
+    found = figures["neighbours"]
+    checkpoints = {path.name for path in (runs[0] / "checkpoints").glob("*.ckpt")}
+    assert found["validation"].keys() == checkpoints and found["checkpoint"] in checkpoints
+    assert found["validation"][found["checkpoint"]] == max(found["validation"].values())
+    # the run has one epoch, whose last weights are its best: without neighbours they score as they did in its test
+    assert found["test_without"] == pytest.approx({name: figures["mean"][name] for name in found["test_without"]})
+    assert found["test"] != found["test_without"]
+
+
+def test_neighbours_without_a_share_change_no_score(runs, pairs):
+    found = neighbours.with_neighbours(runs[0], pairs, NeighbourOptions(share=0.0))
+    assert found["test"] == found["test_without"]
+
+
+def test_a_run_without_checkpoints_is_named(tmp_path, pairs):
+    with pytest.raises(UserError, match="no checkpoint"):
+        neighbours.with_neighbours(tmp_path, pairs, NeighbourOptions())
