@@ -46,6 +46,7 @@ BERT_SENTIMENT_RUNS = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 GAN_RUNS = ["gan-grid25", "gan-ring8", "gan-classic"]
 GAN_PICTURE_RUNS = ["gan-cifar10", "gan-dcgan", "gan-sample"]
 POLICY_GRADIENT_RUNS = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
+SEARCH_SECONDS = "search_seconds_without", "search_seconds"
 SEQ2SEQ_RUNS = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-transformer-back", "seq2seq-sample"]
 
 
@@ -72,6 +73,7 @@ def shown_command(result: dict[str, Any]) -> str:
     command = result["commands"][0] if "commands" in result else result["command"]
     command = without_repetitions(re.sub(r" --name \S+", "", command))
     command = re.sub(r"(--data(?:\.source)?) \S*/\S*", r"\1 FOLDER", command)
+    command = re.sub(r" runs/\S+", " RUN_FOLDER", command)
     command = re.sub(r"(--(?:model\.features_)?checkpoint) \S+", r"\1 PATH", command)
     command = re.sub(r"--config projects/\w+/recipes/", "--config recipes/", command)
     others = ", ".join(str(seed) for seed in result.get("seeds", [])[1:])
@@ -109,6 +111,7 @@ def front() -> str:
     """A few lines for each capstone that has been measured."""
     pictures, pictures_benchmark = read_result("cifar10-default"), read_result("cifar10-benchmark")
     translations = {name: read_result(f"seq2seq-{name}") for name in ("recurrent", "transformer")}
+    neighbours = read_result("seq2seq-neighbours")
     sentiment, tuning = read_result("bert_sentiment-minilm"), read_result("bert_sentiment-benchmark")
     points, fakes, textbook = (read_result(f"gan-{name}") for name in ("grid25", "cifar10", "dcgan"))
     distances = [result["mean"]["test/frechet"] for result in (fakes, textbook)]
@@ -129,6 +132,12 @@ def front() -> str:
                 translation,
             )
             for name, translation in translations.items()
+        ),
+        front_row(
+            "",
+            "the same, Transformer that looks up its training pairs",
+            f"**{neighbours['neighbours']['test']['test/bleu_tokenized']:.2f}**",
+            {key: value for key, value in neighbours.items() if key != "commands"},  # its own and not the run's
         ),
         front_row(
             "bert_sentiment",
@@ -244,6 +253,26 @@ def seq2seq_signatures() -> str:
         signatures = result["notes"]["signatures"] | signatures  # the first translator's language stays
     named = [(title, signatures[name].replace("|", "\\|")) for name, title in columns.items() if name in signatures]
     return rows(["score", "signature"], [[title, f"`{signature}`"] for title, signature in named])
+
+
+def seq2seq_neighbours() -> str:
+    """What `benchmarks/neighbours.py` measured."""
+    result = read_result("seq2seq-neighbours")
+    found = result["neighbours"]
+    body = [
+        [title, *(f"{found[part][f'test/{name}']:.2f}" for part in ("test_without", "test"))]
+        for title, name in [
+            ("BLEU, lower case, tokenised", "bleu_tokenized"),
+            ("BLEU in lower case", "bleu_lower"),
+            ("chrF in lower case", "chrf_lower"),
+        ]
+    ]
+    body.append(["training", *[minutes(result["mean"]["train_seconds"])] * 2])
+    body.append(["reading the training pairs again", "", f"{found['read_seconds']:.0f} s"])
+    body.append(["the test set's thousand sentences, beam 5", *(f"{found[key]:.0f} s" for key in SEARCH_SECONDS)])
+    return rows(
+        [f"`{result['recipe']}`, {result['notes']['direction']}, {machine(result)}", "alone", "with neighbours"], body
+    )
 
 
 def seq2seq_benchmark() -> str:
@@ -491,6 +520,7 @@ TABLES = {
     "policy_gradient-figures": policy_gradient_figures,
     "seq2seq-benchmark": seq2seq_benchmark,
     "seq2seq-figures": seq2seq_figures,
+    "seq2seq-neighbours": seq2seq_neighbours,
     "seq2seq-signatures": seq2seq_signatures,
 }
 

@@ -15,6 +15,8 @@ from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
 from projects.seq2seq.search import SearchOptions, beam_search
 from projects.seq2seq.vocabulary import BOS, EOS
 
+pytest.importorskip("faiss")
+
 CPU, VOCABULARY = torch.device("cpu"), 30
 NETWORKS = {
     "recurrent": lambda: RecurrentTranslator((VOCABULARY, VOCABULARY), width=16, hidden=16),
