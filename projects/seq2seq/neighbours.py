@@ -51,6 +51,8 @@ class NeighbourOptions:
 class Datastore:
     """Keys with a token each, divided into cells so that a search looks into a few of them (faiss' inverted file).
 
+    It holds the keys in memory: 512 bytes a token at width 128, and twice that while it is made.
+
     Args:
         keys: (tokens, width) float32, on the CPU.
         values: (tokens,) int64.
