@@ -2,5 +2,5 @@
 
 import os
 
-# before torch is imported: each core has a process that tests, and a second thread in each would make both wait for the other's
+# before torch is imported: each core has a process that tests, and more threads would only make them wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
