@@ -32,7 +32,7 @@ def score(translator: Translator, search: SearchOptions, data: TranslationData, 
     found = translate_ids(translator.net, ids, search, torch.device("cpu"), limit=translator.length_limit)
     texts = [decode(translator.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
     scores: dict[str, Any] = vars(evaluate(texts, references, translator.languages[1]))
-    figures = {f"{split}/{name}": score for name, score in scores.items() if name != "signatures"}
+    figures = {f"{split}/{name}": value for name, value in scores.items() if name != "signatures"}
     return figures | {f"{split}/exact_match": exact_match(texts, references)}
 
 

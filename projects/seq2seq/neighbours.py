@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,15 @@ class NeighbourOptions:
             raise UserError(f"{given}: choose >= 1, in [0, 1), and > 0")
 
 
+def load_faiss() -> Any:
+    """The library that searches. Raises UserError if it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError('neighbours are searched by faiss: pip install "lightning-capstones[neighbours]"') from error
+    return faiss
+
+
 class Datastore:
     """Keys with a token each, divided into cells so that a search looks into a few of them (faiss' inverted file).
 
@@ -62,10 +72,7 @@ class Datastore:
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
-        try:
-            import faiss
-        except ImportError as error:
-            raise UserError('neighbours are searched by faiss: pip install "lightning-capstones[neighbours]"') from error
+        faiss = load_faiss()
         if not len(keys):
             raise UserError("there is no training pair to look up")
         width, cells = keys.shape[1], max(1, min(CELLS, len(keys) // 64))
@@ -104,6 +111,7 @@ def read_pairs(
         device: where to compute.
         batch_size: pairs read at once; on a CPU by each core.
     """
+    load_faiss()  # or it would be missed only after all was read
     source, target = pairs
     order = torch.tensor([len(ids) for ids in target]).argsort(descending=True, stable=True)
     batches = order.split(batch_size)

@@ -182,7 +182,9 @@ def test_in_bfloat16_they_say_nearly_the_same_and_in_float64_the_same(net, pairs
     torch.testing.assert_close(first_step(translator, enabled=False), expected.double(), rtol=1e-4, atol=1e-4)
 
 
-def test_without_faiss_it_says_what_to_install(monkeypatch):
+def test_without_faiss_it_says_what_to_install_before_it_reads_anything(monkeypatch, net, pairs):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"pip install .*neighbours"):
-        Datastore(torch.eye(3), torch.arange(3))
+    monkeypatch.setattr(type(net), "forward", None)
+    for make in (lambda: Datastore(torch.eye(3), torch.arange(3)), lambda: read_pairs(net, pairs, CPU)):
+        with pytest.raises(UserError, match=r"pip install .*neighbours"):
+            make()
