@@ -54,7 +54,7 @@ def load_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise UserError('neighbours are searched by faiss: pip install "lightning-capstones[neighbours]"') from error
+        raise UserError('faiss is not installed; run `pip install "lightning-capstones[neighbours]"`') from error
     return faiss
 
 

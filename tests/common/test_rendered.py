@@ -16,14 +16,6 @@ from common.rendered import CHUNK, CLASS_NAMES, SHAPES, render_images
 Pictures = tuple[Tensor, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def train() -> Pictures:
     return render_images(5000, 0)
