@@ -28,9 +28,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio, seconds
-from common.cli import CapstoneCLI
-from common.device import default_precision, device_name, keep_freed_memory
-from common.run import run
+from common.cli.parser import CapstoneCLI
+from common.nn.device import default_precision, device_name, keep_freed_memory
+from common.run.run import run
 from projects.bert_sentiment.data import TextData, encode
 from projects.bert_sentiment.inference import TextClassifier
 from projects.bert_sentiment.networks import OwnHead

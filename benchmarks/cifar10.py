@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 
 from benchmarks.results import read_result, write_result
 from benchmarks.twin import Twin, wait
-from common.cli import CapstoneCLI
-from common.device import default_precision, device_name, keep_freed_memory
-from common.run import run
+from common.cli.parser import CapstoneCLI
+from common.nn.device import default_precision, device_name, keep_freed_memory
+from common.run.run import run
 from projects.cifar10.data import CIFAR10Data, DeviceLoader
 from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.networks import resize

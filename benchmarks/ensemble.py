@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.results import gather, read_summary, write_result
-from common.checkpoints import read_checkpoint
-from common.cli import guarded
+from common.cli.command import report_errors
+from common.io.checkpoints import read_checkpoint
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
@@ -65,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(report_errors(main))

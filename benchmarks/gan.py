@@ -27,9 +27,9 @@ from torch import Tensor
 
 from benchmarks.results import write_result
 from benchmarks.twin import Twin
-from common.cli import CapstoneCLI
-from common.device import device_name
-from common.run import run
+from common.cli.parser import CapstoneCLI
+from common.nn.device import device_name
+from common.run.run import run
 from projects.gan.data import Batch
 from projects.gan.evaluation import FeatureComparison
 from projects.gan.features import FEATURE_BATCH

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.ensemble import score, trained_search
 from benchmarks.results import gather, write_result
-from common.cli import guarded
+from common.cli.command import report_errors
 from common.errors import UserError
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.neighbours import NeighbourOptions
@@ -81,4 +81,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(report_errors(main))

@@ -32,9 +32,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio
 from benchmarks.twin import Twin
-from common.cli import CapstoneCLI
-from common.device import device_name
-from common.run import run
+from common.cli.parser import CapstoneCLI
+from common.nn.device import device_name
+from common.run.run import run
 from projects.policy_gradient.acting import Sampler, draw_noise
 from projects.policy_gradient.advantages import following_values, generalized_advantages
 from projects.policy_gradient.environments import Task, inspect, make_single, make_vector
@@ -159,7 +159,7 @@ class Judged(Callback):
     ) -> None:
         """Stops the training once the target is reached."""
         assert isinstance(pl_module, PolicyGradientModule)
-        if self.judge.look(pl_module.actor(), trainer.global_step * batch.sample_count):
+        if self.judge.look(pl_module.actor(), trainer.global_step * batch.num_samples):
             trainer.should_stop = True
 
 

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.cli import guarded
+from common.cli.command import report_errors
 from common.errors import UserError
-from common.summary import git_commit, versions
+from common.run.summary import git_commit, versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -123,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(report_errors(main))

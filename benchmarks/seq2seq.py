@@ -29,8 +29,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, ratio, seconds
-from common.device import default_precision, device_name, has_bfloat16, keep_freed_memory, share_out
 from common.errors import UserError
+from common.nn.device import default_precision, device_name, has_bfloat16, keep_freed_memory, parallel_map
 from projects.seq2seq.data import Batch, TokenBatchLoader, TranslationData, collate
 from projects.seq2seq.inference import length_limits, translate_ids
 from projects.seq2seq.losses import linear_cross_entropy
@@ -154,7 +154,7 @@ def decoding(
         results["theirs"] = [[] for _ in sources]
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         if share:
-            share_out(generate, batches, device)
+            parallel_map(generate, batches, device)
         else:
             generate(batches)
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.command import OneLineParser, guarded
+from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
 
 RUNS = Path("runs")
@@ -75,7 +75,7 @@ def new_parser() -> OneLineParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options, flags = new_parser().parse_known_args(args)
-    return guarded(lambda: multirun(options, flags))
+    return report_errors(lambda: multirun(options, flags))
 
 
 def multirun(options: argparse.Namespace, flags: list[str]) -> None:

@@ -101,7 +101,7 @@ class Forked:
 
 
 # what every command imports: seconds of processor time each, so that a server does it once and forks
-PRELOADED = ["common.cli", "common.run", "torchvision", "matplotlib.figure"]
+PRELOADED = ["common.cli.main", "common.run.run", "torchvision", "matplotlib.figure"]
 
 
 class Command:

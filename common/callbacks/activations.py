@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from common.callbacks import is_log_step
+from common.trainer import should_log
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Mish)
 SQUASHERS: dict[type[nn.Module], tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}
@@ -31,7 +31,7 @@ class ActivationStats(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Hangs the hooks on if this batch is to be looked at."""
-        if not is_log_step(trainer) or is_compiled(pl_module):
+        if not should_log(trainer) or is_compiled(pl_module):
             return
         for name, module in pl_module.named_modules():
             if isinstance(module, WATCHED):

@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from common.loggers import log_picture
-from common.plots import draw_calibration, draw_confusion, draw_images
+from common.io.loggers import log_plot
+from common.plots.classification import draw_calibration, draw_confusion
+from common.plots.images import draw_images
 
 
-class ClassificationPictures(Callback):
+class ClassificationPlots(Callback):
     """Draws `confusion.png`, `calibration.png` and, for pictures, `mistakes.png` after the test.
 
     The module's `test_step` returns a dict with `logits` (batch, classes), `labels` (batch,) and, if there are any,
@@ -77,4 +78,4 @@ class ClassificationPictures(Callback):
             titles = [f"{names[p]} {100 * c:.0f} %\nis {names[t]}" for c, p, t, _ in worst]
             paths.append(draw_images(torch.stack([m[3] for m in worst]), titles, self.folder / "mistakes.png"))
         for path in paths:
-            log_picture(trainer, path.stem, path)
+            log_plot(trainer, path.stem, path)

@@ -7,8 +7,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from common.loggers import log_picture
-from common.plots import draw_filters
+from common.io.loggers import log_plot
+from common.plots.images import draw_filters
 
 
 class FirstFilters(Callback):
@@ -29,5 +29,5 @@ class FirstFilters(Callback):
             if isinstance(module, nn.Conv2d) and module.in_channels == 3:
                 height, width = module.kernel_size
                 title = f"{name}: {module.out_channels} filters of {height} x {width}"
-                log_picture(trainer, "filters", draw_filters(module.weight, self.folder / "filters.png", title))
+                log_plot(trainer, "filters", draw_filters(module.weight, self.folder / "filters.png", title))
                 return

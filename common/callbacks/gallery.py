@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from common.loggers import log_picture
-from common.plots import draw_images
+from common.io.loggers import log_plot
+from common.plots.images import draw_images
 
 
 class PredictionGallery(Callback):
@@ -42,4 +42,4 @@ class PredictionGallery(Callback):
             f"{names[p]} {100 * q:.0f} %" + ("" if p == t else f"\nis {names[t]}")
             for p, q, t in zip(predicted.tolist(), probabilities.tolist(), labels, strict=True)
         ]
-        log_picture(trainer, "gallery", draw_images(images.cpu(), titles, self.folder / "gallery.png"))
+        log_plot(trainer, "gallery", draw_images(images.cpu(), titles, self.folder / "gallery.png"))

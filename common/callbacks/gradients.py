@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from common.callbacks import is_log_step
-from common.checkpoints import newest_first
 from common.errors import UserError
+from common.io.checkpoints import sorted_by_step
+from common.trainer import should_log
 
 
 class GradientMonitor(Callback):
@@ -44,13 +44,13 @@ class GradientMonitor(Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(self.loss if scaled else norm):
             self._stop(trainer, pl_module)
-        if is_log_step(trainer):
+        if should_log(trainer):
             pl_module.log("grad/norm", norm)
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = self.loss.item()
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        good = newest_first(self.checkpoints)
+        good = sorted_by_step(self.checkpoints)
         where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
         clipping = "clip gradients (--trainer.gradient_clip_val 1), " if pl_module.automatic_optimization else ""
         raise UserError(

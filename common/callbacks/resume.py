@@ -14,15 +14,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from common.checkpoints import newest_first
 from common.errors import Preempted
+from common.io.checkpoints import sorted_by_step
 
 
 class ResumeCheckpoints(Checkpoint):
     """Saves `step-*.ckpt` every few steps and at the end of every epoch, and keeps the newest two.
 
     A run killed at any moment and resumed from the newest ends with the weights of an uninterrupted one, bit for bit on
-    a CPU in float32: the trainer's counters say which batch comes next (`common.batches.data_position`), and each
+    a CPU in float32: the trainer's counters say which batch comes next (`common.batches.resume_position`), and each
     process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
     As a `Checkpoint` it comes after all other callbacks, early stopping included, and after the choice of the best where
@@ -121,7 +121,7 @@ class ResumeCheckpoints(Checkpoint):
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            for old in newest_first(self.folder, "step-*.ckpt")[self.KEEP :]:
+            for old in sorted_by_step(self.folder, "step-*.ckpt")[self.KEEP :]:
                 old.unlink()
         return path
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from common.callbacks import is_log_step
+from common.trainer import should_log
 
 
 class Throughput(Callback):
@@ -56,7 +56,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts a step."""
-        log = is_log_step(trainer)
+        log = should_log(trainer)
         if log and pl_module.device.type == "cuda":
             torch.cuda.synchronize()  # the device works behind the program; once in a while it is waited for
         now = time.perf_counter()
@@ -97,9 +97,9 @@ class Throughput(Callback):
 def first_dimension(batch: Any) -> int:
     """The length of the first tensor in a nest of tuples, lists and mappings; 1 if there is none.
 
-    A batch whose samples fill more than one dimension says itself how many they are, as its `sample_count`.
+    A batch whose samples fill more than one dimension says itself how many they are, as its `num_samples`.
     """
-    if isinstance(count := getattr(batch, "sample_count", None), int):
+    if isinstance(count := getattr(batch, "num_samples", None), int):
         return count
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)
 

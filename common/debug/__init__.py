@@ -2,7 +2,7 @@
 
 Can it learn one batch by heart? What does each layer do to its input? Is the gradient the loss's slope?
 A module must only have `compute_loss(batch) -> Tensor`, the scalar training loss behind its `training_step`. It may have
-`loss_floor`, the least that this loss can be, `overfit_steps`, how many steps a batch may take to be learnt by heart, and
+`min_loss`, the least that this loss can be, `overfit_steps`, how many steps a batch may take to be learnt by heart, and
 `prepare_overfit()`, which makes of a loss that has no end, such as a game's, one that can come down.
 """
 

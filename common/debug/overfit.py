@@ -77,7 +77,7 @@ def overfit_one_batch(
     Args:
         trainer_options: arguments of Lightning's `Trainer`, such as accelerator, devices and precision.
         steps: training steps at most; to the module they are the whole training.
-        tolerance: how far above the module's `loss_floor` (0 if it has none) the loss may end.
+        tolerance: how far above the module's `min_loss` (0 if it has none) the loss may end.
 
     Raises:
         UserError: the loss did not come down; the text says how far it came and what to check.
@@ -85,7 +85,7 @@ def overfit_one_batch(
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import LambdaCallback
 
-    floor = float(getattr(module, "loss_floor", 0.0))
+    floor = float(getattr(module, "min_loss", 0.0))
     watch = LossWatch(floor + tolerance, steps)
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     options = trainer_options | dict.fromkeys(quiet, False)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common import batches
-from common.batches import count_batches, data_position, pooled_batches, rank_and_world_size, rank_share
-from common.data import SourcedData, load_splits, resolve_source
+from common.data import batches
+from common.data.batches import bucketed_batches, count_batches, shard_indices
+from common.data.sources import SourceDataModule, load_splits, resolve_source
 from common.errors import UserError
-from common.terminal import say
+from common.io.ranks import print_rank_zero
+from common.trainer import rank_and_world_size, resume_position
 from projects.bert_sentiment.pretrained import load_tokenizer
 from projects.bert_sentiment.sample import CLASS_NAMES, make_sample
 from projects.bert_sentiment.texts import Texts, read, read_split
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     text: Tensor  # (batch,) int64: which text of its split
 
 
-class TextData(SourcedData):
+class TextData(SourceDataModule):
     """Texts of any text and label columns, as the ids of an encoder's tokenizer.
 
     Args:
@@ -146,7 +147,7 @@ class TextData(SourcedData):
             whole = encode(self.tokenizer, texts.texts, None)
             self.truncated[split] = sum(len(ids) > longest for ids in whole)
             if self.truncated[split]:
-                say(f"{split}: {self.truncated[split]} texts are cut to --data.max_length {longest} tokens")
+                print_rank_zero(f"{split}: {self.truncated[split]} texts are cut to --data.max_length {longest} tokens")
                 whole = encode(self.tokenizer, texts.texts, longest)
             self.ids[split] = whole
         labels = torch.tensor(self.splits["train"].labels)
@@ -189,9 +190,9 @@ class PooledLoader:
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
         rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = data_position(data.trainer)
+        epoch, done = resume_position(data.trainer)
         shares = [
-            pooled_batches(self.lengths, data.batch_size, data.pool, epoch, data.seed, each, world_size)
+            bucketed_batches(self.lengths, data.batch_size, data.pool, epoch, data.seed, each, world_size)
             for each in range(world_size)
         ]
         for step in range(done, len(self)):
@@ -207,7 +208,7 @@ class EvalLoader:
     def __init__(self, data: TextData, split: str) -> None:
         lengths = torch.tensor([len(ids) for ids in data.ids[split]])
         order = lengths.argsort(descending=True, stable=True)
-        self.share = order[rank_share(len(lengths), *rank_and_world_size(data.trainer))]
+        self.share = order[shard_indices(len(lengths), *rank_and_world_size(data.trainer))]
         self.data, self.split = data, split
 
     def __len__(self) -> int:
@@ -227,7 +228,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
 
 def pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
     """`rows` of ids, each of its own length, as (rows, time) int64 filled up with `padding`, and their mask, 1 for ids."""
-    padded, real = batches.pad(rows, padding)
+    padded, real = batches.pad_sequences(rows, padding)
     return padded, real.long()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser
+from common.cli.command import OneLineParser
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def new_parser() -> OneLineParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options = new_parser().parse_args(args)
-    from common.cli import guarded  # after the parser has answered --help
+    from common.cli.command import report_errors  # after the parser has answered --help
 
-    return guarded(lambda: export(options))
+    return report_errors(lambda: export(options))
 
 
 def export(options: argparse.Namespace) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.checkpoints import check_project, read_checkpoint
-from common.device import computing_in, share_out
 from common.errors import UserError
+from common.io.checkpoints import check_project, read_checkpoint
+from common.nn.device import autocast_context, parallel_map
 from projects.bert_sentiment.data import encode, pad
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import Classifier
@@ -106,12 +106,12 @@ def predict_logits(
 
     @torch.inference_mode()
     def work(batches: Iterable[list[int]]) -> None:
-        with computing_in(precision, device):
+        with autocast_context(precision, device):
             for batch in batches:
                 ids, mask = pad([rows[i] for i in batch], padding)
                 found.update(zip(batch, net(ids.to(device), mask.to(device)).float().cpu(), strict=True))
 
-    share_out(work, batches, device)
+    parallel_map(work, batches, device)
     return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.empty(0, 0)
 
 

@@ -12,10 +12,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from common.dropout import quicken_dropout
 from common.errors import UserError
-from common.losses import smoothed_floor
-from common.optim import clip_gradients, training_steps, with_warmup
+from common.nn.dropout import replace_dropout
+from common.nn.losses import min_smoothed_cross_entropy
+from common.nn.optim import clip_gradients, warmup_schedule
+from common.trainer import training_steps
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.evaluation import accuracy_by_length, scores, temperature
 from projects.bert_sentiment.networks import freeze, renew_top, set_dropout, with_head
@@ -108,22 +109,22 @@ class BertSentimentModule(LightningModule):
                 raise UserError('--model.lora_rank: install peft with `pip install "lightning-capstones[lora]"`') from error
         if dropout is not None:
             set_dropout(self.net, dropout)
-        quicken_dropout(self.net)
+        replace_dropout(self.net)
         if freeze_embeddings or frozen_layers:
             freeze(self.net, frozen_layers, self.layers)
         self.register_buffer("temperature", torch.ones(()))  # see `on_validation_epoch_end`
         self.temperature: Tensor
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.outputs: dict[int, tuple[list[float], int]] = {}  # logits and label, by the text's number in its split
-        self.notes: dict[str, Any] = {"encoder": label}
+        self.metadata: dict[str, Any] = {"encoder": label}
         self._files: dict[str, str] = {}
 
     overfit_steps = 400  # for `--debug overfit`: the rate of fine-tuning is small
 
     @property
-    def loss_floor(self) -> float:
+    def min_loss(self) -> float:
         """The least cross-entropy that smoothed targets allow, in nats."""
-        return smoothed_floor(self.hparams["label_smoothing"], len(self.hparams["class_names"]))
+        return min_smoothed_cross_entropy(self.hparams["label_smoothing"], len(self.hparams["class_names"]))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (batch, time) int64 -> logits (batch, classes) in float32."""
@@ -178,7 +179,7 @@ class BertSentimentModule(LightningModule):
         texts = self.trainer.datamodule.splits["test"].texts  # type: ignore[attr-defined]
         by_length = accuracy_by_length([texts[i] for i in order], logits.argmax(1) == labels)
         self.log_dict({f"test/accuracy_{name}_words": share / 100 for name, (share, _) in by_length.items()})
-        self.notes |= {"temperature": round(self.temperature.item(), 4), "texts": len(labels)}
+        self.metadata |= {"temperature": round(self.temperature.item(), 4), "texts": len(labels)}
 
     def log_figures(self, split: str, loss: MeanMetric, logits: Tensor, labels: Tensor) -> None:
         """Logs figures that are the same in every process."""
@@ -209,7 +210,7 @@ class BertSentimentModule(LightningModule):
         groups = parameter_groups(self.net, self.layers, h["lr"], h["layer_decay"], h["head_lr"], h["weight_decay"])
         optimizer = torch.optim.AdamW(groups, h["lr"], h["betas"], h["eps"], fused=True)
         steps = training_steps(self.trainer)
-        return with_warmup(optimizer, steps, round(h["warmup"] * steps))
+        return warmup_schedule(optimizer, steps, round(h["warmup"] * steps))
 
     def configure_gradient_clipping(
         self,

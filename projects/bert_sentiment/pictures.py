@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from common.loggers import log_picture, log_table
-from common.plots import draw_bars, draw_texts
+from common.io.loggers import log_plot, log_table
+from common.plots.bars import draw_bars
+from common.plots.text import draw_texts
 from projects.bert_sentiment.evaluation import accuracy_by_length
 from projects.bert_sentiment.inference import TextClassifier, attributions
 from projects.bert_sentiment.module import BertSentimentModule
@@ -70,4 +71,4 @@ class TextPictures(Callback):
             draw_texts(drawn, self.folder / "attributions.png"),
             draw_bars(bars, notes, "Accuracy by length", "words", "accuracy, %", self.folder / "length.png"),
         ):
-            log_picture(trainer, path.stem, path)
+            log_plot(trainer, path.stem, path)

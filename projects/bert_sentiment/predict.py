@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, read_lines
+from common.cli.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels
 from common.errors import UserError
+from common.io.text import read_lines
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +67,14 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error("give texts or --file, not both")
     if options.save_pseudo_labels is not None and options.save_pseudo_labels.exists():
         parser.error(f"argument --save_pseudo_labels: {options.save_pseudo_labels} exists already")
-    from common.cli import guarded  # after the parser has answered --help
+    from common.cli.command import report_errors  # after the parser has answered --help
 
-    return guarded(lambda: predict(options))
+    return report_errors(lambda: predict(options))
 
 
 def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad file stops it before any output."""
-    from common.device import check_precision, choose_device, default_precision
+    from common.nn.device import check_precision, choose_device, default_precision
     from projects.bert_sentiment.inference import load_classifier
 
     device = choose_device(options.accelerator)
@@ -117,7 +118,7 @@ def write_new(path: Path, text: str) -> None:
 
 def draw(classifier: TextClassifier, texts: Sequence[str], device: torch.device, path: Path, count: int = 8) -> None:
     """Draws the first `count` texts that hold words."""
-    from common.plots import draw_texts
+    from common.plots.text import draw_texts
     from projects.bert_sentiment.inference import attributions
 
     rows = []

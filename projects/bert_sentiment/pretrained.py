@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data import hub_is_reachable
+from common.data.sources import hub_is_reachable
 from common.errors import UserError
 
 if TYPE_CHECKING:

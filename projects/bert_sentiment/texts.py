@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from common.data import Source, load_splits, read_column
+from common.data.sources import Source, load_splits, read_column
 from common.errors import UserError
-from common.terminal import say
+from common.io.ranks import print_rank_zero
 
 UNLABELLED = -1  # how data sets with a class feature mark what nobody may see
 VAL_NAMES = ("validation", "val", "valid", "dev")
@@ -124,7 +124,7 @@ def read_split(source: Source, name: str, split: Any, text_column: str, label_co
     if not kept:
         return None
     if len(kept) < len(texts):
-        say(f"{name}: {len(texts) - len(kept)} rows without a text or a label are left out")
+        print_rank_zero(f"{name}: {len(texts) - len(kept)} rows without a text or a label are left out")
     found = [labels[i] for i in kept]
     names = [str(label) if feature is None else feature[label] for label in found]
     return Column([texts[i] for i in kept], names, feature or [str(label) for label in sorted(set(found))])

@@ -2,8 +2,9 @@
 
 import sys
 
-from common.callbacks.classification import ClassificationPictures
-from common.cli import Project, main
+from common.callbacks.classification import ClassificationPlots
+from common.cli.main import main
+from common.project import Project
 from projects.bert_sentiment.data import TextData
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.pictures import TextPictures
@@ -14,8 +15,8 @@ PROJECT = Project(
     TextData,
     monitor="val/accuracy",
     mode="max",
-    pictures=(ClassificationPictures, TextPictures),
-    use='predict "A TEXT"',
+    plot_callbacks=(ClassificationPlots, TextPictures),
+    usage='predict "A TEXT"',
     links=(
         ("model.checkpoint", "data.checkpoint"),
         ("data.class_names", "model.class_names"),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from common.batches import count_batches, data_position, epoch_batches, rank_and_world_size, rank_share
-from common.data import SourcedData, load_splits, read_column
+from common.data.batches import count_batches, epoch_batches, shard_indices
+from common.data.sources import SourceDataModule, load_splits, read_column
 from common.errors import UserError
+from common.trainer import rank_and_world_size, resume_position
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -21,7 +22,7 @@ SPLIT_SEED = 1234  # the held-out rows are the same for every run, whatever its 
 Rows = tuple[Tensor, Tensor]  # inputs (rows, inputs) and targets (rows,), float32
 
 
-class BlankData(SourcedData):
+class BlankData(SourceDataModule):
     """Rows of numbers, one of which is to be predicted from the others.
 
     Args:
@@ -119,7 +120,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Rows]:
         inputs, targets = self.data.train
-        epoch, done = data_position(self.data.trainer)
+        epoch, done = resume_position(self.data.trainer)
         where = rank_and_world_size(self.data.trainer)
         for index in epoch_batches(len(targets), self.data.batch_size, epoch, self.data.seed, *where)[done:]:
             yield inputs[index], targets[index]
@@ -130,7 +131,7 @@ class EvalLoader:
 
     def __init__(self, rows: Rows, batch_size: int, trainer: Trainer | None) -> None:
         self.rows = rows
-        self.batches = rank_share(len(rows[1]), *rank_and_world_size(trainer)).split(batch_size)
+        self.batches = shard_indices(len(rows[1]), *rank_and_world_size(trainer)).split(batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)

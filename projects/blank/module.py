@@ -11,7 +11,8 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, R2Score
 
 from common.errors import UserError
-from common.optim import training_steps, with_warmup
+from common.nn.optim import warmup_schedule
+from common.trainer import training_steps
 from projects.blank.networks import Regressor
 
 
@@ -74,4 +75,4 @@ class BlankModule(LightningModule):
         """AdamW, whose rate falls linearly to zero at the last step."""
         h = self.hparams
         optimizer = torch.optim.AdamW(self.parameters(), lr=h["lr"], weight_decay=h["weight_decay"])
-        return with_warmup(optimizer, training_steps(self.trainer), rising=0)
+        return warmup_schedule(optimizer, training_steps(self.trainer), warmup_steps=0)

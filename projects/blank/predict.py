@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import OneLineParser, guarded, read_lines
+from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
+from common.io.text import read_lines
 
 
 def new_parser() -> OneLineParser:
@@ -22,14 +23,14 @@ def new_parser() -> OneLineParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options = new_parser().parse_args(args)
-    return guarded(lambda: predict(options))
+    return report_errors(lambda: predict(options))
 
 
 def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for."""
     import torch
 
-    from common.checkpoints import check_project, read_checkpoint
+    from common.io.checkpoints import check_project, read_checkpoint
     from projects.blank.module import BlankModule
 
     checkpoint = read_checkpoint(options.checkpoint)

@@ -2,7 +2,8 @@
 
 import sys
 
-from common.cli import Project, main
+from common.cli.main import main
+from common.project import Project
 from projects.blank.data import BlankData
 from projects.blank.module import BlankModule
 
@@ -12,7 +13,7 @@ PROJECT = Project(
     BlankData,
     monitor="val/loss",
     mode="min",
-    use="predict FILE",
+    usage="predict FILE",
     links=(("data.inputs", "model.inputs"),),
 )
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.batches import count_batches, data_position, epoch_batches, rank_and_world_size, rank_share
-from common.data import SourcedData
+from common.data.batches import count_batches, epoch_batches, shard_indices
+from common.data.images import LabeledImages, load_images
+from common.data.sources import SourceDataModule
+from common.data.synthetic_images import render_splits
 from common.errors import UserError
-from common.images import LabelledImages, load_images
-from common.rendered import render_splits
+from common.trainer import rank_and_world_size, resume_position
 from projects.cifar10.augment import Augmentation, augment, draw, reflect_pad
 from projects.cifar10.selection import Selection
 
@@ -27,7 +28,7 @@ SAMPLE_SIZES = {"train": 5000, "test": 1000}
 VAL_SPLIT_SEED = 1234  # the held-out pictures are the same for every run, whatever its seed
 
 
-class CIFAR10Data(SourcedData):
+class CIFAR10Data(SourceDataModule):
     """Pictures as uint8 (batch, 3, 32, 32) with int64 labels (batch,); in training also each one's index (batch,).
 
     Args:
@@ -89,10 +90,10 @@ class CIFAR10Data(SourcedData):
         self.share = share
         self.num_workers = num_workers
         self.extra = extra
-        self.splits: dict[str, LabelledImages] = {}
-        self.train: LabelledImages
-        self.val: LabelledImages
-        self.test: LabelledImages
+        self.splits: dict[str, LabeledImages] = {}
+        self.train: LabeledImages
+        self.val: LabeledImages
+        self.test: LabeledImages
         self.selection: Selection
 
     @property
@@ -112,7 +113,7 @@ class CIFAR10Data(SourcedData):
         """Whether pictures are held out."""
         return self.val_size > 0
 
-    def load(self) -> dict[str, LabelledImages]:
+    def load(self) -> dict[str, LabeledImages]:
         """The splits "train" and "test" as the source has them, read once."""
         if not self.splits:
             self.splits = load_images(self.resolve(), SIZE, render_sample)
@@ -150,7 +151,7 @@ class CIFAR10Data(SourcedData):
 
     def batches_left(self) -> tuple[int, list[Tensor]]:
         """The epoch that training is in, and the indices of the pictures of each batch that this process still has in it."""
-        epoch, done = data_position(self.trainer)
+        epoch, done = resume_position(self.trainer)
         chosen = self.selection.choose(epoch)
         batches = epoch_batches(len(chosen), self.batch_size, epoch, self.seed, *rank_and_world_size(self.trainer))
         return epoch, [chosen[batch] for batch in batches[done:]]
@@ -210,8 +211,8 @@ class DeviceLoader:
 class EvalLoader:
     """Pictures in order, unchanged; under several processes each takes its share, and no picture is counted twice."""
 
-    def __init__(self, data: LabelledImages, batch_size: int, trainer: Trainer | None) -> None:
-        self.share = rank_share(len(data), *rank_and_world_size(trainer)).to(data.labels.device)
+    def __init__(self, data: LabeledImages, batch_size: int, trainer: Trainer | None) -> None:
+        self.share = shard_indices(len(data), *rank_and_world_size(trainer)).to(data.labels.device)
         self.data = data
         self.batch_size = batch_size
 
@@ -289,12 +290,12 @@ class ClassicLoader:
         yield from self.loader
 
 
-def render_sample() -> dict[str, LabelledImages]:
+def render_sample() -> dict[str, LabeledImages]:
     """The embedded sample: ten classes of rendered pictures, the same on every machine."""
     return render_splits(SAMPLE_SIZES)
 
 
-def load_extra(folder: str, class_names: list[str]) -> LabelledImages:
+def load_extra(folder: str, class_names: list[str]) -> LabeledImages:
     """Further training pictures from `folder/<class name>/*.png`.
 
     Raises:
@@ -302,7 +303,7 @@ def load_extra(folder: str, class_names: list[str]) -> LabelledImages:
     """
     from pathlib import Path
 
-    from common.images import read_image
+    from common.data.images import read_image
 
     root = Path(folder)
     if not root.is_dir():
@@ -314,4 +315,4 @@ def load_extra(folder: str, class_names: list[str]) -> LabelledImages:
     if not files:
         raise UserError(f"--data.extra {folder}: no PNG in a folder that is named like a class")
     images = torch.stack([read_image(path, SIZE) for path, _ in files])
-    return LabelledImages(images, torch.tensor([label for _, label in files]), class_names)
+    return LabeledImages(images, torch.tensor([label for _, label in files]), class_names)

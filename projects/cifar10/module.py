@@ -14,8 +14,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from common.errors import UserError
-from common.losses import smoothed_floor
-from common.optim import training_steps
+from common.nn.losses import min_smoothed_cross_entropy
+from common.trainer import training_steps
 from projects.cifar10.inference import predict_logits
 from projects.cifar10.networks import ResNet18, SpeedNet, resize
 from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
@@ -111,9 +111,9 @@ class CIFAR10Module(LightningModule):
         self.test_calibration = MulticlassCalibrationError(num_classes, n_bins=15)
 
     @property
-    def loss_floor(self) -> float:
+    def min_loss(self) -> float:
         """The least cross-entropy that smoothed targets allow, in nats."""
-        return smoothed_floor(self.hparams["label_smoothing"], self.hparams["num_classes"])
+        return min_smoothed_cross_entropy(self.hparams["label_smoothing"], self.hparams["num_classes"])
 
     def setup(self, stage: str) -> None:
         """Takes the network's input statistics from the training pictures, the same in every process."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from common.optim import orthogonalize
+from common.nn.optim import orthogonalize
 
 
 class MuonSGD(Optimizer):

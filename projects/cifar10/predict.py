@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator, add_pseudo_labels
+from common.cli.command import OneLineParser, add_accelerator, add_pseudo_labels
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,17 +65,17 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     if options.top < 1:
         parser.error(f"argument --top: {options.top} classes; print at least 1")
-    from common.cli import guarded  # after the parser has answered --help
+    from common.cli.command import report_errors  # after the parser has answered --help
 
-    return guarded(lambda: predict(options))
+    return report_errors(lambda: predict(options))
 
 
 def predict(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad file stops it before any output."""
     import torch
 
-    from common.device import choose_device
-    from common.images import read_image
+    from common.data.images import read_image
+    from common.nn.device import choose_device
     from projects.cifar10.data import SIZE
     from projects.cifar10.inference import ensemble_probabilities
 
@@ -130,7 +130,7 @@ def load_ensemble(checkpoints: Sequence[Path], device: torch.device) -> tuple[li
 
 def load_network(path: Path) -> tuple[nn.Module, list[str]]:
     """The network of a checkpoint, in evaluation mode on the CPU, and its class names. Raises UserError if it is bad."""
-    from common.checkpoints import check_project, read_checkpoint
+    from common.io.checkpoints import check_project, read_checkpoint
     from projects.cifar10.module import CIFAR10Module
 
     checkpoint = read_checkpoint(path)
@@ -198,7 +198,7 @@ def save_new(image: Tensor, folder: Path, stem: str) -> bool:
     import torch
     from PIL import Image
 
-    from common.images import read_image
+    from common.data.images import read_image
 
     for number in itertools.count(1):
         target = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")

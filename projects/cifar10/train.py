@@ -2,10 +2,11 @@
 
 import sys
 
-from common.callbacks.classification import ClassificationPictures
+from common.callbacks.classification import ClassificationPlots
 from common.callbacks.filters import FirstFilters
 from common.callbacks.gallery import PredictionGallery
-from common.cli import Project, main
+from common.cli.main import main
+from common.project import Project
 from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.module import CIFAR10Module
 
@@ -15,8 +16,8 @@ PROJECT = Project(
     CIFAR10Data,
     monitor="val/accuracy",
     mode="max",
-    pictures=(FirstFilters, PredictionGallery, ClassificationPictures),
-    use="predict IMAGE",
+    plot_callbacks=(FirstFilters, PredictionGallery, ClassificationPlots),
+    usage="predict IMAGE",
 )
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common.batches import data_position, rank_and_world_size, rank_share
-from common.data import Source, SourcedData
+from common.data.batches import shard_indices
+from common.data.images import LabeledImages, load_images
+from common.data.sources import Source, SourceDataModule
+from common.data.synthetic_images import render_splits
 from common.errors import UserError
-from common.images import LabelledImages, load_images
-from common.rendered import render_splits
+from common.trainer import rank_and_world_size, resume_position
 from projects.gan.points import MIXTURES, Mixture
 
 HUB_ID = "uoft-cs/cifar10"
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
         return [Batch(*columns) for columns in zip(*(values.chunk(count) for values in self), strict=True)]
 
 
-class GANData(SourcedData):
+class GANData(SourceDataModule):
     """Points in the plane or 32 x 32 pictures.
 
     Args:
@@ -74,7 +75,7 @@ class GANData(SourcedData):
         self.eval_samples = eval_samples
         self.eval_batch_size = eval_batch_size
         self.flip = flip
-        self.splits: dict[str, LabelledImages] = {}
+        self.splits: dict[str, LabeledImages] = {}
         self.seed: int
 
     def resolve(self) -> Source:
@@ -117,7 +118,7 @@ class GANData(SourcedData):
         encoding = "" if self.mixture is not None else self.load()["test"].encoding
         return "-".join(filter(None, [self.resolve().label, encoding]))
 
-    def load(self) -> dict[str, LabelledImages]:
+    def load(self) -> dict[str, LabeledImages]:
         """The pictures' splits "train", "val" (held out of train) and "test", on the CPU, read once."""
         if not self.splits:
             splits = load_images(self.resolve(), SIZE, render_sample)
@@ -182,7 +183,7 @@ class PointLoader:
         data, mixture = self.data, self.data.mixture
         assert mixture is not None
         rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = data_position(data.trainer)
+        epoch, done = resume_position(data.trainer)
         generator = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
         size = data.batch_size * data.d_steps
         points, modes = mixture.draw(len(self) * size * world_size, generator)
@@ -213,7 +214,7 @@ class PictureLoader:
     def __iter__(self) -> Iterator[Batch]:
         data, train = self.data, self.train
         rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = data_position(data.trainer)
+        epoch, done = resume_position(data.trainer)
         generator = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
         order = torch.randperm(len(train), generator=generator)
         mirrored = torch.rand(len(train), generator=generator) < (0.5 if data.flip else 0.0)
@@ -232,7 +233,7 @@ class EvalLoader:
     def __init__(self, data: GANData, split: str) -> None:
         self.batch = data.eval_batch(split)
         rank, world_size = rank_and_world_size(data.trainer)
-        self.share = rank_share(len(self.batch.labels), rank, world_size).to(self.batch.labels.device)
+        self.share = shard_indices(len(self.batch.labels), rank, world_size).to(self.batch.labels.device)
         self.size = data.eval_batch_size
 
     def __len__(self) -> int:
@@ -254,6 +255,6 @@ def as_bytes(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def render_sample() -> dict[str, LabelledImages]:
+def render_sample() -> dict[str, LabeledImages]:
     """The embedded sample: the ten classes of rendered pictures, the same on every machine."""
     return render_splits(SAMPLE_SIZES)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.data import explain
+from common.data.sources import explain
 from common.errors import UserError
-from common.network import reachable
+from common.io.connectivity import reachable
 
 INCEPTION_SERVER = "https://github.com"
 INCEPTION_FILE = "weights-inception-2015-12-05-*.pth"  # where torch.hub keeps what it has downloaded

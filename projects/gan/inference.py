@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.checkpoints import check_project, read_checkpoint
 from common.errors import UserError
+from common.io.checkpoints import check_project, read_checkpoint
 from projects.gan.module import GANModule
 
 BATCH = 500

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from common.batches import rank_and_world_size
-from common.callbacks import is_log_step
 from common.errors import UserError
-from common.optim import training_steps, without_ddp_sync
+from common.trainer import no_sync, rank_and_world_size, should_log, training_steps
 from projects.gan.augment import DRAWS, POLICIES, change
 from projects.gan.data import Batch, as_bytes
 from projects.gan.evaluation import FeatureComparison, gather
@@ -177,7 +175,7 @@ class GANModule(LightningModule):
         self.discriminator_alone = False  # see `prepare_overfit`
         self.round_number = 0  # rounds of the training that are over
         self.all_rounds = 0  # of the training, if it has an end
-        self.notes: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """noise (batch, noise) -> samples, by the averaged generator if there is one."""
@@ -192,7 +190,7 @@ class GANModule(LightningModule):
             found = load_features(self.hparams["features"], self.hparams["features_checkpoint"])
             found.net.to(self.trainer.strategy.root_device)
             self.features.append(found)
-            self.notes["features"] = found.name
+            self.metadata["features"] = found.name
 
     # ---- the game
 
@@ -201,13 +199,13 @@ class GANModule(LightningModule):
         g_optimizer, d_optimizer = cast(list[LightningOptimizer], self.optimizers())
         parts = batch.parts(self.hparams["rounds"])
         before = self.trainer.global_step * len(parts)
-        with without_ddp_sync(self.trainer.strategy), without_autocast_cache(self.device):
+        with no_sync(self.trainer.strategy), without_autocast_cache(self.device):
             for i, part in enumerate(parts):
                 self.round_number = 0 if self.discriminator_alone else before + i
                 # Lightning's wrapper counts a step of training, and callbacks look at loss and gradients: the last round's
                 counted = g_optimizer if part is parts[-1] else g_optimizer.optimizer
                 logits, loss = self.play(part, counted, d_optimizer.optimizer)
-        if is_log_step(self.trainer) and not self.discriminator_alone:
+        if should_log(self.trainer) and not self.discriminator_alone:
             losses = {"discriminator_loss": self.game.discriminator(*logits), "generator_loss": loss}
             figures = losses | health(*logits, self.game.boundary) | self.penalties
             figures = {f"train/{name}": value for name, value in figures.items()}
@@ -409,7 +407,7 @@ class GANModule(LightningModule):
             count = self.trainer.datamodule.eval_count(split)  # type: ignore[attr-defined]
             draws = torch.Generator().manual_seed(EVAL_SEEDS[split])
             self.eval_noise = torch.randn(count, self.hparams["noise"], generator=draws)
-            self.notes["samples"] = count
+            self.metadata["samples"] = count
         fake = self(self.eval_noise[batch.number.cpu()].to(self.device), batch.labels).to(batch.samples.dtype)
         for side, logits in zip(self.logits, self.judge(torch.cat([batch.samples, fake]), batch.labels), strict=True):
             side.append(logits.float())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from common.optim import average_over_processes
+from common.nn.optim import all_reduce_mean
 
 
 def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
@@ -47,7 +47,7 @@ def average_player(player: nn.Module, world_size: int) -> None:
         return
     tensors = [p.grad for p in player.parameters() if p.grad is not None]
     tensors += [buffer for buffer in player.buffers() if buffer.is_floating_point()]
-    average_over_processes(tensors, world_size)
+    all_reduce_mean(tensors, world_size)
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from common.film import write_film
-from common.loggers import log_picture
-from common.plots import draw_points
+from common.io.loggers import log_plot
+from common.plots.points import draw_points
+from common.plots.video import write_gif
 from projects.gan.data import as_bytes
 from projects.gan.evaluation import nearest
 from projects.gan.features import FEATURE_BATCH
@@ -59,7 +59,7 @@ class SamplePictures(Callback):
             )
             draw_points(points, data.mixture.modes, REACH * data.mixture.sigma, title, frame)
         shutil.copy(frame, self.folder / "samples.png")
-        log_picture(trainer, "samples", self.folder / "samples.png")
+        log_plot(trainer, "samples", self.folder / "samples.png")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the film of all frames, those from before a resume included."""
@@ -73,9 +73,9 @@ class SamplePictures(Callback):
         module, data = cast(GANModule, pl_module), trainer.datamodule  # type: ignore[attr-defined]
         if not trainer.is_global_zero or data.mixture is not None:
             return
-        log_picture(trainer, "interpolation", draw_interpolation(module, self.folder / "interpolation.png"))
-        log_picture(trainer, "truncation", draw_truncation(module, self.folder / "truncation.png"))
-        log_picture(trainer, "neighbours", draw_neighbours(module, data, self.folder / "neighbours.png"))
+        log_plot(trainer, "interpolation", draw_interpolation(module, self.folder / "interpolation.png"))
+        log_plot(trainer, "truncation", draw_truncation(module, self.folder / "truncation.png"))
+        log_plot(trainer, "neighbours", draw_neighbours(module, data, self.folder / "neighbours.png"))
 
 
 def generate(module: GANModule, count: int, truncation: float | None = None) -> Tensor:
@@ -134,4 +134,4 @@ def join_frames(frames: list[Path], path: Path) -> Path:
     """Joins pictures of one size to an animation that shows the last one longest; at most `FILM_FRAMES` of them, evenly."""
     count = min(len(frames), FILM_FRAMES)
     chosen = [Image.open(frames[round(i * (len(frames) - 1) / (count - 1))]) for i in range(count)]
-    return write_film(chosen, path, round(1000 * FILM_SECONDS / count), colors=128)
+    return write_gif(chosen, path, round(1000 * FILM_SECONDS / count), colors=128)

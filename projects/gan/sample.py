@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import OneLineParser, add_accelerator, positive
+from common.cli.command import OneLineParser, add_accelerator, positive
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def above_zero(text: str) -> float:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options = new_parser().parse_args(args)
-    from common.cli import guarded  # after the parser has answered --help
+    from common.cli.command import report_errors  # after the parser has answered --help
 
-    return guarded(lambda: sample(options))
+    return report_errors(lambda: sample(options))
 
 
 def sample(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for."""
-    from common.device import choose_device
+    from common.nn.device import choose_device
     from projects.gan.inference import asked_labels, load_sampler, make_samples
 
     device = choose_device(options.accelerator)
@@ -88,7 +88,7 @@ def write(sampler: Sampler, samples: Tensor, options: argparse.Namespace) -> lis
     """Writes the samples; returns the files."""
     from PIL import Image
 
-    from common.plots import draw_points
+    from common.plots.points import draw_points
     from projects.gan.data import as_bytes
     from projects.gan.pictures import save_grid
     from projects.gan.points import MIXTURES, REACH

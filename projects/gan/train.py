@@ -2,7 +2,8 @@
 
 import sys
 
-from common.cli import Project, main
+from common.cli.main import main
+from common.project import Project
 from projects.gan.data import GANData
 from projects.gan.module import GANModule
 from projects.gan.pictures import SamplePictures
@@ -13,8 +14,8 @@ PROJECT = Project(
     GANData,
     monitor="val/distance",
     mode="min",
-    pictures=(SamplePictures,),
-    use="sample",
+    plot_callbacks=(SamplePictures,),
+    usage="sample",
     links=(
         ("model.d_steps", "data.d_steps"),
         ("model.rounds", "data.rounds"),

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from common.command import OneLineParser, guarded
+from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
-from common.figures import BLUE, GRAY, ORANGE, bare, new_figure, save
-from common.metrics import read_metrics
+from common.io.metrics import read_metrics
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save, style_axes
 
 COLORS = [BLUE, ORANGE, GRAY, "#4a9d6f", "#8656a8"]
 POINTS = 200  # of a curve
@@ -80,7 +80,7 @@ def draw_learning(curves: Sequence[Curve], path: Path, columns: int = 2) -> Path
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, frameon=False, loc="lower right")
-        bare(axes)
+        style_axes(axes)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     return save(figure, path)
@@ -100,7 +100,7 @@ def new_parser() -> OneLineParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options = new_parser().parse_args(args)
-    return guarded(lambda: print(draw_learning([read_curve(folder) for folder in options.runs], options.output)))
+    return report_errors(lambda: print(draw_learning([read_curve(folder) for folder in options.runs], options.output)))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.batches import data_position, rank_and_world_size, rank_share
-from common.data import Source, SourcedData
+from common.data.batches import shard_indices
+from common.data.sources import Source, SourceDataModule
 from common.errors import UserError
+from common.trainer import rank_and_world_size, resume_position
 from projects.policy_gradient.acting import Actor, Sampler, draw_noise
 from projects.policy_gradient.chance import ACTIONS, ENVIRONMENTS, EVALUATION, generator_of, seed_of
 from projects.policy_gradient.environments import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 EVALUATIONS = ("val", "test")
 
 
-class PolicyGradientData(SourcedData):
+class PolicyGradientData(SourceDataModule):
     """Rollouts of any gymnasium environment, and whole episodes to judge a policy by.
 
     Args:
@@ -184,7 +185,7 @@ class PolicyGradientData(SourcedData):
 
     def state_dict(self) -> dict[str, Any]:
         """Within an epoch, what every process has told its environments since the epoch began."""
-        _, done = data_position(self.trainer)
+        _, done = resume_position(self.trainer)
         if not done:
             return {}
         _, world_size = rank_and_world_size(self.trainer)
@@ -215,7 +216,7 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[Rollout]:
         data = self.data
-        epoch, done = data_position(data.trainer)
+        epoch, done = resume_position(data.trainer)
         data.begin(epoch)
         if done and data.history is not None:
             data.collector.replay(data.history)
@@ -236,7 +237,7 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Episodes]:
         data = self.data
         place = EVALUATION, EVALUATIONS.index(self.split)
-        numbers = rank_share(data.episodes[self.split], *rank_and_world_size(data.trainer)).tolist()
+        numbers = shard_indices(data.episodes[self.split], *rank_and_world_size(data.trainer)).tolist()
         while len(data.judged_in) < len(numbers):
             data.judged_in.append(make_single(data.task))
         seeds = [seed_of(0, *place, number) for number in numbers]  # the same in every run, whatever its seed

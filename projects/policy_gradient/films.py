@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from common.film import write_film
+from common.plots.video import write_gif
 from projects.policy_gradient.environments import Task, make_single, one_line
 from projects.policy_gradient.rollout import Policy
 
@@ -60,4 +60,4 @@ def save_film(episodes: Sequence[Sequence[Image.Image]], path: Path) -> Path:
         for column, episode in enumerate(episodes):
             frame.paste(episode[min(t, len(episode) - 1)], (column * size[0], 0))
         frames.append(frame)
-    return write_film(frames, path, MILLISECONDS)
+    return write_gif(frames, path, MILLISECONDS)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoints import check_project, read_checkpoint
 from common.errors import UserError
+from common.io.checkpoints import check_project, read_checkpoint
 from projects.policy_gradient.acting import Sampler, draw_noise
 from projects.policy_gradient.chance import ACTIONS, generator_of
 from projects.policy_gradient.environments import Task, inspect, make_single

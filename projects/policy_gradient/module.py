@@ -14,10 +14,9 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.batches import rank_and_world_size
-from common.callbacks import is_log_step
 from common.errors import UserError
-from common.optim import average_gradients, training_steps, without_ddp_sync
+from common.nn.optim import average_gradients
+from common.trainer import no_sync, rank_and_world_size, should_log, training_steps
 from projects.policy_gradient.acting import Actor
 from projects.policy_gradient.advantages import (
     following_values,
@@ -116,7 +115,7 @@ class PolicyGradientModule(LightningModule):
         self.played: list[Episodes] = []  # in this evaluation
         self.prepared: tuple[Rollout, Samples, Tensor] | None = None  # the last rollout, and what came of it
         self.by_heart = False  # see `prepare_overfit`
-        self.notes: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Refuses number formats in which the policy that learns would not be the one that has acted."""
@@ -139,7 +138,7 @@ class PolicyGradientModule(LightningModule):
         samples, counted = self.prepare(rollout)
         batches = self.minibatches(counted)
         counts = self.total(torch.tensor([len(batch) for batch in batches], dtype=torch.float64)).tolist()
-        with without_ddp_sync(self.trainer.strategy):
+        with no_sync(self.trainer.strategy):
             for number, (batch, count) in enumerate(zip(batches, counts, strict=True), 1):
                 part = samples if len(batch) == len(samples) else samples[batch]
                 # each transition of any process weighs the same, also where one process has fewer of them
@@ -156,7 +155,7 @@ class PolicyGradientModule(LightningModule):
         cast(LambdaLR, self.lr_schedulers()).step()
         if self.scale is not None:
             self.take_in(self.scale, rollout.observations)
-        if is_log_step(self.trainer):
+        if should_log(self.trainer):
             self.log_step(rollout, loss.detach(), samples)
 
     @torch.no_grad()
@@ -357,7 +356,7 @@ class PolicyGradientModule(LightningModule):
         """Notes how much experience it took."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "steps"):
-            self.notes["environment_steps"] = self.trainer.global_step * data.steps * data.envs * self.trainer.world_size
+            self.metadata["environment_steps"] = self.trainer.global_step * data.steps * data.envs * self.trainer.world_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what playing needs beside the weights."""

@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from common.errors import UserError
-from common.figures import bare, new_figure, save
-from common.loggers import log_picture
-from common.terminal import say
+from common.io.loggers import log_plot
+from common.io.ranks import print_rank_zero
+from common.plots.figures import new_figure, save, style_axes
 from projects.policy_gradient.films import film_episode, save_film
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
@@ -40,9 +40,9 @@ class AgentPictures(Callback):
         try:
             film_beside_untrained(agent, self.folder / "film.gif")
         except UserError as error:
-            say(f"no film: {error}")
+            print_rank_zero(f"no film: {error}")
         if is_cartpole(agent):
-            log_picture(trainer, "map", draw_map(module, self.folder / "map.png"))
+            log_plot(trainer, "map", draw_map(module, self.folder / "map.png"))
 
 
 def film_beside_untrained(agent: Agent, path: Path, seed: int = FILM_SEED) -> Path:
@@ -89,6 +89,6 @@ def draw_map(module: PolicyGradientModule, path: Path) -> Path:
         axes.set_xlabel("angle of the pole, radians", fontsize=9)
         axes.set_ylabel("its angular speed, radians a second", fontsize=9)
         axes.tick_params(labelsize=8)
-        bare(axes)
+        style_axes(axes)
         axes.grid(visible=False)
     return save(figure, path)

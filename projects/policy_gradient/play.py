@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command import OneLineParser, guarded, positive
+from common.cli.command import OneLineParser, positive, report_errors
 from common.errors import UserError
 
 
@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error(f"argument --seed: {options.seed} is below 0")
     if options.untrained and options.film is None:
         parser.error("argument --untrained: it is for a film, add --film GIF")
-    return guarded(lambda: play(options))
+    return report_errors(lambda: play(options))
 
 
 def play(options: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ class Rollout:
     lengths: Tensor  # (episodes,) int64: their steps
 
     @property
-    def sample_count(self) -> int:
+    def num_samples(self) -> int:
         """Steps of all environments together."""
         return self.rewards.numel()
 

@@ -2,7 +2,8 @@
 
 import sys
 
-from common.cli import Project, main
+from common.cli.main import main
+from common.project import Project
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.pictures import AgentPictures
@@ -13,8 +14,8 @@ PROJECT = Project(
     PolicyGradientData,
     monitor="val/return",
     mode="max",
-    pictures=(AgentPictures,),
-    use="play",
+    plot_callbacks=(AgentPictures,),
+    usage="play",
     links=(
         ("data.observation_size", "model.observation_size"),
         ("data.action_size", "model.action_size"),

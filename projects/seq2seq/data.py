@@ -12,11 +12,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from common import batches
-from common.batches import count_token_batches, data_position, rank_and_world_size, rank_share, token_batches
-from common.data import Source, SourcedData, load_splits, read_column
+from common.data import batches
+from common.data.batches import count_token_batches, shard_indices, token_batches
+from common.data.sources import Source, SourceDataModule, load_splits, read_column
 from common.errors import UserError
-from common.terminal import say
+from common.io.ranks import print_rank_zero
+from common.trainer import rank_and_world_size, resume_position
 from projects.seq2seq.sample import make_pairs
 from projects.seq2seq.vocabulary import (
     BOS,
@@ -70,7 +71,7 @@ class Pairs:
         return len(self.source)
 
 
-class TranslationData(SourcedData):
+class TranslationData(SourceDataModule):
     """Sentence pairs from two columns of text, as byte-level BPE.
 
     Args:
@@ -155,7 +156,7 @@ class TranslationData(SourcedData):
             texts["train"], texts["val"] = hold_out(texts["train"], self.val_size)
         filled = [i for i, pair in enumerate(zip(*texts["train"], strict=True)) if all(line.strip() for line in pair)]
         if dropped := len(texts["train"][0]) - len(filled):
-            say(f"train: {dropped} pairs with an empty side are left out")
+            print_rank_zero(f"train: {dropped} pairs with an empty side are left out")
         if not filled:
             raise UserError(f"data source {source.name}: no training pair has text on both sides")
         texts["train"] = select(texts["train"], filled)
@@ -205,7 +206,9 @@ class TranslationData(SourcedData):
                 ids = [encode_batch(*side) for side in zip(self.tokenizers, texts, strict=True)]
             self.truncated[split] = sum(len(line) > self.max_length for line in chain(*ids))
             if self.truncated[split]:
-                say(f"{split}: {self.truncated[split]} sentences are cut to --data.max_length {self.max_length} tokens")
+                print_rank_zero(
+                    f"{split}: {self.truncated[split]} sentences are cut to --data.max_length {self.max_length} tokens"
+                )
             self.splits[split] = Pairs(*texts, *([line[: self.max_length] for line in side] for side in ids))
 
     def train_ids(self, epoch: int) -> Ids:
@@ -256,7 +259,7 @@ class TokenBatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         data, steps = self.data, self.steps
         rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = data_position(data.trainer)
+        epoch, done = resume_position(data.trainer)
         source, target = data.train_ids(epoch)
         lengths = pair_lengths(source, target)
         shares = [token_batches(lengths, steps, epoch, data.seed, each, world_size) for each in range(world_size)]
@@ -271,7 +274,7 @@ class EvalLoader:
     def __init__(self, pairs: Pairs, batch_size: int, trainer: Trainer | None) -> None:
         lengths = pair_lengths(pairs.source_ids, pairs.target_ids)
         order = (lengths[:, 0] * (lengths[:, 1].max() + 1) + lengths[:, 1]).argsort(descending=True, stable=True)
-        self.share = order[rank_share(len(pairs), *rank_and_world_size(trainer))]
+        self.share = order[shard_indices(len(pairs), *rank_and_world_size(trainer))]
         self.pairs = pairs
         self.target_lengths = lengths[:, 1]
         self.batch_size = batch_size
@@ -295,7 +298,7 @@ def collate(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]], in
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """`rows` of ids, each of its own length, as (rows, time) int64 filled up with PAD, and their lengths (rows,) int64."""
-    padded, real = batches.pad(rows, PAD)
+    padded, real = batches.pad_sequences(rows, PAD)
     return padded, real.sum(1)
 
 

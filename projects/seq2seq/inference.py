@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.batches import pad
-from common.device import computing_in, share_out
+from common.data.batches import pad_sequences
+from common.nn.device import autocast_context, parallel_map
 from projects.seq2seq.search import EncoderDecoder, Hypothesis, SearchOptions, beam_search, sample
 from projects.seq2seq.vocabulary import EOS, PAD
 
@@ -61,7 +61,7 @@ def translate_ids(
         device: where to compute.
         sampling: if given, hypotheses are drawn.
         prefixes: ids that each translation has to begin with.
-        batch_size: sentences searched at once; on a CPU by each core (see `common.device.share_out`).
+        batch_size: sentences searched at once; on a CPU by each core (see `common.device.parallel_map`).
         attention: whether to return it.
         limit: ratio and extra of `length_limits`; best the training data's.
         precision: `32-true`, the weights' own, or `bf16-mixed`: faster where the hardware has it, but hypotheses of nearly
@@ -74,9 +74,9 @@ def translate_ids(
 
     @torch.no_grad()
     def work(batches: Iterable[list[int]]) -> None:
-        with computing_in(precision, device):
+        with autocast_context(precision, device):
             for batch in batches:
-                ids, real = pad([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
+                ids, real = pad_sequences([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
                 lengths = real.sum(1).to(device)
                 memory = net.encode(ids.to(device), lengths)
                 common: dict[str, Any] = {
@@ -94,7 +94,7 @@ def translate_ids(
                     results[i] = hypotheses
 
     if sampling is None:
-        share_out(work, batches, device)
+        parallel_map(work, batches, device)
     else:
         work(batches)  # one after the other, as each goes on with the random numbers
     return results

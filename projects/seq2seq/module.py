@@ -12,8 +12,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from common.errors import UserError
-from common.losses import smoothed_floor
-from common.optim import clip_gradients, training_steps, with_warmup
+from common.nn.losses import min_smoothed_cross_entropy
+from common.nn.optim import clip_gradients, warmup_schedule
+from common.trainer import training_steps
 from projects.seq2seq.data import Batch
 from projects.seq2seq.evaluation import bleu_by_length, corpus_bleu, evaluate, exact_match
 from projects.seq2seq.inference import translate_ids
@@ -157,16 +158,16 @@ class Seq2SeqModule(LightningModule):
         self.quick_search = SearchOptions(val_beam, length_penalty, coverage_penalty, 1, 0, max_length, no_repeat_ngram)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.translations: dict[int, str] = {}  # of the split that is being evaluated, by the sentence's number
-        self.notes: dict[str, Any] = {}  # what belongs to the test's figures and is no number
+        self.metadata: dict[str, Any] = {}  # what belongs to the test's figures and is no number
 
     overfit_steps = (
         800  # for `--debug overfit`: thousands of classes, most of them in no sentence of the batch, take a while
     )
 
     @property
-    def loss_floor(self) -> float:
+    def min_loss(self) -> float:
         """The least cross-entropy that smoothed targets allow, in nats."""
-        return smoothed_floor(self.hparams["label_smoothing"], self.hparams["vocabularies"][1])
+        return min_smoothed_cross_entropy(self.hparams["label_smoothing"], self.hparams["vocabularies"][1])
 
     def setup(self, stage: str) -> None:
         """Compiles the network if that is asked for."""
@@ -251,7 +252,7 @@ class Seq2SeqModule(LightningModule):
         figures = {name: value for name, value in vars(scores).items() if name != "signatures"}
         by_length = {f"bleu_{name}_words": score for name, (score, _) in bleu_by_length(hypotheses, references).items()}
         self.log_figures("test", figures | by_length)
-        self.notes = {
+        self.metadata = {
             "signatures": scores.signatures,
             "direction": "-".join(data.languages),
             "lowercase": data.lowercase,
@@ -277,7 +278,7 @@ class Seq2SeqModule(LightningModule):
         groups = parameter_groups(self.net, h["muon_lr"])
         optimizer = MuonAdamW(groups, lr=h["lr"], betas=h["betas"], eps=1e-9, weight_decay=h["weight_decay"])
         steps = training_steps(self.trainer)
-        return with_warmup(optimizer, steps, max(1, round(h["warmup"] * steps)), h["schedule"])
+        return warmup_schedule(optimizer, steps, max(1, round(h["warmup"] * steps)), h["schedule"])
 
     def configure_gradient_clipping(
         self,

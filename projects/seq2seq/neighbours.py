@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.device import share_out
 from common.errors import UserError
+from common.nn.device import parallel_map
 from projects.seq2seq.data import Ids, collate
 from projects.seq2seq.networks import PAD, RecurrentTranslator, TransformerTranslator
 from projects.seq2seq.search import Nest
@@ -125,7 +125,7 @@ def read_pairs(
             wanted = batch.target[:, 1:]  # (batch, time)
             kept[number] = hidden.float().cpu()[wanted != PAD], wanted[wanted != PAD]
 
-    share_out(work, range(len(batches)), device)
+    parallel_map(work, range(len(batches)), device)
     keys, values = (torch.cat(column) for column in zip(*(kept[number] for number in range(len(batches))), strict=True))
     return Datastore(keys, values)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from common.dropout import Dropout
+from common.nn.dropout import Dropout
 
 PAD = 0  # the id that fills up short sentences
 

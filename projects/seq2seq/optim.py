@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from common.optim import orthogonalize
+from common.nn.optim import orthogonalize
 
 
 class MuonAdamW(AdamW):

@@ -8,8 +8,9 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from common.loggers import log_picture, log_table
-from common.plots import draw_attention, draw_bars
+from common.io.loggers import log_plot, log_table
+from common.plots.attention import draw_attention
+from common.plots.bars import draw_bars
 from projects.seq2seq.evaluation import bleu_by_length
 from projects.seq2seq.inference import translate_ids
 from projects.seq2seq.module import Seq2SeqModule
@@ -57,7 +58,7 @@ class TranslationPictures(Callback):
                 written = token_names(data.target_tokenizer, hypothesis.tokens)
                 maps.append((hypothesis.attention, written, token_names(data.source_tokenizer, [*ids, EOS])))
         if maps:
-            log_picture(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
+            log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws BLEU of short and of long sentences."""
@@ -71,4 +72,4 @@ class TranslationPictures(Callback):
         notes = [f"{count} sentences" for _, count in by_length.values()]
         path = self.folder / "length.png"
         draw_bars(bars, notes, "BLEU by length", "words of the reference", "BLEU in lower case", path)
-        log_picture(trainer, "length", path)
+        log_plot(trainer, "length", path)

@@ -2,7 +2,8 @@
 
 import sys
 
-from common.cli import Project, main
+from common.cli.main import main
+from common.project import Project
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.pictures import TranslationPictures
@@ -13,8 +14,8 @@ PROJECT = Project(
     TranslationData,
     monitor="val/bleu",
     mode="max",
-    pictures=(TranslationPictures,),
-    use="translate FILE",
+    plot_callbacks=(TranslationPictures,),
+    usage="translate FILE",
     links=(("data.vocabularies", "model.vocabularies"),),
 )
 

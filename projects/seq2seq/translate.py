@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.command import OneLineParser, add_accelerator, read_lines
+from common.cli.command import OneLineParser, add_accelerator
 from common.errors import UserError
+from common.io.text import read_lines
 
 if TYPE_CHECKING:
     import torch
@@ -83,9 +84,9 @@ def new_parser() -> OneLineParser:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (see `common.errors`)."""
     options = new_parser().parse_args(args)
-    from common.cli import guarded  # after the parser has answered --help
+    from common.cli.command import report_errors  # after the parser has answered --help
 
-    return guarded(lambda: translate(options))
+    return report_errors(lambda: translate(options))
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Translator:
 
 def translate(options: argparse.Namespace) -> None:
     """Does what the parsed command line asks for: reads everything first, so that a bad line stops it before any output."""
-    from common.device import check_precision, choose_device
+    from common.nn.device import check_precision, choose_device
     from projects.seq2seq.inference import Sampling, translate_ids
     from projects.seq2seq.neighbours import NeighbourOptions
     from projects.seq2seq.search import SearchOptions
@@ -177,7 +178,7 @@ def load_translator(
     """
     from tokenizers import Tokenizer
 
-    from common.checkpoints import check_project, read_checkpoint
+    from common.io.checkpoints import check_project, read_checkpoint
     from projects.seq2seq.data import TranslationData
     from projects.seq2seq.inference import LENGTH_LIMIT
     from projects.seq2seq.module import Seq2SeqModule
@@ -253,7 +254,7 @@ def scored(texts: Sequence[str], references: Sequence[str], language: str) -> st
 
 def draw(translator: Translator, sources: Sequence[list[int]], results: Sequence[list[Hypothesis]], path: Path) -> None:
     """Draws the attention of the best translation of each of the first four lines that are not empty."""
-    from common.plots import draw_attention
+    from common.plots.attention import draw_attention
     from projects.seq2seq.vocabulary import EOS, token_names
 
     maps: list[Any] = []

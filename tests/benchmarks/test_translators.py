@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ensemble, neighbours
-from common.cli import main
+from common.cli.main import main
 from common.errors import UserError
 from projects.seq2seq.neighbours import NeighbourOptions
 from projects.seq2seq.sample import make_pairs

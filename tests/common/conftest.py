@@ -14,8 +14,9 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.cli import Project, main
-from common.images import LabelledImages
+from common.cli.main import main
+from common.data.images import LabeledImages
+from common.project import Project
 from projects.cifar10.train import PROJECT
 
 TINY = shlex.split("""--data.source sample --data.val_size 60 --data.batch_size 40 --data.eval_batch_size 60
@@ -24,14 +25,14 @@ TINY = shlex.split("""--data.source sample --data.val_size 60 --data.batch_size 
 --accelerator cpu --precision 32-true""")
 
 
-def little_sample() -> dict[str, LabelledImages]:
+def little_sample() -> dict[str, LabeledImages]:
     """Noisy pictures, brighter from class to class, in the place of the sample that takes seconds to draw."""
     splits = {}
     for seed, (split, count) in enumerate({"train": 200, "test": 60}.items()):
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(0, 10, (count,), generator=generator)
         noise = torch.randint(0, 100, (count, 3, 32, 32), generator=generator)
-        splits[split] = LabelledImages((noise + 15 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, list("abcdefghij"))
+        splits[split] = LabeledImages((noise + 15 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, list("abcdefghij"))
     return splits
 
 
@@ -101,8 +102,8 @@ def call(folder: Path, *flags: str, project: Project = PROJECT, alone: bool = Fa
 @pytest.fixture
 def train(tmp_path, monkeypatch) -> Callable[..., Ended]:
     """Calls the command line in a folder of the test's own, without pictures, which take longer than the training."""
-    monkeypatch.setattr("common.summary.draw_curves", lambda rows, path: None)
-    return lambda *flags, **options: call(tmp_path, *flags, **{"project": replace(PROJECT, pictures=()), **options})
+    monkeypatch.setattr("common.run.summary.draw_curves", lambda rows, path: None)
+    return lambda *flags, **options: call(tmp_path, *flags, **{"project": replace(PROJECT, plot_callbacks=()), **options})
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from common.batches import (
+from common.data.batches import (
+    bucketed_batches,
     count_batches,
     count_token_batches,
-    data_position,
     epoch_batches,
-    pooled_batches,
-    rank_and_world_size,
-    rank_share,
+    shard_indices,
     token_batches,
 )
 from common.errors import UserError
+from common.trainer import rank_and_world_size, resume_position
 
 # (samples, batch of a process, processes); among them a remainder, one sample, and batches larger than the data
 SIZES = [(100, 10, 1), (101, 10, 1), (103, 7, 2), (50_000, 500, 3), (10, 16, 1), (10, 16, 4), (1, 1, 1), (97, 8, 4)]
@@ -66,7 +65,7 @@ def test_order_follows_from_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("count, world_size", [(7, 2), (8, 4), (1000, 3), (3, 4), (5, 1)])
 def test_shares_at_evaluation_repeat_nothing(count, world_size):
-    shares = [rank_share(count, rank, world_size) for rank in range(world_size)]
+    shares = [shard_indices(count, rank, world_size) for rank in range(world_size)]
     assert torch.equal(torch.cat(shares).sort().values, torch.arange(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -188,7 +187,7 @@ def test_samples_meet_others_in_each_epoch_even_if_all_lengths_differ():
 
 
 def test_outside_of_a_trainer_there_is_one_process_at_the_start():
-    assert data_position(None) == (0, 0)
+    assert resume_position(None) == (0, 0)
     assert rank_and_world_size(None) == (0, 1)
 
 
@@ -218,7 +217,7 @@ class Positions(Callback):
         self.at, self.path = at, path
 
     def note(self, trainer, when):
-        self.seen.append((when, data_position(trainer)))
+        self.seen.append((when, resume_position(trainer)))
         if self.seen[-1] == self.at:
             trainer.save_checkpoint(self.path)
 
@@ -286,17 +285,17 @@ def test_no_process_goes_without_a_sample(count):
 )
 def test_pools_hold_every_sample_once_and_similar_lengths_together(count, batch_size, pool, world_size):
     lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(1))
-    shares = [pooled_batches(lengths, batch_size, pool, 3, 7, rank, world_size) for rank in range(world_size)]
+    shares = [bucketed_batches(lengths, batch_size, pool, 3, 7, rank, world_size) for rank in range(world_size)]
     steps = count_batches(count, batch_size, world_size)
     assert all(len(share) == steps for share in shares)
     assert torch.cat([torch.cat(share) for share in shares]).sort().values.tolist() == list(range(count))
     assert max(len(batch) for share in shares for batch in share) <= batch_size
-    whole = pooled_batches(lengths, batch_size * world_size, pool, 3, 7)
+    whole = bucketed_batches(lengths, batch_size * world_size, pool, 3, 7)
     for step, batch in enumerate(whole):
         together = torch.cat([share[step] for share in shares])
         assert sorted(together.tolist()) == sorted(batch.tolist()), "two processes see together what one sees"
-    again = pooled_batches(lengths, batch_size * world_size, pool, 3, 7)
-    other = pooled_batches(lengths, batch_size * world_size, pool, 4, 7)
+    again = bucketed_batches(lengths, batch_size * world_size, pool, 3, 7)
+    other = bucketed_batches(lengths, batch_size * world_size, pool, 4, 7)
     assert all(map(torch.equal, whole, again))
     assert count < 10 or not all(map(torch.equal, whole, other)), "another epoch, other batches"
     if pool >= steps > 1:
@@ -308,7 +307,7 @@ def test_pools_leave_the_padding_that_sorting_all_would(count=6400):
     lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(2))
 
     def padded(pool):
-        batches = pooled_batches(lengths, 32, pool, 0, 0)
+        batches = bucketed_batches(lengths, 32, pool, 0, 0)
         return sum(int(lengths[batch].max()) * len(batch) for batch in batches) / int(lengths.sum())
 
     assert padded(200) < padded(20) < 1.1 < 1.8 < padded(1)

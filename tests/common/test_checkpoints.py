@@ -8,8 +8,15 @@ import time
 import pytest
 import torch
 
-from common.checkpoints import AtomicCheckpointIO, check_project, find_good, logged_steps, newest_first, read_checkpoint
 from common.errors import UserError
+from common.io.checkpoints import (
+    AtomicCheckpointIO,
+    check_project,
+    latest_valid_checkpoint,
+    logged_steps,
+    read_checkpoint,
+    sorted_by_step,
+)
 
 
 def checkpoint(step: int = 1, project: str = "cifar10") -> dict:
@@ -131,16 +138,16 @@ def test_newest_comes_first_by_time_and_copies_of_the_best_last(folder):
     for name, age in [("step-00000100", 30), ("step-00000300", 20), ("step-00000200", 10), ("best-00000300", 0)]:
         write(folder / f"{name}.ckpt", checkpoint(), age)
     (folder / ".step-00000400.ckpt.17.tmp").touch()
-    names = [path.stem for path in newest_first(folder)]
+    names = [path.stem for path in sorted_by_step(folder)]
     assert names == ["step-00000200", "step-00000300", "step-00000100", "best-00000300"]
-    assert [path.stem for path in newest_first(folder, "step-*.ckpt")] == names[:3]
-    assert newest_first(folder / "missing") == []
+    assert [path.stem for path in sorted_by_step(folder, "step-*.ckpt")] == names[:3]
+    assert sorted_by_step(folder / "missing") == []
 
 
 def test_a_good_newest_one_is_taken_without_a_word(folder):
     write(folder / "step-00000001.ckpt", checkpoint(1), 10)
     newest = write(folder / "step-00000002.ckpt", checkpoint(2))
-    assert find_good(newest_first(folder), "cifar10", pytest.fail) == newest
+    assert latest_valid_checkpoint(sorted_by_step(folder), "cifar10", pytest.fail) == newest
 
 
 def test_truncated_ones_are_passed_over_and_named(folder):
@@ -148,7 +155,7 @@ def test_truncated_ones_are_passed_over_and_named(folder):
     for step in (2, 3):
         truncate(write(folder / f"step-0000000{step}.ckpt", checkpoint(step), 10 - step))
     said: list[str] = []
-    assert find_good(newest_first(folder), "cifar10", said.append) == good
+    assert latest_valid_checkpoint(sorted_by_step(folder), "cifar10", said.append) == good
     assert [line.split(":")[0].rpartition("/")[2] for line in said] == ["step-00000003.ckpt", "step-00000002.ckpt"]
     assert all("falling back to the one before" in line for line in said)
 
@@ -157,9 +164,9 @@ def test_if_all_are_truncated_that_is_an_error(folder):
     for step in (1, 2):
         truncate(write(folder / f"step-0000000{step}.ckpt", checkpoint(step)))
     with pytest.raises(UserError, match=f"no good checkpoint to resume from in {folder}"):
-        find_good(newest_first(folder), "cifar10", lambda line: None)
+        latest_valid_checkpoint(sorted_by_step(folder), "cifar10", lambda line: None)
     with pytest.raises(UserError, match=r"no good checkpoint to resume from$"):
-        find_good([], "cifar10", lambda line: None)
+        latest_valid_checkpoint([], "cifar10", lambda line: None)
 
 
 def test_nobody_falls_back_from_another_projects_checkpoint(tmp_path):
@@ -167,9 +174,9 @@ def test_nobody_falls_back_from_another_projects_checkpoint(tmp_path):
     write(folder / "step-00000001.ckpt", checkpoint(1, "cifar10"), 10)
     newest = write(folder / "step-00000002.ckpt", checkpoint(2, "gan"))
     with pytest.raises(UserError, match="belongs to gan"):
-        find_good(newest_first(folder), "cifar10", lambda line: None)
+        latest_valid_checkpoint(sorted_by_step(folder), "cifar10", lambda line: None)
     truncate(newest)
-    assert find_good(newest_first(folder), "cifar10", lambda line: None).stem == "step-00000001"
+    assert latest_valid_checkpoint(sorted_by_step(folder), "cifar10", lambda line: None).stem == "step-00000001"
 
 
 def test_logged_steps_number_the_next_row_of_figures():

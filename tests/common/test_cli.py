@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import (
-    TRAINER_FLAGS,
-    CapstoneCLI,
-    find_config,
-    guarded,
-    main,
-    means_sample,
-    normalize_arguments,
-    with_saved_config,
-)
+from common.cli.command import report_errors
+from common.cli.flags import TRAINER_FLAGS, normalize_arguments
+from common.cli.main import main
+from common.cli.parser import CapstoneCLI
+from common.cli.recipes import find_config, uses_sample, with_saved_config
 from common.errors import Preempted, UserError
 from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.train import PROJECT
@@ -75,7 +70,7 @@ def test_the_default_recipe_is_used_where_no_file_is_named():
     ],
 )
 def test_the_sample_has_a_recipe_of_its_own(args, sample):
-    assert means_sample(args.split(), CIFAR10Data, PROJECT.default_recipe) is sample
+    assert uses_sample(args.split(), CIFAR10Data, PROJECT.default_recipe) is sample
 
 
 def test_a_recipe_that_names_its_data_is_not_the_samples(tmp_path):
@@ -87,17 +82,17 @@ def test_a_recipe_that_names_its_data_is_not_the_samples(tmp_path):
         ("data: {source: sample}", True),
     ]:
         recipe.write_text(text)
-        assert means_sample([], CIFAR10Data, recipe) is sample, text
-    assert means_sample(["--data.source", "sample"], CIFAR10Data, recipe)
+        assert uses_sample([], CIFAR10Data, recipe) is sample, text
+    assert uses_sample(["--data.source", "sample"], CIFAR10Data, recipe)
 
 
 def test_other_processes_are_told_whether_it_is_the_sample(monkeypatch):
-    assert means_sample([], CIFAR10Data, PROJECT.default_recipe)
-    monkeypatch.setattr("common.data.hub_is_reachable", lambda: True)
+    assert uses_sample([], CIFAR10Data, PROJECT.default_recipe)
+    monkeypatch.setattr("common.data.sources.hub_is_reachable", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert means_sample([], CIFAR10Data, PROJECT.default_recipe)
+    assert uses_sample([], CIFAR10Data, PROJECT.default_recipe)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert not means_sample([], CIFAR10Data, PROJECT.default_recipe)
+    assert not uses_sample([], CIFAR10Data, PROJECT.default_recipe)
 
 
 @pytest.fixture
@@ -249,20 +244,20 @@ def raiser(error: BaseException):
     ],
 )
 def test_what_a_user_can_put_right_is_a_line_and_an_exit_code(capsys, error, code, line):
-    assert guarded(raiser(error)) == code
+    assert report_errors(raiser(error)) == code
     assert capsys.readouterr() == ("", line)
 
 
 def test_of_several_processes_one_says_where_they_stopped(capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert guarded(raiser(Preempted("x.ckpt"))) == 75
+    assert report_errors(raiser(Preempted("x.ckpt"))) == 75
     assert capsys.readouterr() == ("", "")
 
 
 def test_success_is_0_and_a_fault_of_ours_keeps_its_traceback():
-    assert guarded(lambda: None) == 0 and guarded(lambda: 3) == 3
+    assert report_errors(lambda: None) == 0 and report_errors(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        guarded(raiser(ZeroDivisionError()))
+        report_errors(raiser(ZeroDivisionError()))
 
 
 # help

@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.command import read_lines
 from common.errors import UserError
+from common.io.text import read_lines
 
 
 def test_lines_keep_rare_breaks_and_lose_their_ends(tmp_path):

@@ -19,12 +19,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from common import compare
-from common.comparison import curves
-from common.comparison.curves import draw_comparison, mean_curve
-from common.comparison.groups import Figure, group_runs, make_tables
-from common.comparison.records import choose_curve, flat_settings, read_run, read_runs
-from common.comparison.wandb_runs import read_wandb
+from common.compare import __main__ as compare
+from common.compare import curves
+from common.compare.curves import draw_comparison, mean_curve
+from common.compare.groups import Figure, group_runs, make_tables
+from common.compare.records import choose_curve, flat_settings, read_run, read_runs
+from common.compare.wandb_runs import read_wandb
 from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +259,7 @@ def test_bad_input_is_one_line_and_exit_code_2(runs, monkeypatch, run_compare, w
 
 def test_help_and_listing_need_no_torch(runs):
     for words in (["--help"], [str(runs)]):
-        code = f"import sys; from common import compare\ntry: compare.main({words})\nexcept SystemExit: pass\n"
+        code = f"import sys; from common.compare.__main__ import main\ntry: main({words})\nexcept SystemExit: pass\n"
         code += "print(sorted({'torch', 'lightning', 'wandb', 'pandas', 'matplotlib'} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from common import data, network
-from common.data import Source, load_splits, resolve_source
+from common.data import sources as data
+from common.data.sources import Source, load_splits, resolve_source
 from common.errors import UserError
+from common.io import connectivity as network
 
 HUB_ID = "uoft-cs/cifar10"
 

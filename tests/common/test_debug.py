@@ -138,8 +138,8 @@ def test_overfit_measures_from_the_floor_of_the_loss():
         debug.overfit_one_batch(module, Pictures(), CPU, steps=100)
     target = torch.full((4,), 0.05)
     target[0] += 0.8
-    module.loss_floor = float(-(target * target.log()).sum())  # the entropy of the smoothed labels
-    assert module.loss_floor < debug.overfit_one_batch(module, Pictures(), CPU) <= module.loss_floor + 0.02
+    module.min_loss = float(-(target * target.log()).sum())  # the entropy of the smoothed labels
+    assert module.min_loss < debug.overfit_one_batch(module, Pictures(), CPU) <= module.min_loss + 0.02
 
 
 # overfit: what must fail

@@ -9,8 +9,8 @@ import threading
 import pytest
 import torch
 
-from common import device
 from common.errors import UserError
+from common.nn import device
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
             if item == 5:
                 rest_done.set()
 
-    device.share_out(work, [1, 2, 3, 4, 5], CPU)
+    device.parallel_map(work, [1, 2, 3, 4, 5], CPU)
     items, workers = zip(*seen, strict=True)
     assert items == (2, 3, 4, 5, 1)
     assert len(set(workers[:4])) == 1 and len({*workers, threading.get_ident()}) == 3
@@ -237,7 +237,7 @@ def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
 def test_what_cannot_be_shared_is_done_here():
     seen = []
     for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
-        device.share_out(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
+        device.parallel_map(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
     assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
 
 
@@ -248,5 +248,5 @@ def test_an_error_of_a_core_is_raised():
             1 / (item - 2)
 
     with pytest.raises(ZeroDivisionError):
-        device.share_out(work, [1, 2, 3], CPU)
+        device.parallel_map(work, [1, 2, 3], CPU)
     assert torch.get_num_threads() == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.dropout import Dropout, keep_mask, quicken_dropout
+from common.nn.dropout import Dropout, keep_mask, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
@@ -34,7 +34,7 @@ def test_every_layer_of_torch_is_replaced_and_nothing_else():
     )
     locked = Dropout(0.3, locked=True)
     net.append(locked).eval()
-    quicken_dropout(net)
+    replace_dropout(net)
     assert [type(net[0]), type(net[1]["deep"][1]), type(net[2])] == [Dropout, Dropout, nn.Dropout1d]
     assert (net[0].p, net[1]["deep"][1].p, net[0].training) == (0.2, 0.4, False)
     assert net[3] is locked

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from common import images
-from common.data import Source
+from common.data import images
+from common.data.images import LabeledImages, load_images, lossy_encoding, read_image
+from common.data.sources import Source
 from common.errors import UserError
-from common.images import LabelledImages, load_images, lossy_encoding, read_image
 
 COUNTS = {"train": 5, "test": 3}
 CLASSES = ["cat", "dog"]
@@ -47,7 +47,7 @@ def folder(tmp_path):
     return root
 
 
-def load(root, size: int = SIZE) -> dict[str, LabelledImages]:
+def load(root, size: int = SIZE) -> dict[str, LabeledImages]:
     return load_images(Source("folder", str(root)), size, pytest.fail)
 
 
@@ -125,7 +125,7 @@ def test_the_quality_of_jpeg_is_part_of_the_name(quality):
 
 
 def test_the_sample_is_not_decoded_or_cached():
-    made = {"train": LabelledImages(torch.zeros(1, 3, 2, 2), torch.zeros(1), ["a"])}
+    made = {"train": LabeledImages(torch.zeros(1, 3, 2, 2), torch.zeros(1), ["a"])}
     assert load_images(Source("sample", "sample"), 2, lambda: made) is made
     assert not images.cache_folder().exists()
 
@@ -141,8 +141,8 @@ def decoded(monkeypatch):
     return calls
 
 
-def same(a: dict[str, LabelledImages], b: dict[str, LabelledImages]) -> bool:
-    def fields(data: LabelledImages) -> tuple:
+def same(a: dict[str, LabeledImages], b: dict[str, LabeledImages]) -> bool:
+    def fields(data: LabeledImages) -> tuple:
         return data.images.tolist(), data.labels.tolist(), data.class_names, data.encoding
 
     return a.keys() == b.keys() and all(fields(a[split]) == fields(b[split]) for split in a)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import loggers
 from common.errors import UserError
-from common.loggers import closing_wandb, csv_logger, offline_reason, read_metrics, wandb_logger
+from common.io import loggers
+from common.io.loggers import closing_wandb, csv_logger, offline_reason, read_metrics, wandb_logger
 
 # metrics.csv
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import common.optim
-from common.optim import clip_gradients, orthogonalize
+import common.nn.optim
+from common.nn.optim import clip_gradients, orthogonalize
 
 
 def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
@@ -40,7 +40,7 @@ def test_orthogonalize_keeps_singular_vectors_and_brings_values_to_about_one(row
 
 @pytest.mark.parametrize("native", [True, False])
 def test_orthogonalize_computes_in_bfloat16_only_where_that_is_native(monkeypatch, native):
-    monkeypatch.setattr(common.optim, "has_bfloat16", lambda kind: native)
+    monkeypatch.setattr(common.nn.optim, "has_bfloat16", lambda kind: native)
     values = torch.linspace(1, 0.1, 12)
     matrix, left, right = with_singular_values(values, 12, 20)
     got = left.T @ orthogonalize(matrix, 3) @ right

@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from common.callbacks import classification, filters, gallery
-from common.callbacks.classification import ClassificationPictures
+from common.callbacks.classification import ClassificationPlots
 from common.callbacks.filters import FirstFilters
 from common.callbacks.gallery import PredictionGallery
 
@@ -53,7 +53,7 @@ def run_test(callback, batches, trainer) -> None:
 
 def test_confusion_and_calibration_are_of_all_batches(tmp_path, drawn):
     batches = [outputs(40), outputs(40), outputs(7)]
-    callback = ClassificationPictures(tmp_path)
+    callback = ClassificationPlots(tmp_path)
     for _ in range(2):  # a second test counts nothing twice
         run_test(callback, batches, trainer())
     logits, labels = (torch.cat([batch[key] for batch in batches]) for key in ("logits", "labels"))
@@ -66,7 +66,7 @@ def test_confusion_and_calibration_are_of_all_batches(tmp_path, drawn):
 
 def test_mistakes_are_the_most_confident_ones(tmp_path, drawn):
     batches = [outputs(20), outputs(20), outputs(5)]
-    run_test(ClassificationPictures(tmp_path, mistakes=4), batches, trainer())
+    run_test(ClassificationPlots(tmp_path, mistakes=4), batches, trainer())
     rows = [
         (p.max().item(), p.argmax().item(), label, image)
         for batch in batches
@@ -79,16 +79,16 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, drawn):
 
 
 def test_without_pictures_or_mistakes_there_is_no_picture_of_them(tmp_path, drawn):
-    run_test(ClassificationPictures(tmp_path), [outputs(9, with_images=False)], trainer())
+    run_test(ClassificationPlots(tmp_path), [outputs(9, with_images=False)], trainer())
     right = outputs(9)
     right["labels"] = right["logits"].argmax(1)
-    run_test(ClassificationPictures(tmp_path), [right], trainer())
+    run_test(ClassificationPlots(tmp_path), [right], trainer())
     assert sorted(drawn) == ["calibration.png", "confusion.png"]
 
 
 def test_processes_put_their_shares_together(tmp_path, drawn, monkeypatch):
     shares = [outputs(20), outputs(19)]
-    callbacks = [ClassificationPictures(tmp_path, mistakes=5) for _ in shares]
+    callbacks = [ClassificationPlots(tmp_path, mistakes=5) for _ in shares]
     for callback, share in zip(callbacks, shares, strict=True):
         callback.on_test_start(None, None)
         callback.on_test_batch_end(None, None, share, None, 0)
@@ -102,7 +102,7 @@ def test_processes_put_their_shares_together(tmp_path, drawn, monkeypatch):
     callbacks[0].on_test_end(trainer(world_size=2), None)
     together = dict(drawn)
     whole = {key: torch.cat([share[key] for share in shares]) for key in shares[0]}
-    run_test(ClassificationPictures(tmp_path, mistakes=5), [whole], trainer())
+    run_test(ClassificationPlots(tmp_path, mistakes=5), [whole], trainer())
     assert torch.equal(together["confusion.png"][0], drawn["confusion.png"][0])
     assert torch.equal(together["mistakes.png"][0], drawn["mistakes.png"][0])
     assert together["mistakes.png"][1] == drawn["mistakes.png"][1]

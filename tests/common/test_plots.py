@@ -10,19 +10,24 @@ import torch
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
 
-from common import plots
+from common.plots.classification import draw_calibration, draw_confusion
+from common.plots.curves import draw_curves
+from common.plots.images import draw_filters, draw_images
+from common.plots.text import draw_texts
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved, as matplotlib objects."""
-    figures, save = [], plots.save
+    from matplotlib.figure import Figure
 
-    def keep(figure, path):
+    figures, savefig = [], Figure.savefig
+
+    def keep(figure, path, **options):
         figures.append(figure)
-        return save(figure, path)
+        return savefig(figure, path, **options)
 
-    monkeypatch.setattr(plots, "save", keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     return figures
 
 
@@ -50,7 +55,7 @@ ROWS = [
 
 
 def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
-    path = plots.draw_curves(ROWS, tmp_path / "plots" / "curves.png")
+    path = draw_curves(ROWS, tmp_path / "plots" / "curves.png")
     assert path == tmp_path / "plots" / "curves.png" and is_png(path)
     panels = {axes.get_title(): lines(axes) for axes in drawn[0].axes if axes.get_visible()}
     assert panels == {
@@ -69,14 +74,14 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
 
 
 def test_without_curves_there_is_no_picture(tmp_path):
-    assert plots.draw_curves([{"step": 1.0, "epoch": 0.0, "test/accuracy": 0.5}], tmp_path / "x.png") is None
-    assert plots.draw_curves([], tmp_path / "x.png") is None
+    assert draw_curves([{"step": 1.0, "epoch": 0.0, "test/accuracy": 0.5}], tmp_path / "x.png") is None
+    assert draw_curves([], tmp_path / "x.png") is None
     assert not (tmp_path / "x.png").exists()
 
 
 def test_curves_survive_what_is_not_finite(tmp_path):
     rows = [{"step": 0.0, "train/loss": math.inf, "lr-SGD": 0.0}, {"step": 1.0, "train/loss": math.nan, "lr-SGD": 0.0}]
-    assert is_png(plots.draw_curves(rows, tmp_path / "x.png"))
+    assert is_png(draw_curves(rows, tmp_path / "x.png"))
 
 
 # confusion
@@ -84,7 +89,7 @@ def test_curves_survive_what_is_not_finite(tmp_path):
 
 def test_confusion_shows_the_shares_of_each_true_class(tmp_path, drawn):
     counts = torch.tensor([[90, 10, 0], [1, 2, 3], [0, 0, 0]])  # nothing was of the last class
-    assert is_png(plots.draw_confusion(counts, ["cat", "dog", "eel"], tmp_path / "x.png"))
+    assert is_png(draw_confusion(counts, ["cat", "dog", "eel"], tmp_path / "x.png"))
     (axes,) = drawn[0].axes
     texts = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "90", (0, 1): "10", (1, 0): "17", (1, 1): "33", (1, 2): "50"}
@@ -96,7 +101,7 @@ def test_confusion_shows_the_shares_of_each_true_class(tmp_path, drawn):
 
 
 def test_a_share_too_small_to_round_up_leaves_its_cell_empty(tmp_path, drawn):
-    plots.draw_confusion(torch.tensor([[996, 4], [6, 994]]), ["a", "b"], tmp_path / "x.png")
+    draw_confusion(torch.tensor([[996, 4], [6, 994]]), ["a", "b"], tmp_path / "x.png")
     assert sorted(text.get_text() for text in drawn[0].axes[0].texts) == ["1", "100", "99"]
 
 
@@ -108,7 +113,7 @@ def test_calibration_error_is_that_of_torchmetrics(tmp_path, drawn, samples, bin
     logits, labels = torch.randn(samples, 5) * 2, torch.randint(0, 5, (samples,))
     probabilities = logits.softmax(1)
     confidence, predicted = probabilities.max(1)
-    assert is_png(plots.draw_calibration(confidence, predicted == labels, tmp_path / "x.png", bins))
+    assert is_png(draw_calibration(confidence, predicted == labels, tmp_path / "x.png", bins))
     expected = MulticlassCalibrationError(5, n_bins=bins)(probabilities, labels).item()
     assert drawn[0].axes[0].get_title() == f"Calibration: expected error {100 * expected:.1f} points"
 
@@ -116,7 +121,7 @@ def test_calibration_error_is_that_of_torchmetrics(tmp_path, drawn, samples, bin
 def test_calibration_shows_accuracy_and_share_of_each_bin(tmp_path, drawn):
     confidence = torch.tensor([0.05, 0.15, 0.55, 0.58, 0.95, 1.0, 1.0, 0.97])
     correct = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
-    plots.draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
+    draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
     upper, lower = drawn[0].axes
     x, y = lines(upper)["this model"]
     assert x == pytest.approx([0.05, 0.15, 0.565, 0.98])  # bins without a sample have no point
@@ -132,7 +137,7 @@ def test_calibration_shows_accuracy_and_share_of_each_bin(tmp_path, drawn):
 def test_pictures_stand_in_order_below_their_titles(tmp_path, drawn):
     images = torch.randint(0, 256, (5, 3, 6, 4), dtype=torch.uint8)
     titles = [f"number {i}" for i in range(5)]
-    assert is_png(plots.draw_images(images, titles, tmp_path / "x.png", columns=3))
+    assert is_png(draw_images(images, titles, tmp_path / "x.png", columns=3))
     shown = [axes for axes in drawn[0].axes if axes.images]
     assert [axes.get_title() for axes in shown] == titles
     for axes, image in zip(shown, images, strict=True):
@@ -141,7 +146,7 @@ def test_pictures_stand_in_order_below_their_titles(tmp_path, drawn):
 
 
 def test_a_single_picture_is_a_picture(tmp_path):
-    assert is_png(plots.draw_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ["one"], tmp_path / "x.png"))
+    assert is_png(draw_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ["one"], tmp_path / "x.png"))
 
 
 def test_filters_are_stretched_around_grey(tmp_path, drawn):
@@ -149,7 +154,7 @@ def test_filters_are_stretched_around_grey(tmp_path, drawn):
     with torch.no_grad():
         weight[0] = 0
         weight[1] = torch.tensor([0.0, 1.0, -2.0, 4.0]).view(2, 2)
-    assert is_png(plots.draw_filters(weight, tmp_path / "x.png", "first layer"))
+    assert is_png(draw_filters(weight, tmp_path / "x.png", "first layer"))
     shown = [np.asarray(axes.images[0].get_array()) for axes in drawn[0].axes if axes.images]
     assert len(shown) == 13 and drawn[0].get_suptitle() == "first layer"
     np.testing.assert_array_equal(shown[0], np.full((2, 2, 3), 0.5))
@@ -163,9 +168,7 @@ def test_filters_are_stretched_around_grey(tmp_path, drawn):
 def test_words_stand_in_reading_order_and_have_their_values_colours(tmp_path, drawn):
     words = [f"word{i}" for i in range(40)]
     values = torch.linspace(-1, 1, 40)
-    assert is_png(
-        plots.draw_texts([("a title", words, values), ("another", ["$5", "x"], torch.zeros(2))], tmp_path / "x.png")
-    )
+    assert is_png(draw_texts([("a title", words, values), ("another", ["$5", "x"], torch.zeros(2))], tmp_path / "x.png"))
     texts = drawn[0].texts
     shown = [text for text in texts if text.get_text() in words]
     assert [text.get_text() for text in shown] == words

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from common.rendered import CHUNK, CLASS_NAMES, SHAPES, render_images
+from common.data.synthetic_images import CHUNK, CLASS_NAMES, SHAPES, render_images
 
 Pictures = tuple[Tensor, Tensor]
 

@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
-from common.checkpoints import logged_steps, read_checkpoint
 from common.errors import Preempted
-from common.loggers import csv_logger, read_metrics
+from common.io.checkpoints import logged_steps, read_checkpoint
+from common.io.loggers import csv_logger, read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|resumable|is not empty).*")
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 import yaml
 
-import common.run
-from common.callbacks.classification import ClassificationPictures
-from common.comparison.records import read_runs
-from common.loggers import read_metrics
+from common.callbacks.classification import ClassificationPlots
+from common.cli.parser import CapstoneCLI
+from common.compare.records import read_runs
+from common.io.loggers import read_metrics
+from common.io.run_folder import claim_name
 from projects.cifar10.train import PROJECT
 
 # what is left
@@ -53,7 +54,7 @@ def test_the_summary_has_every_figure(full_run):
     (kept,) = (folder / "checkpoints").glob("best-*")
     assert summary["checkpoint"] == kept.name == f"best-{best['step'] + 1:08.0f}.ckpt"
     weights = torch.load(kept, weights_only=True)["state_dict"]
-    cli = common.cli.CapstoneCLI(PROJECT, ["--config", str(folder / "config.yaml")])
+    cli = CapstoneCLI(PROJECT, ["--config", str(folder / "config.yaml")])
     assert summary["parameters"] == sum(p.numel() for p in PROJECT.module(**cli.config.model.as_dict()).parameters())
     assert weights.keys() == PROJECT.module(**cli.config.model.as_dict()).state_dict().keys()
     expected = {
@@ -133,7 +134,7 @@ def test_runs_without_a_name_get_one_each(train):
 
 
 def test_runs_that_begin_in_the_same_second_do_not_mix(tmp_path):
-    assert [common.run.claim_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
+    assert [claim_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -258,7 +259,7 @@ def test_a_checkpoint_of_another_network_is_refused(copied, train):
 )
 def test_bad_input_is_one_line(train, monkeypatch, tmp_path, flags, line):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
+    monkeypatch.setattr("common.nn.device.has_bfloat16", lambda kind: False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     for split in ("train", "test"):
@@ -305,7 +306,7 @@ def test_without_validation_the_last_weights_are_tested(train, off):
 
 
 def test_the_test_can_be_left_out(train):
-    project = replace(PROJECT, pictures=(ClassificationPictures,))
+    project = replace(PROJECT, plot_callbacks=(ClassificationPlots,))
     done = train("--name", "x", "--trainer.limit_test_batches", "0", project=project)
     assert done.code == 0, done.err
     assert json.loads((done.run("x") / "summary.json").read_text())["test"] == {}
@@ -328,7 +329,7 @@ def test_a_dry_run_writes_nothing(train):
 
 def test_precision_left_unset_is_chosen_and_printed(train, monkeypatch):
     asked = []
-    monkeypatch.setattr(common.run, "default_precision", lambda accelerator: asked.append(accelerator) or "bf16-mixed")
+    monkeypatch.setattr("common.run.run.default_precision", lambda accelerator: asked.append(accelerator) or "bf16-mixed")
     done = train(
         "--accelerator", "cpu", "--data.source", "sample", "--fast_dev_run", "--model.widths", "[8,8,8]", alone=True
     )

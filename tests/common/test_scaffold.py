@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from common import scaffold
-from common.renaming import Renaming, class_renames, fresh_readme, new_test_name, unmeasured
+from common.scaffold import __main__ as scaffold
+from common.scaffold.renaming import Renaming, class_renames, fresh_readme, new_test_name, unmeasured
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = scaffold.template_names()
@@ -200,8 +200,8 @@ def test_new_projects_answer_train_and_are_compared(repository):
     """One process for all: each answers `--help` under its name, some take a step; one trains and appears in a table."""
     code = f"""
 import contextlib, importlib, io, json, pathlib, sys
-from common import compare
-from common.cli import main
+from common.compare import __main__ as compare
+from common.cli.main import main
 for template in {TEMPLATES}:
     project = importlib.import_module(f"projects.my_{{template}}.train").PROJECT
     module = importlib.import_module(f"projects.my_{{template}}.module")

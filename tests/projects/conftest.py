@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.rendered import CLASS_NAMES, render_images
+from common.data.synthetic_images import CLASS_NAMES, render_images
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from common.cli import CapstoneCLI, Project
+from common.cli.parser import CapstoneCLI
 from common.errors import UserError
+from common.project import Project
 
 PROJECTS = Path(__file__).resolve().parents[2] / "projects"
 NAMES = sorted(path.parent.name for path in PROJECTS.glob("*/train.py"))

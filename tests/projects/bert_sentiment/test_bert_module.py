@@ -63,8 +63,8 @@ def test_the_floor_of_the_smoothed_loss():
     module = make(label_smoothing=0.2)
     target = torch.full((3,), 0.2 / 3)
     target[0] += 0.8
-    assert module.loss_floor == pytest.approx(float(-(target * target.log()).sum()))
-    assert make().loss_floor == 0.0
+    assert module.min_loss == pytest.approx(float(-(target * target.log()).sum()))
+    assert make().min_loss == 0.0
 
 
 def test_checkpointing_changes_memory_not_gradients(batch):

@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from common import network
 from common.errors import UserError
+from common.io import connectivity as network
 from projects.bert_sentiment import pretrained
 from projects.bert_sentiment.pretrained import (
     BASE,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from commands import Life, last_checkpoint, same
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 
 EPOCHS = 2
 
@@ -37,7 +37,7 @@ def test_two_processes_train_like_one_with_twice_the_texts(two_and_one):
 def test_two_processes_count_every_text_once(two_and_one):
     one, two = (json.loads((folder / "summary.json").read_text()) for folder in two_and_one)
     assert two["devices"] == 2
-    assert one["notes"]["texts"] == two["notes"]["texts"] == 31
+    assert one["metadata"]["texts"] == two["metadata"]["texts"] == 31
     assert two["test"] == pytest.approx(one["test"], rel=1e-4, abs=1e-6)
     curves = [[row["val/loss"] for row in read_metrics(f / "metrics.csv") if "val/loss" in row] for f in two_and_one]
     assert len(curves[0]) == EPOCHS and curves[1] == pytest.approx(curves[0], rel=1e-5)
@@ -64,7 +64,7 @@ def test_a_run_leaves_its_pictures_and_mistakes(plain_run):
     mistakes = round((1 - summary["test"]["test/accuracy"]) * 31)
     assert table[0] == f"The surest of {mistakes} mistakes in 31 texts:" and len(table) == 4 + min(24, mistakes)
     assert table[2] == "| text | is | taken for | confidence |"
-    assert summary["notes"]["encoder"].startswith("checkpoint")
+    assert summary["metadata"]["encoder"].startswith("checkpoint")
 
 
 @pytest.mark.parametrize("switch", ["overfit", "gradients"])

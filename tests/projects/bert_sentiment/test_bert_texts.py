@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from common.data import resolve_source
+from common.data.sources import resolve_source
 from common.errors import UserError
 from projects.bert_sentiment.texts import Texts, containing, hold_out, read
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.cli import main
+from common.cli.main import main
 from common.errors import UserError
 from projects.blank import data as blank_data
 from projects.blank import predict

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common import images as common_images
+from common.data import images as common_images
+from common.data.images import LabeledImages
 from common.errors import UserError
-from common.images import LabelledImages
 from projects.cifar10 import data as data_module
 from projects.cifar10.augment import augment as augment_batch
 from projects.cifar10.augment import crop_and_flip, draw, reflect_pad
@@ -291,7 +291,7 @@ def test_the_second_start_uses_the_cache(monkeypatch, tmp_path):
     (folder / "x.png").write_bytes(b"1")
     calls = []
 
-    def decode(source: Any, size: int) -> dict[str, LabelledImages]:
+    def decode(source: Any, size: int) -> dict[str, LabeledImages]:
         calls.append(source.name)
         return data_module.render_sample()
 

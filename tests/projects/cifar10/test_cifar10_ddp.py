@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.data.images import read_image
 from common.errors import EXIT_PREEMPTED
-from common.images import read_image
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 from projects.cifar10.inference import predict_logits
 from projects.cifar10.predict import load_network
 

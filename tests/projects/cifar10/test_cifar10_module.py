@@ -68,7 +68,7 @@ def test_loss_floor_is_the_least_loss_that_any_logits_reach(smoothing, classes):
 
     for _ in range(5):
         optimizer.step(closure)
-    assert module.loss_floor == pytest.approx(closure().item(), abs=1e-5)
+    assert module.min_loss == pytest.approx(closure().item(), abs=1e-5)
 
 
 def test_loss_is_the_smoothed_cross_entropy():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.images import read_image
+from common.data.images import read_image
 from projects.cifar10 import predict
 from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.module import CIFAR10Module

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import Life, same
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 
 EPOCHS, STEPS = 2, 50  # steps in an epoch
 LAST, BEFORE_LAST = (f"checkpoints/step-{EPOCHS * STEPS - back:08d}.ckpt" for back in (0, 5))

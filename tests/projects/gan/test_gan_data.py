@@ -16,7 +16,7 @@ def place(monkeypatch):
 
     def put(rank=0, world_size=1, epoch=0, done=0):
         monkeypatch.setattr(gan_data, "rank_and_world_size", lambda trainer: (rank, world_size))
-        monkeypatch.setattr(gan_data, "data_position", lambda trainer: (epoch, done))
+        monkeypatch.setattr(gan_data, "resume_position", lambda trainer: (epoch, done))
 
     return put
 

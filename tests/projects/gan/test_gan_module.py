@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.resume import ResumeCheckpoints
-from common.checkpoints import AtomicCheckpointIO
 from common.errors import UserError
+from common.io.checkpoints import AtomicCheckpointIO
 from projects.gan import module as gan_module
 from projects.gan.augment import change
 from projects.gan.data import GANData

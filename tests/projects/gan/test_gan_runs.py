@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from commands import Life, last_checkpoint, newest_checkpoint, same
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 
 PICTURES = ["--model.width", "8", "--model.noise", "8", "--data.batch_size", "20", "--data.eval_samples", "60"]
 
@@ -85,7 +85,7 @@ def test_a_run_of_pictures_is_measured_in_named_features_and_draws(command, pict
     run.wait()
     folder = run.runs / "pictures"
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["notes"]["features"] == "pixels at 8 x 8"
+    assert summary["metadata"]["features"] == "pixels at 8 x 8"
     assert summary["test"]["test/distance"] == summary["test"]["test/frechet"] > 0
     assert set(summary["test"]) >= {f"test/{name}" for name in ("kernel", "precision", "recall", "density", "coverage")}
     for name in ("interpolation", "truncation", "neighbours", "samples"):

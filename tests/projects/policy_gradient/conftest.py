@@ -8,7 +8,7 @@ import pytest
 
 import scripted_environment  # noqa: F401  (registers it)
 from commands import CPU, Command, commands
-from common.cli import main
+from common.cli.main import main
 from projects.policy_gradient.train import PROJECT
 
 SMALL = [
@@ -55,6 +55,6 @@ def learner() -> list[str]:
 def train(tmp_path, monkeypatch) -> Callable[..., int]:
     """Runs `train(*flags)` in this process and in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.summary.draw_curves", lambda rows, path: None)  # takes longer than these runs
+    monkeypatch.setattr("common.run.summary.draw_curves", lambda rows, path: None)  # takes longer than these runs
     (tmp_path / "plain.yaml").write_text("seed: 0\n")
     return lambda *flags: main(PROJECT, ["--config", "plain.yaml", *SMALL, *CPU, *flags])

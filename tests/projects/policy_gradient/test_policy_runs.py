@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from commands import Life, last_checkpoint, newest_checkpoint, same
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 from projects.policy_gradient import films
 from projects.policy_gradient.curves import main as curves
 from projects.policy_gradient.module import PolicyGradientModule
@@ -87,7 +87,7 @@ def test_two_processes_learn_like_one_with_all_the_environments_and_play_every_e
         )
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert summaries[1]["devices"] == 2
-    assert summaries[0]["notes"] == summaries[1]["notes"] == {"environment_steps": 12 * 16 * 8}
+    assert summaries[0]["metadata"] == summaries[1]["metadata"] == {"environment_steps": 12 * 16 * 8}
     assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-9)
     curves = [[row["val/return"] for row in read_metrics(f / "metrics.csv") if "val/return" in row] for f in folders]
     assert len(curves[0]) == 2 and curves[1] == pytest.approx(curves[0], rel=1e-9)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.data import Source
+from common.data.sources import Source
 from common.errors import UserError
 from projects.seq2seq import data as data_module
 from projects.seq2seq.data import Batch, TranslationData, collate, hold_out, read, split_direction
@@ -393,7 +393,7 @@ def test_the_samples_vocabulary_is_small_whatever_is_asked_for(monkeypatch):
 def test_auto_falls_back_to_the_sample(monkeypatch):
     data = TranslationData()
     assert data.HUB_ID == "bentrevett/multi30k"
-    monkeypatch.setattr("common.data.dataset_is_cached", lambda hub_id: False)
+    monkeypatch.setattr("common.data.sources.dataset_is_cached", lambda hub_id: False)
     source = data.resolve()
     assert source.fell_back and data.source_label == "sample"
     assert data.has_validation and data.languages == ("en", "de")

@@ -96,8 +96,8 @@ def test_the_test_scores_every_sentence_once_and_notes_how(data):
     empty = data.splits["test"].source.index("")
     assert module.translations[empty] == ""
     assert {"test/bleu", "test/bleu_lower", "test/bleu_tokenized", "test/chrf", "test/perplexity"} <= set(figures)
-    assert (module.notes["direction"], module.notes["lowercase"]) == ("de-en", data.lowercase)
-    assert "case:lc" in module.notes["signatures"]["bleu_lower"]
+    assert (module.metadata["direction"], module.metadata["lowercase"]) == ("de-en", data.lowercase)
+    assert "case:lc" in module.metadata["signatures"]["bleu_lower"]
     assert any(name.endswith("_words") for name in figures)
 
 
@@ -145,10 +145,10 @@ def test_the_loss_floor_is_the_least_that_smoothed_targets_allow():
     module = Seq2SeqModule((50, 40), tie="none", label_smoothing=0.2, **TINY)
     target = torch.full((40,), 0.2 / 40)
     target[3] += 0.8
-    assert module.loss_floor == pytest.approx(
+    assert module.min_loss == pytest.approx(
         F.cross_entropy(target.log()[None], torch.tensor([3]), label_smoothing=0.2).item()
     )
-    assert Seq2SeqModule((40, 40), label_smoothing=0.0, **TINY).loss_floor == 0
+    assert Seq2SeqModule((40, 40), label_smoothing=0.0, **TINY).min_loss == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from commands import Life, last_checkpoint, same
-from common.loggers import read_metrics
+from common.io.loggers import read_metrics
 
 EPOCHS = 2
 
@@ -43,7 +43,7 @@ def test_two_processes_score_every_sentence_once(two_and_one):
     one, two = (json.loads((folder / "summary.json").read_text()) for folder in two_and_one)
     assert two["devices"] == 2
     assert two["test"] == pytest.approx(one["test"], rel=1e-4)
-    assert one["notes"] == two["notes"]
+    assert one["metadata"] == two["metadata"]
     curves = [[row["val/bleu"] for row in read_metrics(f / "metrics.csv") if "val/bleu" in row] for f in two_and_one]
     assert len(curves[0]) == EPOCHS and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
@@ -68,7 +68,7 @@ def test_a_run_leaves_its_pictures_and_translations(plain_run):
     table = (plain_run / "plots" / "translations.md").read_text().splitlines()
     assert table[2] == "| de | en | translation | score |" and len(table) == 2 + 2 + 12
     summary = json.loads((plain_run / "summary.json").read_text())
-    assert summary["notes"]["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
+    assert summary["metadata"]["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
 
 
 @pytest.mark.parametrize("network", ["recurrent", "transformer"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.checkpoints import read_checkpoint
-from common.device import has_bfloat16
+from common.io.checkpoints import read_checkpoint
+from common.nn.device import has_bfloat16
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids

@@ -1,0 +1,118 @@
+"""The command line that all capstones share: LightningCLI with short flags, one-line errors and quick help.
+
+`train.py` of a capstone calls `main` with its two classes; `common.run` does what follows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from argparse import SUPPRESS
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from jsonargparse.typing import NonNegativeInt
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from common.cli.flags import TRAINER_FLAGS, normalize_arguments
+from common.cli.recipes import find_config, uses_sample
+from common.errors import UserError
+from common.project import Project
+
+
+class CapstoneCLI(LightningCLI):
+    """LightningCLI whose short flags become `trainer.*` and whose flags always win over the YAML file."""
+
+    def __init__(self, project: Project, args: list[str]) -> None:
+        self.project = project
+        self.arguments = args
+        super().__init__(
+            project.module,
+            project.data,
+            save_config_callback=None,  # `common.run` writes config.yaml, into the run folder
+            seed_everything_default=False,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]",
+                "allow_abbrev": False,  # else half a flag would reach the configuration as another one
+            },
+            parser_class=OneLineParser,
+            args=args,
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The flags of a run as a whole."""
+        parser.add_argument("--seed", type=int, default=0, help="Seed of every random number of the run.")
+        parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
+        parser.add_argument(
+            "--recipe", type=str | None, help="What the summary calls these settings; default: the last --config's name."
+        )
+        parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            help="Continue from a checkpoint: a path, or auto for the newest good one of the run of that --name.",
+        )
+        parser.add_argument(
+            "--debug",
+            type=Literal["overfit", "shapes", "gradients"] | None,
+            help="Check the model instead of training it: drive one batch's loss to zero, list layer shapes, "
+            "compare gradients with numerical ones.",
+        )
+        parser.add_argument(
+            "--checkpoint_every",
+            type=NonNegativeInt,
+            default=200,
+            help="Steps between the checkpoints that --resume continues from; 0 for the ends of epochs only.",
+        )
+        parser.add_argument(
+            "--patience",
+            type=NonNegativeInt | None,
+            help="Stop after so many validations without a better monitored metric.",
+        )
+        group = parser.add_argument_group("Short flags, each the same as --trainer.<flag>")
+        for flag, (kind, sentence) in TRAINER_FLAGS.items():
+            group.add_argument(f"--{flag}", metavar=kind, help=f"{sentence} (type: {kind})", default=SUPPRESS)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the module takes from the data is handed over once the data is built, an option of its own at once."""
+        for source, target in self.project.links:
+            parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the arguments after putting them in the order and the form that the parser means."""
+        recipe = self.project.default_recipe
+        sample = recipe.with_name("sample.yaml")
+        if sample.is_file() and uses_sample(list(args), self.project.data, recipe):
+            recipe = sample
+        words = normalize_arguments(list(args), recipe if recipe.is_file() else None)
+        folder = self.project.folder
+        words = [find_config(b, folder) if a == "--config" else b for a, b in itertools.pairwise(["", *words])]
+        self.config = parser.parse_args(words)
+        for flag in TRAINER_FLAGS:
+            if (value := self.config.get(flag)) is not None:
+                raise UserError(f"the configuration sets {flag}: {value} at its top; write it below trainer:")
+        files = self.config.get("config") or ["plain"]
+        self.config.recipe = self.config.recipe or Path(str(files[-1])).stem
+
+    def _set_seed(self) -> None:
+        pass  # `common.run` seeds, before it builds the model
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built while parsing; `common.run` does it once the run folder and the device are settled."""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises UserError with jsonargparse's message, shortened where it goes through the members of a union."""
+        text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
+        union = r'Parser key "(.+?)": Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)'
+        if found := re.match(union, text):
+            key, types, value = found.groups()
+            types = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", types)
+            text = f"{key}: {value} is none of {types.replace('NoneType, ', '')}"
+        raise UserError(f"{text[:400]} (see --help)") from ex

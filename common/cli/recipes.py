@@ -1,0 +1,64 @@
+"""Recipes: which YAML file a run is configured by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import LightningDataModule
+
+from common.cli.flags import flag_values
+from common.errors import UserError
+
+SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # how the first process tells those that it starts whether the data is the sample
+
+
+def uses_sample(args: list[str], data: type[LightningDataModule], recipe: Path) -> bool:
+    """Whether a run of the default `recipe` with these arguments and no `--config` would train on the embedded sample.
+
+    The processes that a run starts are told, as the hub may answer one of them and not another.
+    """
+    flags = flag_values(args)
+    if {"--help", "-h", "--config", "-c"} & set(flags):
+        return False
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and SAMPLE_VARIABLE in os.environ:
+        return os.environ[SAMPLE_VARIABLE] == "1"
+    from common.data.sources import resolve_source
+
+    settings = yaml.safe_load(recipe.read_text()) or {}
+    source = flags.get("--data.source") or (settings.get("data") or {}).get("source", "auto")
+    sample = source == "sample" or (
+        source == "auto" and resolve_source(source, getattr(data, "HUB_ID", "")).kind == "sample"
+    )
+    os.environ[SAMPLE_VARIABLE] = str(int(sample))
+    return sample
+
+
+def find_config(name: str, folder: Path) -> str:
+    """The path of a configuration file that is named from where we are, or else from a capstone's `folder`.
+
+    Raises:
+        UserError: there is no such file, it is not YAML, or it is a sweep.
+    """
+    path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"--config {name}: no such file, neither here nor in {folder}")
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {name}: not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
+        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
+    return str(path)
+
+
+def with_saved_config(args: list[str], project: str) -> list[str]:
+    """`args`, with the `config.yaml` of the run that `--resume` takes up unless they name a configuration themselves."""
+    flags = flag_values(args)
+    resume = flags.get("--resume")
+    if resume is None or "--config" in flags or "-c" in flags:
+        return args
+    folder = Path("runs", project, flags.get("--name", "")) if resume == "auto" else Path(resume).resolve().parent.parent
+    saved = folder / "config.yaml"
+    return ["--config", str(saved), *args] if saved.is_file() else args

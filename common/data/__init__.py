@@ -1,0 +1,1 @@
+"""Data: sources, batches and their order, images."""

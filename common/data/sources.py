@@ -1,0 +1,190 @@
+"""A data source's name to a data set: hub id, local folder, or the sample that a capstone embeds.
+
+`datasets.load_dataset` reads the first two alike. A capstone passes what is its own: the hub id that `auto` stands for
+and the function that makes its sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from common.errors import UserError
+from common.io.connectivity import reachable
+
+HUB = "https://huggingface.co"
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+@dataclass
+class Source:
+    """Where data comes from. `kind` is "sample", "folder", "file" or "hub"; `name` is the path or hub id ("sample" else).
+
+    `fell_back` is true if `auto` was asked for and the real data set could not be had.
+    """
+
+    kind: str
+    name: str
+    fell_back: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name that stands beside figures: `sample`, the hub id, or the folder's or file's own name."""
+        return Path(self.name).resolve().name if self.kind in ("folder", "file") else self.name
+
+
+def resolve_source(source: str, hub_id: str) -> Source:
+    """What `--data.source` means: `auto`, `sample`, a path, or a hub id. Opens nothing but a connection to the hub.
+
+    Args:
+        source: the option's value.
+        hub_id: the data set that `auto` stands for.
+
+    Raises:
+        UserError: a path that does not exist, or a file of a kind that nothing reads.
+    """
+    if source == "sample":
+        return Source("sample", "sample")
+    if source == "auto":
+        if dataset_is_cached(hub_id) or hub_is_reachable():
+            return Source("hub", hub_id)
+        return Source("sample", "sample", fell_back=True)
+    if Path(source).is_dir():
+        return Source("folder", str(Path(source)))
+    if Path(source).is_file():
+        if Path(source).suffix not in READERS:
+            raise UserError(f"data source {source}: of the files {', '.join(READERS)} are read")
+        return Source("file", str(Path(source)))
+    looks_like_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    if looks_like_hub_id or ("/" not in source and not source.startswith((".", "~"))):
+        return Source("hub", source)
+    raise UserError(f"data source {source}: no such folder; give a folder, a hub id, `sample` or `auto`")
+
+
+class SourceDataModule(LightningDataModule):
+    """A DataModule with `--data.source`: what every capstone's has in common.
+
+    Args:
+        source: the option's value.
+    """
+
+    HUB_ID: str  # the data set that `auto` stands for
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source_option = source
+        self.source: Source | None = None
+
+    def resolve(self) -> Source:
+        """Finds out, once, where the data comes from."""
+        if self.source is None:
+            self.source = resolve_source(self.source_option, self.HUB_ID)
+        return self.source
+
+    @property
+    def source_label(self) -> str:
+        """What figures call the data."""
+        return self.resolve().label
+
+
+def hub_is_reachable(timeout: float = 3.0) -> bool:
+    """Whether the hub answers within `timeout` seconds and nobody has asked to stay offline."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or os.environ.get("HF_DATASETS_OFFLINE", "0") not in (
+        "0",
+        "",
+    ):
+        return False
+    return reachable(os.environ.get("HF_ENDPOINT") or HUB, timeout)
+
+
+def dataset_is_cached(hub_id: str) -> bool:
+    """Whether `datasets` has prepared `hub_id` on this machine before."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
+    wanted = hub_id.replace("/", "").replace("_", "").lower()  # the folder's name is in snake case
+    folders = [folder for folder in cache.glob("*___*") if folder.name.replace("_", "").lower() == wanted]
+    return any(any(folder.glob("*/*/*/dataset_info.json")) for folder in folders)
+
+
+def load_splits(source: Source) -> dict[str, Any]:
+    """Reads a path or a hub data set as a `datasets.DatasetDict`: split name -> `datasets.Dataset`; a file is "train".
+
+    Raises:
+        UserError: nothing there that `datasets` reads, a text file that is empty or not UTF-8, or the hub is out of reach
+            and holds no cached copy.
+    """
+    if source.kind == "hub" and not hub_is_reachable():
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read before `datasets` is imported
+        if not dataset_is_cached(source.name):
+            raise UserError(
+                f"data source {source.name}: no such folder, and the hub cannot be reached; "
+                "give a local folder or `--data.source sample`"
+            )
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "15")
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    import datasets  # two seconds: only where a data set is really read
+
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what goes wrong is said here, in one line
+    try:
+        if source.kind == "file":
+            suffix = Path(source.name).suffix
+            options = {"sep": "\t"} if suffix == ".tsv" else {}
+            splits = datasets.load_dataset(READERS[suffix], data_files=source.name, **options)
+        else:
+            splits = datasets.load_dataset(source.name)
+    except Exception as error:  # `datasets` raises a dozen types for what is one fault to the user
+        raise UserError(broken_file(source) or f"data source {source.name}: {explain(error)}") from error
+    return dict(splits)
+
+
+def read_column(source: Source, split: Any, column: str) -> list[Any]:
+    """The values of a column of one of the splits of `source`. Raises UserError for text that is not UTF-8."""
+    try:
+        return list(split[column][:])
+    except UnicodeDecodeError as error:
+        raise UserError(broken_file(source) or f"data source {source.name}: column {column} is not UTF-8") from error
+
+
+def broken_file(source: Source) -> str | None:
+    """The line of an error about the first text file of a path that is empty or not UTF-8, if there is one."""
+    if source.kind not in ("folder", "file"):
+        return None
+    root = Path(source.name)
+    for path in [root] if source.kind == "file" else sorted(root.rglob("*")):
+        if path.suffix not in READERS or path.suffix == ".parquet":
+            continue
+        with path.open("rb") as lines:
+            number = 0
+            for number, line in enumerate(lines, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"data source {source.name}: {path.name}, line {number}, is not UTF-8; convert it with iconv"
+        if number == 0:
+            return f"data source {source.name}: {path.name} is empty"
+    return None
+
+
+def explain(error: BaseException) -> str:
+    """One line of an error: its first, and the beginning of the error that it goes back to."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = str(error).strip().splitlines()
+    line, reason = lines[0] if lines else type(error).__name__, " ".join(str(cause).split())[:200]
+    return line if reason in line or cause is error else f"{line}: {reason}"
+
+
+def announce_sample(hub_id: str, say: Callable[[str], None]) -> None:
+    """Says loudly that `auto` has fallen back to the sample."""
+    say(
+        f"NOTE: {hub_id} is neither cached nor reachable; training on the embedded SAMPLE instead. "
+        "Its figures are not the real data set's. Use --data.source FOLDER for a local copy."
+    )

@@ -1,0 +1,1 @@
+"""Input and output: the run folder, checkpoints, loggers, ranks."""

@@ -1,0 +1,1 @@
+"""Shared functions of tensors: optimizers, losses, dropout, devices and precision."""

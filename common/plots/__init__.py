@@ -1,0 +1,1 @@
+"""Plots that capstones share; each function draws one PNG."""

@@ -1,0 +1,83 @@
+"""Training curves of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.plots.figures import BLUE, ORANGE, new_figure, save, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = tuple[tuple[float, ...], tuple[float, ...]]  # steps and values
+
+
+def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
+    """Every curve of a run against the optimizer's steps: losses together, then one panel for each further group.
+
+    Args:
+        rows: the rows of `metrics.csv` (see `common.metrics.read_metrics`).
+        path: the PNG to write. None is returned, and nothing written, if there is nothing to draw.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in sorted({key for row in rows for key in row} - {"step", "epoch"}):
+        group, _, rest = name.partition("/")
+        if group == "test":
+            continue
+        if group in ("train", "val"):
+            panels.setdefault(rest.replace("_", " "), []).append(name)
+        elif group == "act":
+            panels.setdefault(f"share of {rest.partition('/')[0]} units", []).append(name)
+        elif name.startswith("lr-"):
+            panels.setdefault("learning rate / its maximum", []).append(name)
+        else:
+            panels.setdefault(name.replace("_", " "), []).append(name)
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.2, 2.9)
+    order = sorted(panels, key=lambda title: (not any(n.startswith(("train/", "val/")) for n in panels[title]), title))
+    for axes, title in zip(all_axes, order, strict=False):
+        _draw_panel(axes, title, panels[title], rows)
+    for axes in all_axes[len(order) :]:
+        axes.set_visible(False)
+    return save(figure, path)
+
+
+def _draw_panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, float]]) -> None:
+    """The curves `names` of `rows` in one panel; those that hide one another are one, as rates of one schedule do."""
+    drawn: dict[Curve, list[str]] = {}
+    for name in names:
+        drawn.setdefault(_curve(rows, name), []).append(name)
+    for (steps, values), (name, *others) in drawn.items():
+        style: dict[str, Any] = {"linewidth": 1.3}
+        if name.startswith("train/"):
+            style.update(color=BLUE, alpha=0.8)
+        elif name.startswith("val/"):
+            style.update(color=ORANGE, marker="o", markersize=3)
+        more = f" and {len(others)} more" if others else ""
+        axes.plot(steps, values, label=_curve_label(name) + more, **style)
+    if title.startswith("share of"):
+        axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    style_axes(axes)
+    if len(drawn) > 1 or title == "loss":
+        axes.legend(fontsize=6 if len(drawn) > 4 else 8, frameon=False)
+
+
+def _curve(rows: list[dict[str, float]], name: str) -> Curve:
+    """Steps and values of a metric; a learning rate as a share of its maximum."""
+    steps, values = zip(*[(row["step"], row[name]) for row in rows if name in row], strict=True)
+    if name.startswith("lr-"):
+        highest = max(values) or 1.0
+        values = tuple(round(value / highest, 9) for value in values)
+    return steps, values
+
+
+def _curve_label(name: str) -> str:
+    if name.startswith("act/"):
+        return name.split("/", 2)[2]
+    return name.rpartition("/")[2] if name.startswith("lr-") else name.partition("/")[0]
