@@ -1,1 +1,1 @@
-"""Shared functions of tensors: optimizers, losses, dropout, devices and precision."""
+"""Functions of tensors and devices: optimizers, losses, dropout, precision, parallel inference. Needs torch alone."""

@@ -1,12 +1,14 @@
-"""What is known of a loss before training."""
+"""Label smoothing: the minimum of its cross-entropy loss."""
 
 import math
 
 
 def min_smoothed_cross_entropy(smoothing: float, classes: int) -> float:
-    """The least cross-entropy, in nats, that targets allow of which the share `smoothing` is spread evenly over all classes.
+    """Minimum, in nats, of cross-entropy with label smoothing: the entropy of the smoothed targets.
 
-    It is the entropy of the targets themselves.
+    Args:
+        smoothing: Fraction of the target probability that is spread evenly over all classes.
+        classes: Number of classes.
     """
     if smoothing == 0:
         return 0.0

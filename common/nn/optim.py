@@ -1,31 +1,35 @@
-"""What the optimizers of several capstones share: orthogonalised updates, clipping, warm-up, gradients averaged by hand."""
+"""Optimizer helpers: Newton-Schulz orthogonalization (Muon), gradient clipping, learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.device import has_bfloat16
-
-if TYPE_CHECKING:
-    pass
+from common.nn.distributed import all_reduce_mean as all_reduce_mean
+from common.nn.distributed import average_gradients as average_gradients
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
-    """Pushes all singular values of each matrix (..., rows, columns) towards 1 by Newton-Schulz iteration.
+    """Newton-Schulz orthogonalization (Jordan et al., "Muon", 2024): brings all singular values close to 1.
 
     Each step maps a singular value s to a s + b s^3 + c s^5. The coefficients trade exactness for speed: values land
-    between about 0.7 and 1.2, which serves an update direction as well as 1 does (Jordan et al., "Muon", 2024). Three
-    steps bring all those there that are at least 2 % of the matrix's norm; a smaller one grows by a^3, to 41 times itself.
-    The three digits of bfloat16 are enough, where the device has it.
+    between about 0.7 and 1.2, which serves an update direction as well as 1 does. Three steps bring all those there that
+    are at least 2 % of the matrix's norm; a smaller one grows by a^3, to 41 times itself.
+
+    Computes in bfloat16 where the device has it natively: its three digits are enough.
+
+    Args:
+        matrices: Matrices (..., rows, columns), each orthogonalized by itself.
+        steps: Newton-Schulz iterations.
+        eps: Added to the norm, against division by zero.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device.type) else torch.float32)
@@ -40,56 +44,36 @@ def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float | None, algorithm: str | None) -> None:
-    """What `--trainer.gradient_clip_val` and `gradient_clip_algorithm` ask for, for modules with a fused optimizer.
+    """Gradient clipping for modules with a fused optimizer, as the Trainer's `gradient_clip_*` options ask for it.
 
-    Lightning refuses to clip for those, as they might have a gradient scaler to undo first; bfloat16 needs none.
+    Lightning refuses to clip for fused optimizers, as a gradient scaler might have to be undone first; bfloat16 has none.
 
     Args:
-        parameters: whose gradients are clipped.
-        limit: of the norm of all together or, by `algorithm`, of each element; none if it is None or 0.
+        parameters: Parameters whose gradients are clipped.
+        limit: Largest norm of all gradients together or, by `algorithm`, of each element; no clipping if None or 0.
         algorithm: `norm`, which None means too, or `value`.
     """
-    if not limit:
-        return
-    if algorithm == "value":
-        clip_grad_value_(parameters, limit)
-    else:
-        clip_grad_norm_(parameters, limit)
+    if limit:
+        clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+        clip(parameters, limit)
 
 
 def warmup_schedule(optimizer: Optimizer, steps: int, warmup_steps: int, schedule: str = "linear") -> dict[str, Any]:
-    """Optimizer with linear warm-up and decay of the learning rate, as `configure_optimizers` returns it.
+    """Learning-rate schedule: linear warm-up, then decay; with its optimizer, as `configure_optimizers` returns them.
 
     Args:
-        optimizer: with its groups' highest rates.
-        steps: of the whole training.
-        warmup_steps: of these, those of the warm-up.
-        schedule: `linear` or `cosine`, each down to zero at the last step, or `inverse_sqrt`.
+        optimizer: Optimizer whose parameter groups have their peak learning rates.
+        steps: Steps of the whole training.
+        warmup_steps: Steps of the warm-up, part of `steps`.
+        schedule: Decay: `linear` or `cosine`, each to zero at the last step, or `inverse_sqrt`.
     """
 
-    def rate(step: int) -> float:
+    def lr_factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if schedule == "inverse_sqrt":
             return (warmup_steps / (step + 1)) ** 0.5
-        done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
-        return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+        return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
-
-
-def average_gradients(parameters: Iterable[Tensor], world_size: int) -> None:
-    """Replaces the gradients of `parameters` by their means over the processes."""
-    all_reduce_mean([p.grad for p in parameters if p.grad is not None], world_size)
-
-
-@torch.no_grad()
-def all_reduce_mean(tensors: Sequence[Tensor], world_size: int) -> None:
-    """Replaces `tensors` by their means over the processes, all in one message."""
-    if world_size == 1:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= world_size
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, lr_factor), "interval": "step"}}

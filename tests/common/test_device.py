@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.nn import device
+from common.nn import allocator, device
+from common.nn.parallel import parallel_map
 
 
 @pytest.fixture
@@ -154,28 +155,28 @@ def told(monkeypatch):
             self.mallopt = lambda option, value: calls.append((option, value)) or 1
 
     monkeypatch.setattr(ctypes, "CDLL", Library)
-    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     return calls
 
 
 def test_glibc_is_told_to_keep_memory(told):
-    assert device.keep_freed_memory()
+    assert allocator.keep_freed_memory()
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
     assert dict(told) == {m_mmap_max: 0, m_trim_threshold: 2**31 - 1, m_top_pad: 2**28}
 
 
 def test_what_the_environment_says_of_memory_wins(told, monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    assert not device.keep_freed_memory()
+    assert not allocator.keep_freed_memory()
     assert told == []
 
 
 def test_other_systems_keep_their_habits(told, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError("no libc.so.6")))
-    assert not device.keep_freed_memory()
-    monkeypatch.setattr(device.sys, "platform", "darwin")
-    assert not device.keep_freed_memory()
+    assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert not allocator.keep_freed_memory()
     assert told == []
 
 
@@ -226,7 +227,7 @@ def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
             if item == 5:
                 rest_done.set()
 
-    device.parallel_map(work, [1, 2, 3, 4, 5], CPU)
+    parallel_map(work, [1, 2, 3, 4, 5], CPU)
     items, workers = zip(*seen, strict=True)
     assert items == (2, 3, 4, 5, 1)
     assert len(set(workers[:4])) == 1 and len({*workers, threading.get_ident()}) == 3
@@ -237,7 +238,7 @@ def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
 def test_what_cannot_be_shared_is_done_here():
     seen = []
     for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
-        device.parallel_map(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
+        parallel_map(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
     assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
 
 
@@ -248,5 +249,5 @@ def test_an_error_of_a_core_is_raised():
             1 / (item - 2)
 
     with pytest.raises(ZeroDivisionError):
-        device.parallel_map(work, [1, 2, 3], CPU)
+        parallel_map(work, [1, 2, 3], CPU)
     assert torch.get_num_threads() == 2

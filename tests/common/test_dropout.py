@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.nn.dropout import Dropout, keep_mask, replace_dropout
+from common.nn.dropout import Dropout, dropout_mask, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
 def test_a_dropout_mask_keeps_its_share_and_the_mean(p):
-    mask = keep_mask((1000, 1003), p, torch.zeros(()))
+    mask = dropout_mask((1000, 1003), p, torch.zeros(()))
     assert (mask == 0).double().mean().item() == pytest.approx(p, abs=1 / 512 + 3e-3)
     assert mask.mean().item() == pytest.approx(1, abs=5e-3)
     assert len(mask.unique()) == 2
