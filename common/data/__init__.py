@@ -1,1 +1,1 @@
-"""Data: sources, batches and their order, images."""
+"""Data: sources, order and sharding of batches, labeled images."""

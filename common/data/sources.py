@@ -1,8 +1,4 @@
-"""A data source's name to a data set: hub id, local folder, or the sample that a capstone embeds.
-
-`datasets.load_dataset` reads the first two alike. A capstone passes what is its own: the hub id that `auto` stands for
-and the function that makes its sample.
-"""
+"""Data sources: a hub id, a local folder or file, or the embedded sample, read by `datasets.load_dataset`."""
 
 from __future__ import annotations
 
@@ -24,9 +20,12 @@ READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".pa
 
 @dataclass
 class Source:
-    """Where data comes from. `kind` is "sample", "folder", "file" or "hub"; `name` is the path or hub id ("sample" else).
+    """Data source.
 
-    `fell_back` is true if `auto` was asked for and the real data set could not be had.
+    Args:
+        kind: `sample`, `folder`, `file` or `hub`.
+        name: Path or hub id; `sample` for the sample.
+        fell_back: Whether `auto` was asked for and the real data set could not be had.
     """
 
     kind: str
@@ -35,19 +34,19 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The name that stands beside figures: `sample`, the hub id, or the folder's or file's own name."""
+        """Name that stands beside results: `sample`, the hub id, or the folder's or file's own name."""
         return Path(self.name).resolve().name if self.kind in ("folder", "file") else self.name
 
 
 def resolve_source(source: str, hub_id: str) -> Source:
-    """What `--data.source` means: `auto`, `sample`, a path, or a hub id. Opens nothing but a connection to the hub.
+    """Source that `--data.source` means: `auto`, `sample`, a path, or a hub id. Opens nothing but a connection to the hub.
 
     Args:
-        source: the option's value.
-        hub_id: the data set that `auto` stands for.
+        source: Value of the option.
+        hub_id: Data set that `auto` stands for.
 
     Raises:
-        UserError: a path that does not exist, or a file of a kind that nothing reads.
+        UserError: A path does not exist, or is a file of a type that cannot be read.
     """
     if source == "sample":
         return Source("sample", "sample")
@@ -59,19 +58,18 @@ def resolve_source(source: str, hub_id: str) -> Source:
         return Source("folder", str(Path(source)))
     if Path(source).is_file():
         if Path(source).suffix not in READERS:
-            raise UserError(f"data source {source}: of the files {', '.join(READERS)} are read")
+            raise UserError(f"data source {source}: not a file of a type that can be read: {', '.join(READERS)}")
         return Source("file", str(Path(source)))
-    looks_like_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
-    if looks_like_hub_id or ("/" not in source and not source.startswith((".", "~"))):
+    if source.count("/") <= 1 and not source.startswith((".", "/", "~")):
         return Source("hub", source)
     raise UserError(f"data source {source}: no such folder; give a folder, a hub id, `sample` or `auto`")
 
 
 class SourceDataModule(LightningDataModule):
-    """A DataModule with `--data.source`: what every capstone's has in common.
+    """LightningDataModule with a `--data.source`: what every capstone's has in common.
 
     Args:
-        source: the option's value.
+        source: Value of the option.
     """
 
     HUB_ID: str  # the data set that `auto` stands for
@@ -82,23 +80,20 @@ class SourceDataModule(LightningDataModule):
         self.source: Source | None = None
 
     def resolve(self) -> Source:
-        """Finds out, once, where the data comes from."""
+        """Resolved source; the hub is asked once."""
         if self.source is None:
             self.source = resolve_source(self.source_option, self.HUB_ID)
         return self.source
 
     @property
     def source_label(self) -> str:
-        """What figures call the data."""
+        """Name of the data beside results."""
         return self.resolve().label
 
 
 def hub_is_reachable(timeout: float = 3.0) -> bool:
-    """Whether the hub answers within `timeout` seconds and nobody has asked to stay offline."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") or os.environ.get("HF_DATASETS_OFFLINE", "0") not in (
-        "0",
-        "",
-    ):
+    """Whether the hub answers within `timeout` seconds, and no environment variable asks to stay offline."""
+    if any(os.environ.get(name, "0") not in ("0", "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
         return False
     return reachable(os.environ.get("HF_ENDPOINT") or HUB, timeout)
 
@@ -107,17 +102,17 @@ def dataset_is_cached(hub_id: str) -> bool:
     """Whether `datasets` has prepared `hub_id` on this machine before."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
-    wanted = hub_id.replace("/", "").replace("_", "").lower()  # the folder's name is in snake case
-    folders = [folder for folder in cache.glob("*___*") if folder.name.replace("_", "").lower() == wanted]
+    name = hub_id.replace("/", "").replace("_", "").lower()  # the folder's name is in snake case
+    folders = [folder for folder in cache.glob("*___*") if folder.name.replace("_", "").lower() == name]
     return any(any(folder.glob("*/*/*/dataset_info.json")) for folder in folders)
 
 
 def load_splits(source: Source) -> dict[str, Any]:
-    """Reads a path or a hub data set as a `datasets.DatasetDict`: split name -> `datasets.Dataset`; a file is "train".
+    """Splits of a path or a hub data set: name -> `datasets.Dataset`; those of a single file are "train".
 
     Raises:
-        UserError: nothing there that `datasets` reads, a text file that is empty or not UTF-8, or the hub is out of reach
-            and holds no cached copy.
+        UserError: `datasets` cannot read it, a text file is empty or not UTF-8, or the hub is out of reach and there is no
+            cached copy.
     """
     if source.kind == "hub" and not hub_is_reachable():
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read before `datasets` is imported
@@ -131,7 +126,7 @@ def load_splits(source: Source) -> dict[str, Any]:
     import datasets  # two seconds: only where a data set is really read
 
     datasets.disable_progress_bars()
-    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what goes wrong is said here, in one line
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # the UserError below has it in one line
     try:
         if source.kind == "file":
             suffix = Path(source.name).suffix
@@ -145,7 +140,7 @@ def load_splits(source: Source) -> dict[str, Any]:
 
 
 def read_column(source: Source, split: Any, column: str) -> list[Any]:
-    """The values of a column of one of the splits of `source`. Raises UserError for text that is not UTF-8."""
+    """Values of a column of one of the splits of `source`. Raises UserError for text that is not UTF-8."""
     try:
         return list(split[column][:])
     except UnicodeDecodeError as error:
@@ -153,15 +148,13 @@ def read_column(source: Source, split: Any, column: str) -> list[Any]:
 
 
 def broken_file(source: Source) -> str | None:
-    """The line of an error about the first text file of a path that is empty or not UTF-8, if there is one."""
-    if source.kind not in ("folder", "file"):
-        return None
+    """Error message about the first text file of a path that is empty or not UTF-8; None if there is none."""
     root = Path(source.name)
-    for path in [root] if source.kind == "file" else sorted(root.rglob("*")):
+    for path in [root] if source.kind == "file" else sorted(root.rglob("*")):  # for a hub id there are none
         if path.suffix not in READERS or path.suffix == ".parquet":
             continue
+        number = 0
         with path.open("rb") as lines:
-            number = 0
             for number, line in enumerate(lines, 1):
                 try:
                     line.decode()
@@ -173,7 +166,7 @@ def broken_file(source: Source) -> str | None:
 
 
 def explain(error: BaseException) -> str:
-    """One line of an error: its first, and the beginning of the error that it goes back to."""
+    """Error message in one line: the first of `error`, and the beginning of the error that caused it."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -183,7 +176,7 @@ def explain(error: BaseException) -> str:
 
 
 def announce_sample(hub_id: str, say: Callable[[str], None]) -> None:
-    """Says loudly that `auto` has fallen back to the sample."""
+    """Prints that `auto` has fallen back to the sample."""
     say(
         f"NOTE: {hub_id} is neither cached nor reachable; training on the embedded SAMPLE instead. "
         "Its figures are not the real data set's. Use --data.source FOLDER for a local copy."

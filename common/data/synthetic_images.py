@@ -1,9 +1,9 @@
-"""Ten classes of small colour pictures, drawn by formulas: a data set that needs no file and no network.
+"""Synthetic images: ten classes of shapes, 32 x 32 in color, rendered from signed distance functions.
 
-Each picture shows one figure (a disc, a star, a checkerboard ...) on a cloudy ground, with small figures behind it and in
-front of it, which may be of any class, and a line across. Figures lean, stretch and bend. All classes cover the same area
-on average and take their colours from the same palette, so that only shape tells them apart. A mirrored picture keeps its
-class.
+Each image shows one shape (a disc, a star, a checkerboard ...) on a cloudy background, with small distractors of any
+class behind it and in front of it, and a line across. Shapes are rotated, stretched and warped. All classes cover the
+same area on average and take their colors from the same palette, so that only shape tells them apart. A horizontal flip
+keeps the class.
 """
 
 from __future__ import annotations
@@ -13,51 +13,55 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from common.data.images import LabeledImages
 
 SIZE = 32  # height and width in pixels, the unit of all lengths below
-CHUNK = 100  # pictures drawn at once: a plane of them stays in the processor's cache. Another number, other pictures
+CHUNK_SIZE = 100  # images rendered at once: a plane of them stays in the processor's cache. Another value, other images
 
-RADIUS = (4.5, 8.8)  # of a disc with the same area as the figure
-OFFSET = 2.5  # from the picture's centre to the figure's, at most, in each direction
-TILT = 0.6  # radians that a figure leans to either side at most: hearts upside down would be hard to tell
-STRETCH = 1.4  # width to height, or height to width, at most
-WOBBLE = 0.32  # how far waves bend a figure at most, in shares of its radius
-LIGHT_SHARE = 0.9  # of figures that are lighter than the ground; with 0.5, a linear classifier would find nothing
-CONTRAST = (0.12, 0.46)  # between figure and ground; as all brightness, from 0 (black) to 1 (white)
+RADIUS = (4.5, 8.8)  # of a disc with the same area as the shape
+MAX_OFFSET = 2.5  # from the image's center to the shape's, in each direction
+MAX_ROTATION = 0.6  # radians to either side: hearts upside down would be hard to tell
+MAX_STRETCH = 1.4  # width to height, or height to width
+MAX_WARP = 0.32  # amplitude of the waves that bend a shape, as a fraction of its radius
+LIGHT_FRACTION = 0.9  # of shapes lighter than the background; with 0.5, a linear classifier would find nothing
+CONTRAST = (0.12, 0.46)  # between shape and background; as all brightness, from 0 (black) to 1 (white)
 
-CLUTTER = 2  # small figures behind the figure, and as many in front of it
-CLUTTER_RADIUS = (1.5, 3.2)  # smaller than the figure's, so that there is no doubt which one counts
+DISTRACTORS = 2  # behind the shape, and as many in front of it
+DISTRACTOR_RADIUS = (1.5, 3.2)  # smaller than the shape's, so that there is no doubt which one counts
 LINE_WIDTH = (0.6, 1.6)
 
-MIDDLE = (0.38, 0.62)  # brightness halfway between figure and ground
-OTHER = (0.2, 0.8)  # brightness of clutter and line
-SATURATION = 0.35  # how far a colour's channels are from its brightness, at most
-SHADE = 0.12  # how far the brightness of a figure changes from the picture's centre to its rim, at most
-CLOUDS = 0.1  # the most that the ground is off its brightness
-NOISE = 0.06  # the most that any channel of a pixel is off
-SOFTNESS = (1.0, 2.4)  # width over which an edge fades; at 1 it is sharp
+MEAN_BRIGHTNESS = (0.38, 0.62)  # halfway between shape and background
+DISTRACTOR_BRIGHTNESS = (0.2, 0.8)  # of distractors and line
+MAX_SATURATION = 0.35  # difference of a color's channels from its brightness
+MAX_GRADIENT = 0.12  # change of a shape's brightness from the image's center to its border
+MAX_CLOUD = 0.1  # amplitude of the background's clouds
+MAX_NOISE = 0.06  # amplitude of the noise of each channel of a pixel
+EDGE_WIDTH = (1.0, 2.4)  # over which an edge fades; at 1 it is sharp
 
 # Sums are float64: where the sines of two machines differ in the last bit, the rounded bytes still agree.
-X = torch.arange(SIZE, dtype=torch.float64)[None, :] - (SIZE - 1) / 2  # (1, 32), from the picture's centre to the right
+X = torch.arange(SIZE, dtype=torch.float64)[None, :] - (SIZE - 1) / 2  # (1, 32), from the image's center to the right
 Y = -X.T  # (32, 1), upwards
 
 
+# Signed distance functions (SDF) of the classes: the distance of points (x, y) from the outline, negative inside. `form`,
+# from 0 to 1, varies the shape within its class. All tensors are (n, height, width) or broadcast to it.
+
+
 def disc(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
-    """All points within 1 of the centre; `form` is not used."""
+    """Disc of radius 1; `form` is not used."""
     return torch.hypot(x, y) - 1
 
 
 def ring(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
-    """A disc with a hole, from small to large."""
+    """Disc with a small to large hole."""
     hole = 0.25 + 0.4 * form
     return (torch.hypot(x, y) - (1 + hole) / 2).abs() - (1 - hole) / 2
 
 
 def square(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
-    """A square of half-width 1, with sharp to round corners."""
+    """Square of half-width 1, with sharp to round corners."""
     radius = 0.6 * form
     x, y = x.abs() - 1 + radius, y.abs() - 1 + radius
     return torch.hypot(x.clamp(min=0), y.clamp(min=0)) + torch.maximum(x, y).clamp(max=0) - radius
@@ -80,13 +84,13 @@ def cross(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
 
 
 def crescent(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
-    """A disc out of one side of which another is cut, deep to shallow."""
+    """Disc out of one side of which another is cut, deep to shallow."""
     return torch.maximum(disc(x, y, form), 0.8 - torch.hypot(x - 0.4 - 0.5 * form, y))
 
 
 def heart(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
-    """A square on its corner with a disc at each of its upper sides; `form` is not used."""
-    x, y = x.abs(), y + 0.1  # so that it is centred
+    """Square on its corner with a disc at each of its upper sides; `form` is not used."""
+    x, y = x.abs(), y + 0.1  # centered
     half_side = math.sqrt(0.5)
     return torch.minimum((x + y.abs() - 1) * half_side, torch.hypot(x - 0.5, y - 0.5) - half_side)
 
@@ -94,19 +98,19 @@ def heart(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
 def stripes(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
     """Three or four bars in a square of half-width 1, with gaps as wide as they are."""
     width = 2 / (2 * (3 + (2 * form).floor()) - 1)
-    return torch.maximum(torch.maximum(x.abs(), y.abs()) - 1, _zigzag(y, width))
+    return torch.maximum(torch.maximum(x.abs(), y.abs()) - 1, _bands(y, width))
 
 
 def checkerboard(x: Tensor, y: Tensor, form: Tensor) -> Tensor:
     """Every other of the 4 x 4 or 5 x 5 tiles of a square of half-width 1."""
     width = 2 / (4 + (2 * form).floor())
-    column, row = _zigzag(x, width), _zigzag(y, width)
+    column, row = _bands(x, width), _bands(y, width)
     tile = -torch.minimum(column.abs(), row.abs()) * torch.sign(column * row)
     return torch.maximum(torch.maximum(x.abs(), y.abs()) - 1, tile)
 
 
 def _star(x: Tensor, y: Tensor, points: Tensor, notch: Tensor) -> Tensor:
-    """A star of `points` points at distance 1, the first on top, with notches between them at distance `notch`."""
+    """Star of `points` points at distance 1, the first on top, with notches between them at distance `notch`."""
     half = math.pi / points
     angle = (torch.remainder(torch.atan2(x, y) + half, 2 * half) - half).abs()  # to the nearest point, 0 to `half`
     radius = torch.hypot(x, y)
@@ -115,13 +119,12 @@ def _star(x: Tensor, y: Tensor, points: Tensor, notch: Tensor) -> Tensor:
     return ((x - 1) * edge_y - y * edge_x) / torch.hypot(edge_x, edge_y)
 
 
-def _zigzag(z: Tensor, width: Tensor) -> Tensor:
-    """Distance to the nearest edge of bands of `width` from -1 on: negative in the first, positive in the second ..."""
+def _bands(z: Tensor, width: Tensor) -> Tensor:
+    """Bands of `width` from z = -1 on: distance to the nearest edge, negative in the first, positive in the second ..."""
     return (torch.remainder(z + 1 + width / 2, 2 * width) - width).abs() - width / 2
 
 
-# Each class: the distance of points (x, y) from the outline of its figure, negative inside, for a `form` of 0 to 1, all
-# (n, height, width) or broadcast to it; and the radius of a disc with the area that the figure has on average.
+# of each class its SDF and the radius of a disc with the area that the shape has on average
 SHAPES: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], float]] = {
     "disc": (disc, 1.00),
     "ring": (ring, 0.89),
@@ -138,88 +141,90 @@ CLASS_NAMES = tuple(SHAPES)
 
 
 def render_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draws `count` pictures: images (count, 3, 32, 32) uint8 and labels (count,) int64, indices into `CLASS_NAMES`.
+    """Renders `count` images (count, 3, 32, 32) uint8 and their labels (count,) int64, indices into `CLASS_NAMES`.
 
     The same arguments give the same bytes on every machine. Classes are shuffled, and equally frequent to within one.
     """
-    dice = _Dice(seed)
-    labels = torch.randperm(count, generator=dice.generator) % len(CLASS_NAMES)
-    return torch.cat([_draw(part, dice) for part in labels.split(CHUNK)]), labels
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.randperm(count, generator=rng) % len(CLASS_NAMES)
+    return torch.cat([_render(chunk, rng) for chunk in labels.split(CHUNK_SIZE)]), labels
 
 
 def render_splits(sizes: dict[str, int]) -> dict[str, LabeledImages]:
-    """Pictures for each split, as many as `sizes` says; each split has a seed of its own, by its place."""
+    """Renders each split with as many images as `sizes` says, and with its own seed: its position among the splits."""
     return {
         split: LabeledImages(*render_images(count, seed), list(CLASS_NAMES))
         for seed, (split, count) in enumerate(sizes.items())
     }
 
 
-class _Dice:
-    """Random numbers; only uniform ones, as those of other distributions are computed differently on other processors."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def between(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform float64 numbers from `low` to `high`."""
-        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
-
-    def signs(self, positive_share: float, *shape: int) -> Tensor:
-        """1 with the probability `positive_share`, else -1."""
-        return torch.where(self.between(0, 1, *shape) < positive_share, 1.0, -1.0)
+# All randomness is uniform: other distributions are computed differently on other processors.
 
 
-def _draw(labels: Tensor, dice: _Dice) -> Tensor:
-    """Pictures (n, 3, 32, 32) uint8 of the figures `labels` (n,), painted from back to front."""
+def _uniform(rng: Generator, low: float, high: float, *shape: int) -> Tensor:
+    """Uniform float64 samples from `low` to `high`."""
+    return low + (high - low) * torch.rand(shape, generator=rng, dtype=torch.float64)
+
+
+def _signs(rng: Generator, p: float, *shape: int) -> Tensor:
+    """Random signs: 1 with probability `p`, else -1."""
+    return torch.where(_uniform(rng, 0, 1, *shape) < p, 1.0, -1.0)
+
+
+def _render(labels: Tensor, rng: Generator) -> Tensor:
+    """Images (n, 3, 32, 32) uint8 of the classes `labels` (n,): layers blended from back to front."""
     n = len(labels)
-    figure = _figures(labels, dice, RADIUS, OFFSET)
-    clutter = _figures(dice.between(0, len(CLASS_NAMES), 2 * CLUTTER * n).long(), dice, CLUTTER_RADIUS, SIZE / 2).split(n)
-    middle, contrast = dice.between(*MIDDLE, n), dice.signs(LIGHT_SHARE, n) * dice.between(*CONTRAST, n)
-    clouds = dice.between(-CLOUDS, CLOUDS, n, 1, 6, 6)  # 6 x 6 values: each cloud is about 6 pixels wide
-    images = _paint(middle - contrast / 2, dice) + F.interpolate(clouds, (SIZE, SIZE), mode="bicubic", align_corners=True)
-    for cover in [*clutter[:CLUTTER], figure, *clutter[CLUTTER:], _lines(n, dice)]:
-        brightness = middle + contrast / 2 if cover is figure else dice.between(*OTHER, n)
-        images = images.lerp(_paint(brightness, dice), cover[:, None])
-    images += dice.between(0, NOISE, n, 1, 1, 1) * dice.between(-1, 1, n, 3, SIZE, SIZE)
+    shape = _shape_masks(labels, rng, RADIUS, MAX_OFFSET)
+    classes = _uniform(rng, 0, len(CLASS_NAMES), 2 * DISTRACTORS * n).long()
+    distractors = _shape_masks(classes, rng, DISTRACTOR_RADIUS, SIZE / 2).split(n)
+    mean = _uniform(rng, *MEAN_BRIGHTNESS, n)
+    contrast = _signs(rng, LIGHT_FRACTION, n) * _uniform(rng, *CONTRAST, n)
+    clouds = _uniform(rng, -MAX_CLOUD, MAX_CLOUD, n, 1, 6, 6)  # 6 x 6 values: each cloud is about 6 pixels wide
+    background = _colors(mean - contrast / 2, rng)
+    images = background + F.interpolate(clouds, (SIZE, SIZE), mode="bicubic", align_corners=True)
+    for mask in [*distractors[:DISTRACTORS], shape, *distractors[DISTRACTORS:], _line_masks(n, rng)]:
+        brightness = mean + contrast / 2 if mask is shape else _uniform(rng, *DISTRACTOR_BRIGHTNESS, n)
+        images = images.lerp(_colors(brightness, rng), mask[:, None])
+    images += _uniform(rng, 0, MAX_NOISE, n, 1, 1, 1) * _uniform(rng, -1, 1, n, 3, SIZE, SIZE)
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _paint(brightness: Tensor, dice: _Dice) -> Tensor:
-    """Colours of a random hue and the mean `brightness` (n,), which changes along a random direction: (n, 3, 32, 32)."""
+def _colors(brightness: Tensor, rng: Generator) -> Tensor:
+    """Color gradients (n, 3, 32, 32) of a random hue and direction, with mean `brightness` (n,)."""
     n = len(brightness)
-    hue = dice.between(0, 2 * math.pi, n, 1) + torch.tensor([0, 2, 4], dtype=torch.float64) * math.pi / 3  # (n, 3)
-    color = brightness[:, None] + dice.between(0, SATURATION, n, 1) * hue.cos()  # the three cosines add up to 0
-    angle, slope = dice.between(0, 2 * math.pi, n, 1, 1), dice.between(0, 2 * SHADE / SIZE, n, 1, 1)
-    return color[:, :, None, None] + (slope * (X * angle.cos() + Y * angle.sin()))[:, None]
+    hue = _uniform(rng, 0, 2 * math.pi, n, 1) + torch.tensor([0, 2, 4], dtype=torch.float64) * math.pi / 3  # (n, 3)
+    color = brightness[:, None] + _uniform(rng, 0, MAX_SATURATION, n, 1) * hue.cos()  # the three cosines add up to 0
+    angle, gradient = _uniform(rng, 0, 2 * math.pi, n, 1, 1), _uniform(rng, 0, 2 * MAX_GRADIENT / SIZE, n, 1, 1)
+    return color[:, :, None, None] + (gradient * (X * angle.cos() + Y * angle.sin()))[:, None]
 
 
-def _lines(n: int, dice: _Dice) -> Tensor:
-    """The share of each pixel that a straight line covers, 0 to 1: (n, 32, 32)."""
-    angle, offset = dice.between(0, math.pi, n, 1, 1), dice.between(-6, 6, n, 1, 1)  # near enough to cross most figures
-    distance = (X * angle.cos() + Y * angle.sin() - offset).abs() - dice.between(*LINE_WIDTH, n, 1, 1) / 2
+def _line_masks(n: int, rng: Generator) -> Tensor:
+    """Alpha masks (n, 32, 32) of straight lines: the fraction of each pixel that is covered."""
+    angle, offset = _uniform(rng, 0, math.pi, n, 1, 1), _uniform(rng, -6, 6, n, 1, 1)  # near enough to cross most shapes
+    distance = (X * angle.cos() + Y * angle.sin() - offset).abs() - _uniform(rng, *LINE_WIDTH, n, 1, 1) / 2
     return (0.5 - distance).clamp(0, 1)
 
 
-def _figures(kinds: Tensor, dice: _Dice, radius: tuple[float, float], offset: float) -> Tensor:
-    """The share of each pixel that figures of the classes `kinds` (n,) cover, 0 to 1: (n, 32, 32)."""
-    n = len(kinds)
-    size, form = dice.between(*radius, n, 1, 1), dice.between(0, 1, n, 1, 1)
-    x, y = X - dice.between(-offset, offset, n, 1, 1), Y - dice.between(-offset, offset, n, 1, 1)
-    angle, stretch = dice.between(-TILT, TILT, n, 1, 1), STRETCH ** dice.between(-0.5, 0.5, n, 1, 1)
+def _shape_masks(classes: Tensor, rng: Generator, radius: tuple[float, float], max_offset: float) -> Tensor:
+    """Alpha masks (n, 32, 32) of shapes of `classes` (n,): the fraction of each pixel that is covered."""
+    n = len(classes)
+    size, form = _uniform(rng, *radius, n, 1, 1), _uniform(rng, 0, 1, n, 1, 1)
+    x, y = X - _uniform(rng, -max_offset, max_offset, n, 1, 1), Y - _uniform(rng, -max_offset, max_offset, n, 1, 1)
+    angle = _uniform(rng, -MAX_ROTATION, MAX_ROTATION, n, 1, 1)
+    stretch = MAX_STRETCH ** _uniform(rng, -0.5, 0.5, n, 1, 1)
     x, y = (x * angle.cos() + y * angle.sin()) * stretch, (y * angle.cos() - x * angle.sin()) / stretch
-    x = x * dice.signs(0.5, n, 1, 1)  # mirrored pictures are as likely as the others
-    x, y = x + _wave(y, size, dice), y + _wave(x, size, dice)
-    distance = torch.empty(n, SIZE, SIZE, dtype=torch.float64)  # in pixels, but for what stretch and waves do to it
-    for kind, (shape, mean_radius) in enumerate(SHAPES.values()):
-        rows = torch.nonzero(kinds == kind).flatten()
+    x = x * _signs(rng, 0.5, n, 1, 1)  # horizontally flipped shapes are as likely as the others
+    x, y = x + _warp(y, size, rng), y + _warp(x, size, rng)
+    distance = torch.empty(n, SIZE, SIZE, dtype=torch.float64)  # in pixels, but for what stretch and warp do to it
+    for label, (sdf, mean_radius) in enumerate(SHAPES.values()):
+        rows = torch.nonzero(classes == label).flatten()
         scale = size[rows] / mean_radius
-        distance[rows] = scale * shape(x[rows] / scale, y[rows] / scale, form[rows])
-    return (0.5 - distance / dice.between(*SOFTNESS, n, 1, 1)).clamp(0, 1)
+        distance[rows] = scale * sdf(x[rows] / scale, y[rows] / scale, form[rows])
+    return (0.5 - distance / _uniform(rng, *EDGE_WIDTH, n, 1, 1)).clamp(0, 1)
 
 
-def _wave(along: Tensor, size: Tensor, dice: _Dice) -> Tensor:
-    """By how many pixels points are moved aside: a sine of their place `along` (n, 32, 32) figures of radius `size`."""
+def _warp(along: Tensor, size: Tensor, rng: Generator) -> Tensor:
+    """Sideways displacement of points, a sine of their coordinate `along` (n, 32, 32), for shapes of radius `size`."""
     n = len(along)
-    height, phase = dice.between(0, WOBBLE, n, 1, 1) * size, dice.between(0, 2 * math.pi, n, 1, 1)
-    return height * torch.sin(dice.between(0.8, 1.6, n, 1, 1) / size * along + phase)  # at most half a wave per figure
+    amplitude, phase = _uniform(rng, 0, MAX_WARP, n, 1, 1) * size, _uniform(rng, 0, 2 * math.pi, n, 1, 1)
+    return amplitude * torch.sin(_uniform(rng, 0.8, 1.6, n, 1, 1) / size * along + phase)  # at most half a wave per shape

@@ -205,7 +205,7 @@ def test_a_missing_split_is_named(folder):
 def test_missing_columns_are_named(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("text,label\nhello,0\n")
-    with pytest.raises(UserError, match=r"needs a column of pictures .* has text \(Value\), label \(Value\)$"):
+    with pytest.raises(UserError, match=r"needs a column of images .* has text \(Value\), label \(Value\)$"):
         load(tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_pictures_without_class_labels_are_refused(tmp_path):
 def test_a_broken_file_is_named(folder):
     for damage in (b"hello", (folder / "test" / "dog" / "1.png").read_bytes()[:300]):
         (folder / "test" / "dog" / "1.png").write_bytes(damage)
-        with pytest.raises(UserError, match=r"row 2 of test, .*test/dog/1\.png, is not a picture that can be read"):
+        with pytest.raises(UserError, match=r"row 2 of test, .*test/dog/1\.png, is not an image that can be read"):
             load(folder)
     assert not list(images.cache_folder().glob("*")), "nothing half is kept"
 
@@ -231,7 +231,7 @@ def test_a_broken_row_is_named(tmp_path, damage):
     good = encoded(picture(0))
     parquet(tmp_path, [(good, 0), (good, 1), (damage, 0)])
     parquet(tmp_path, [(good, 0)], "test")
-    with pytest.raises(UserError, match="row 2 of train is not a picture that can be read") as caught:
+    with pytest.raises(UserError, match="row 2 of train is not an image that can be read") as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -250,7 +250,7 @@ def test_one_picture_that_cannot_be_read_is_named(tmp_path):
         read_image(tmp_path / "nothing.png", SIZE)
     for damage in (b"hello", encoded(picture(0))[:200], b"P6 16 16 x" + bytes(800)):
         (tmp_path / "x.png").write_bytes(damage)
-        with pytest.raises(UserError, match=r"x\.png: not a picture that can be read"):
+        with pytest.raises(UserError, match=r"x\.png: not an image that can be read"):
             read_image(tmp_path / "x.png", SIZE)
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not an image"):
         read_image(tmp_path, SIZE)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from common.data.synthetic_images import CHUNK, CLASS_NAMES, SHAPES, render_images
+from common.data.synthetic_images import CHUNK_SIZE, CLASS_NAMES, SHAPES, render_images
 
 Pictures = tuple[Tensor, Tensor]
 
@@ -36,10 +36,10 @@ def pixels(images: Tensor):
 
 def test_the_same_seed_gives_the_same_bytes_whatever_else_is_random():
     torch.manual_seed(5)
-    images, labels = render_images(CHUNK + 30, 3)
+    images, labels = render_images(CHUNK_SIZE + 30, 3)
     torch.manual_seed(6)
     state = torch.get_rng_state()
-    again, labels_again = render_images(CHUNK + 30, 3)
+    again, labels_again = render_images(CHUNK_SIZE + 30, 3)
     assert torch.equal(images, again) and torch.equal(labels, labels_again)
     assert torch.equal(state, torch.get_rng_state()), "the global generator belongs to the caller"
 
@@ -56,7 +56,7 @@ def test_another_seed_gives_other_pictures():
     assert not (images == others).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("count", [0, 1, 13, CHUNK, 2 * CHUNK + 1])
+@pytest.mark.parametrize("count", [0, 1, 13, CHUNK_SIZE, 2 * CHUNK_SIZE + 1])
 def test_any_count_is_drawn_in_full(count):
     images, labels = render_images(count, 7)
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (count, 3, 32, 32))
