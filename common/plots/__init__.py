@@ -1,1 +1,1 @@
-"""Plots that capstones share; each function draws one PNG."""
+"""Plots that capstones share; each function writes one PNG or GIF."""

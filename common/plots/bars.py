@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from common.plots.figures import BLUE, new_figure, save, style_axes
-
-if TYPE_CHECKING:
-    pass
+from common.plots.figures import BLUE, new_figure, save_figure, style_axes
 
 
 def draw_bars(values: dict[str, float], notes: Sequence[str], title: str, x_label: str, y_label: str, path: Path) -> Path:
-    """A bar for each entry of `values`, with its value above it and a note below its name."""
+    """Bar chart: a bar for each entry of `values`, with its value above it, and its name and one of `notes` below it."""
     figure, (axes,) = new_figure(1, 1, 1.4 + 0.9 * len(values), 3.2)
     bars = axes.bar(range(len(values)), list(values.values()), width=0.7, color=BLUE)
     axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
@@ -24,4 +20,4 @@ def draw_bars(values: dict[str, float], notes: Sequence[str], title: str, x_labe
     axes.tick_params(labelsize=8)
     style_axes(axes)
     axes.grid(axis="x", visible=False)
-    return save(figure, path)
+    return save_figure(figure, path)

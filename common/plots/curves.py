@@ -1,11 +1,11 @@
-"""Training curves of a run."""
+"""Training curves: every logged metric of a run against its steps."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.plots.figures import BLUE, ORANGE, new_figure, save, style_axes
+from common.plots.figures import BLUE, ORANGE, new_figure, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,25 +14,15 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]  # steps and values
 
 
 def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
-    """Every curve of a run against the optimizer's steps: losses together, then one panel for each further group.
+    """Training curves: training and validation metrics of a name in one panel, then one for each further group.
 
     Args:
-        rows: the rows of `metrics.csv` (see `common.metrics.read_metrics`).
-        path: the PNG to write. None is returned, and nothing written, if there is nothing to draw.
+        rows: Rows of `metrics.csv`, see `common.io.metrics.read_metrics`.
+        path: PNG to write. None is returned, and nothing written, if there is nothing to plot.
     """
     panels: dict[str, list[str]] = {}
-    for name in sorted({key for row in rows for key in row} - {"step", "epoch"}):
-        group, _, rest = name.partition("/")
-        if group == "test":
-            continue
-        if group in ("train", "val"):
-            panels.setdefault(rest.replace("_", " "), []).append(name)
-        elif group == "act":
-            panels.setdefault(f"share of {rest.partition('/')[0]} units", []).append(name)
-        elif name.startswith("lr-"):
-            panels.setdefault("learning rate / its maximum", []).append(name)
-        else:
-            panels.setdefault(name.replace("_", " "), []).append(name)
+    for name in sorted({key for row in rows for key in row if not key.startswith("test/")} - {"step", "epoch"}):
+        panels.setdefault(_panel_title(name), []).append(name)
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -42,34 +32,43 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> Path | None:
         _draw_panel(axes, title, panels[title], rows)
     for axes in all_axes[len(order) :]:
         axes.set_visible(False)
-    return save(figure, path)
+    return save_figure(figure, path)
+
+
+def _panel_title(name: str) -> str:
+    group, _, rest = name.partition("/")
+    if group in ("train", "val"):
+        return rest.replace("_", " ")
+    if group == "act":
+        return f"fraction of {rest.partition('/')[0]} units"
+    return "learning rate / its maximum" if name.startswith("lr-") else name.replace("_", " ")
 
 
 def _draw_panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, float]]) -> None:
-    """The curves `names` of `rows` in one panel; those that hide one another are one, as rates of one schedule do."""
-    drawn: dict[Curve, list[str]] = {}
+    """Curves of the metrics `names` in one panel; equal ones are one line, as learning rates of one schedule are."""
+    curves: dict[Curve, list[str]] = {}
     for name in names:
-        drawn.setdefault(_curve(rows, name), []).append(name)
-    for (steps, values), (name, *others) in drawn.items():
+        curves.setdefault(_curve(rows, name), []).append(name)
+    for (steps, values), (name, *equal) in curves.items():
         style: dict[str, Any] = {"linewidth": 1.3}
         if name.startswith("train/"):
             style.update(color=BLUE, alpha=0.8)
         elif name.startswith("val/"):
             style.update(color=ORANGE, marker="o", markersize=3)
-        more = f" and {len(others)} more" if others else ""
+        more = f" and {len(equal)} more" if equal else ""
         axes.plot(steps, values, label=_curve_label(name) + more, **style)
-    if title.startswith("share of"):
-        axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # so that a line at 0 is seen to be at the bottom
+    if title.startswith("fraction of"):
+        axes.set_ylim(-0.02, max(0.2, axes.get_ylim()[1]))  # a line at 0 is at the bottom
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     style_axes(axes)
-    if len(drawn) > 1 or title == "loss":
-        axes.legend(fontsize=6 if len(drawn) > 4 else 8, frameon=False)
+    if len(curves) > 1 or title == "loss":
+        axes.legend(fontsize=6 if len(curves) > 4 else 8, frameon=False)
 
 
 def _curve(rows: list[dict[str, float]], name: str) -> Curve:
-    """Steps and values of a metric; a learning rate as a share of its maximum."""
+    """Steps and values of a metric; a learning rate as a fraction of its maximum."""
     steps, values = zip(*[(row["step"], row[name]) for row in rows if name in row], strict=True)
     if name.startswith("lr-"):
         highest = max(values) or 1.0

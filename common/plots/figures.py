@@ -1,4 +1,4 @@
-"""What every picture begins and ends with. Needs no torch."""
+"""Matplotlib figures: creation, image grids, style, saving. Needs no torch and no display."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `rows` x `columns` axes of `width` x `height` inches each. Needs no display."""
+    """Figure with `rows` x `columns` axes of `width` x `height` inches each."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), dpi=130, layout="constrained")
@@ -21,12 +21,12 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
 
 
 def new_image_grid(rows: int, columns: int, width: float, height: float, above: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """The same for bare pictures, with `above` inches over each for a title; quick, as no layout has to be worked out."""
+    """Figure for bare images, with `above` inches over each for a title; quick, as no layout has to be computed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), dpi=130)
     gap = 0.06  # inches
-    places = {
+    margins = {
         "left": gap / (columns * width),
         "right": 1 - gap / (columns * width),
         "top": 1 - above / (rows * height),
@@ -34,21 +34,23 @@ def new_image_grid(rows: int, columns: int, width: float, height: float, above: 
         "wspace": gap / (width - gap),
         "hspace": above / (height - above),
     }
-    tiles = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places).flat)
+    tiles = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins).flat)
     for axes in tiles:
         axes.set_axis_off()
     return figure, tiles
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes the PNG `path`, and the folders that it is to be in."""
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes the PNG `path`, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
+save = save_figure
+
+
 def style_axes(axes: Axes) -> None:
-    """Takes away the frame's upper and right side; adds a faint grid."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    """Style of the project: no upper and right spine, a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)

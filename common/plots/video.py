@@ -1,24 +1,22 @@
-"""Animations: pictures of one size, one after the other, as a GIF."""
+"""Animated GIFs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL.Image import Image
 
 
 def write_gif(frames: Sequence[Image], path: Path, milliseconds: int, last: int = 2000, colors: int = 64) -> Path:
-    """Writes `frames` as an endless animation.
+    """Animated GIF that loops forever.
 
     Args:
-        frames: at least one, all of one size.
-        path: the GIF to write.
-        milliseconds: for which each is shown; GIF knows tens of them.
-        last: for which the last one is.
-        colors: in a frame.
+        frames: At least one image, all of one size.
+        path: GIF to write.
+        milliseconds: Duration of each frame; GIF counts in tens of them.
+        last: Duration of the last frame in milliseconds.
+        colors: Colors of a frame's palette.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [frame.convert("RGB").quantize(colors) for frame in frames]

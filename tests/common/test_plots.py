@@ -63,8 +63,8 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
         "accuracy": {"val": ([9.0], [0.4])},
         "worst class": {"val": ([9.0], [0.1])},
         "grad/norm": {"grad": ([0.0], [1.0])},
-        "share of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
-        "share of saturated units": {"gate": ([0.0], [0.25])},
+        "fraction of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
+        "fraction of saturated units": {"gate": ([0.0], [0.25])},
         "learning rate / its maximum": {
             "filters and 1 more": ([0.0, 10.0], [1.0, 0.5]),  # the norms' rate falls alike
             "head": ([0.0, 10.0], [1.0, 0.0]),
@@ -115,7 +115,7 @@ def test_calibration_error_is_that_of_torchmetrics(tmp_path, drawn, samples, bin
     confidence, predicted = probabilities.max(1)
     assert is_png(draw_calibration(confidence, predicted == labels, tmp_path / "x.png", bins))
     expected = MulticlassCalibrationError(5, n_bins=bins)(probabilities, labels).item()
-    assert drawn[0].axes[0].get_title() == f"Calibration: expected error {100 * expected:.1f} points"
+    assert drawn[0].axes[0].get_title() == f"Expected calibration error: {100 * expected:.1f} points"
 
 
 def test_calibration_shows_accuracy_and_share_of_each_bin(tmp_path, drawn):
