@@ -1,1 +1,1 @@
-"""Callbacks that capstones share, one file each."""
+"""Callbacks that capstones share, one per file."""

@@ -1,4 +1,4 @@
-"""The filters of the first convolution that sees colour."""
+"""Filters of the first convolution on RGB images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ class FirstFilters(Callback):
     """Draws `filters.png`, the first convolution with three input channels, when training ends.
 
     Args:
-        folder: where the picture goes.
+        folder: Folder of the plot.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws it, if there is such a layer."""
         if not trainer.is_global_zero:
             return
         for name, module in pl_module.named_modules():

@@ -1,4 +1,4 @@
-"""The gradient's norm as a curve, and a stop before a non-finite number reaches the weights."""
+"""Gradient norm: logged in every logged step, with a stop at NaN and infinity before they reach the weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from common.trainer import should_log
 
 
 class GradientMonitor(Callback):
-    """Logs `grad/norm`, the 2-norm of all gradients together, and guards against NaN and infinity.
+    """Logs `grad/norm`, the 2-norm of all gradients together, and stops at NaN and infinity.
 
-    The norm is looked at before the optimizer's step, so weights and checkpoints never take in a non-finite number. A loss
-    that is not finite makes its gradient so, by the sum over processes in all of them: they stop together. (A gradient
-    scaler, under `16-mixed`, deals with infinite gradients itself; there the loss is looked at.)
+    The norm is checked before the optimizer's step, so no non-finite value reaches weights or checkpoints. A loss that is
+    not finite makes its gradient so and, by the all-reduce, that of all processes: they stop together. (A gradient scaler,
+    under `16-mixed`, handles infinite gradients itself; there the loss is checked.)
 
     Args:
-        checkpoints: the folder that the message about a stop points to.
+        checkpoints: Folder of checkpoints that the error message points to.
 
     Raises:
-        UserError: from the hooks, naming the step and the last good checkpoint.
+        UserError: From the hooks, naming the step and the last good checkpoint.
     """
 
     def __init__(self, checkpoints: Path) -> None:
@@ -34,26 +34,24 @@ class GradientMonitor(Callback):
         self.loss = torch.zeros(())
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keeps the loss."""
         self.loss = loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Logs the norm, and stops if it is not finite."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if not torch.isfinite(self.loss if scaled else norm):
-            self._stop(trainer, pl_module)
+            raise UserError(self._message(trainer, pl_module))
         if should_log(trainer):
             pl_module.log("grad/norm", norm)
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _message(self, trainer: Trainer, pl_module: LightningModule) -> str:
         loss = self.loss.item()
-        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        fault = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         good = sorted_by_step(self.checkpoints)
         where = f"the last good checkpoint is {good[0]}" if good else "there is no checkpoint yet"
         clipping = "clip gradients (--trainer.gradient_clip_val 1), " if pl_module.automatic_optimization else ""
-        raise UserError(
-            f"stopped before step {trainer.global_step + 1}: {what}; {where}. "
+        return (
+            f"stopped before step {trainer.global_step + 1}: {fault}; {where}. "
             f"Lower the learning rate, {clipping}or try --precision 32-true"
         )

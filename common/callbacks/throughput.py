@@ -1,4 +1,4 @@
-"""How fast a run trains."""
+"""Throughput: samples per second and seconds per step of the training."""
 
 from __future__ import annotations
 
@@ -14,91 +14,78 @@ from common.trainer import should_log
 
 
 class Throughput(Callback):
-    """Logs `perf/samples_per_second` over all processes and `perf/step_seconds`, validation and saving left out.
+    """Logs `perf/samples_per_second` over all processes and `perf/step_seconds`, without validation and saving.
 
-    Lightning's ThroughputMonitor logs under its own names and asks every module for a batch size; this one counts the
-    first dimension of the first tensor of a batch. `seconds` is the time from the start of training to its end with
-    everything in it, and `steps_seconds` that of the steps alone. A resumed run goes on counting from its checkpoint.
+    Lightning's ThroughputMonitor logs under its own names and asks every module for a batch size; this one counts by
+    `batch_size_of`. `seconds` is the wall-clock time of the whole training, `steps_seconds` that of its steps alone. Both go
+    on from the checkpoint of a resumed run.
     """
 
     def __init__(self) -> None:
         self.samples = 0
         self.seconds = 0.0
         self.steps_seconds = 0.0
-        self._window = (0, 0.0, 0)  # samples, seconds, steps since the last logging
-        self._started = self._resumed = 0.0
+        self._window = (0, 0.0, 0)  # samples, seconds, steps since the last logged step
+        self._train_start = self._step_start = 0.0
         self._loaded: dict[str, Any] = {}
 
     @property
     def samples_per_second(self) -> float:
-        """The mean over the steps."""
+        """Mean over all steps."""
         return self.samples / self.steps_seconds if self.steps_seconds else 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on from the checkpoint that the run resumes, if it does."""
         for name, value in self._loaded.items():
             setattr(self, name, value)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._started = time.perf_counter()
+        self._train_start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the first step's clock, which runs while its batch is made."""
-        self._resumed = time.perf_counter()
+        self._step_start = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Starts a step's clock unless it runs since the last step's end (so that waiting for data counts)."""
-        if not self._resumed:
-            self._resumed = time.perf_counter()
+        if not self._step_start:
+            self._step_start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a step."""
         log = should_log(trainer)
         if log and pl_module.device.type == "cuda":
-            torch.cuda.synchronize()  # the device works behind the program; once in a while it is waited for
+            torch.cuda.synchronize()  # the device computes asynchronously; only logged steps wait for it
         now = time.perf_counter()
-        count, spent = first_dimension(batch) * trainer.world_size, now - self._resumed
+        count, spent = batch_size_of(batch) * trainer.world_size, now - self._step_start
         self.samples, self.steps_seconds = self.samples + count, self.steps_seconds + spent
-        samples, seconds, steps = self._window
-        self._window = samples + count, seconds + spent, steps + 1
+        samples, seconds, steps = self._window[0] + count, self._window[1] + spent, self._window[2] + 1
         if log:
-            samples, seconds, steps = self._window
             pl_module.log_dict({"perf/samples_per_second": samples / seconds, "perf/step_seconds": seconds / steps})
-            self._window = (0, 0.0, 0)
-        self._resumed = now if batch_idx + 1 < trainer.num_training_batches else 0.0
+        self._window = (0, 0.0, 0) if log else (samples, seconds, steps)
+        self._step_start = now if batch_idx + 1 < trainer.num_training_batches else 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation in the middle of an epoch is not a step."""
-        self._resumed = 0.0
+        self._step_start = 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Neither is saving, which other callbacks do after this one has seen the step's end."""
-        self._resumed = 0.0
+        self._step_start = 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
-        self.seconds, self._started = self._seconds_so_far(), 0.0
+        self.seconds, self._train_start = self._seconds_so_far(), 0.0
 
     def _seconds_so_far(self) -> float:
-        return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+        return self.seconds + (time.perf_counter() - self._train_start if self._train_start else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
         return {"samples": self.samples, "seconds": self._seconds_so_far(), "steps_seconds": self.steps_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps a checkpoint's figures for `on_fit_start`: a test of the best checkpoint loads them too."""
+        """Keeps a checkpoint's values for `on_fit_start`: a test of the best checkpoint loads them too."""
         self._loaded = state_dict
 
 
-def first_dimension(batch: Any) -> int:
-    """The length of the first tensor in a nest of tuples, lists and mappings; 1 if there is none.
-
-    A batch whose samples fill more than one dimension says itself how many they are, as its `num_samples`.
-    """
+def batch_size_of(batch: Any) -> int:
+    """Batch size: `batch.num_samples` if there is such an int, else the length of the first tensor; 1 without any."""
     if isinstance(count := getattr(batch, "num_samples", None), int):
         return count
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.dim()), 1)

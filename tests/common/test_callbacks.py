@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.callbacks import throughput
-from common.callbacks.activations import ActivationStats, dead_share, saturated_share
+from common.callbacks.activations import ActivationStats, dead_fraction, saturated_fraction
 from common.callbacks.gradients import GradientMonitor
-from common.callbacks.progress import EpochLines
-from common.callbacks.throughput import Throughput, first_dimension
+from common.callbacks.progress import EpochPrinter
+from common.callbacks.throughput import Throughput, batch_size_of
 from common.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|logging interval|no `val_dataloader`).*")
@@ -204,7 +204,7 @@ def saturated_by_hand(output, low, high):
     return sum(value < low + margin or value > high - margin for value in values) / len(values)
 
 
-def test_dead_and_saturated_shares_are_those_counted_by_hand():
+def test_dead_and_saturated_fractions_are_those_counted_by_hand():
     module = Net()
     rows = fit(module, ActivationStats(), every=2)
     assert sorted(rows) == [1, 3, 5]
@@ -238,15 +238,15 @@ def test_hooks_are_on_in_logged_steps_only():
 def test_a_unit_is_a_channel_or_a_feature(shape):
     output = torch.randn(shape)
     output.select(1 if len(shape) == 4 else -1, 2).abs_().neg_()  # a unit that never fires
-    assert dead_share(output).item() > 0
-    assert dead_share(output).item() == pytest.approx(dead_by_hand(output))
-    assert dead_share(torch.zeros(shape)).item() == 1
+    assert dead_fraction(output).item() > 0
+    assert dead_fraction(output).item() == pytest.approx(dead_by_hand(output))
+    assert dead_fraction(torch.zeros(shape)).item() == 1
 
 
 def test_saturation_begins_one_per_cent_from_the_ends():
     output = torch.tensor([-1.0, -0.981, -0.979, 0.0, 0.979, 0.981])
-    assert saturated_share(output, -1, 1).item() == pytest.approx(3 / 6)
-    assert saturated_share(torch.tensor([0.009, 0.011, 0.989, 0.991]), 0, 1).item() == pytest.approx(2 / 4)
+    assert saturated_fraction(output, -1, 1).item() == pytest.approx(3 / 6)
+    assert saturated_fraction(torch.tensor([0.009, 0.011, 0.989, 0.991]), 0, 1).item() == pytest.approx(2 / 4)
 
 
 # throughput
@@ -338,15 +338,15 @@ def test_throughput_counts_all_processes():
         ((), 1),
     ],
 )
-def test_first_dimension_is_that_of_the_first_tensor(batch, length):
-    assert first_dimension(batch) == length
+def test_batch_size_of_is_that_of_the_first_tensor(batch, length):
+    assert batch_size_of(batch) == length
 
 
 # progress
 
 
 def test_an_epoch_is_a_line(capsys):
-    fit(Net(), EpochLines(), val=True)
+    fit(Net(), EpochPrinter(), val=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for number, line in enumerate(lines, start=1):

@@ -134,7 +134,7 @@ def test_overfit_follows_manual_optimisation():
 
 def test_overfit_measures_from_the_floor_of_the_loss():
     module = Classifier(smoothing=0.2)
-    with pytest.raises(UserError, match="floor 0;"):
+    with pytest.raises(UserError, match="minimum 0;"):
         debug.overfit_one_batch(module, Pictures(), CPU, steps=100)
     target = torch.full((4,), 0.05)
     target[0] += 0.8
@@ -172,7 +172,7 @@ class Diverging(Classifier):
     [
         (RandomLabels, r"started at \d\.\d+ and ended at \d\.\d+, .* labels are shuffled against inputs"),
         (Detached, r"no gradient flows back"),
-        (FrozenBody, r"layers are frozen \(3 weights never moved, conv\.weight first\)"),
+        (FrozenBody, r"layers are frozen \(3 weights never changed, conv\.weight first\)"),
         (Diverging, r"ended at nan"),
     ],
 )
@@ -424,7 +424,7 @@ def test_tiny_batches_keep_their_nest():
 
 def test_each_switch_does_its_own(capsys):
     for switch, sentence in [
-        ("overfit", "learnt by heart"),
+        ("overfit", "overfit one batch"),
         ("shapes", "layer by layer"),
         ("gradients", "Autograd agrees"),
     ]:

@@ -61,7 +61,7 @@ class TwoOptimizers(Model):
 
 
 class KeepAll(ResumeCheckpoints):
-    KEEP = 100
+    MAX_KEPT = 100
 
 
 def fit(callbacks, module=None, epochs=2, **options):
