@@ -1,42 +1,42 @@
-"""`--debug overfit|shapes|gradients`: three questions to ask of a network before paying for a long training.
+"""Checks of a network before a long training, by `--debug overfit|shapes|gradients`.
 
-Can it learn one batch by heart? What does each layer do to its input? Is the gradient the loss's slope?
+Can it overfit one batch? What does each layer do to its input? Is the gradient that of the loss?
 A module must only have `compute_loss(batch) -> Tensor`, the scalar training loss behind its `training_step`. It may have
-`min_loss`, the least that this loss can be, `overfit_steps`, how many steps a batch may take to be learnt by heart, and
-`prepare_overfit()`, which makes of a loss that has no end, such as a game's, one that can come down.
+`min_loss`, the minimum of this loss, `overfit_steps`, how many steps overfitting a batch may take, and
+`prepare_overfit()`, which turns a loss without a minimum, such as an adversarial one, into one that can come down.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.debug.batches import first_batch
+from lightning.pytorch import LightningDataModule, LightningModule
+
 from common.debug.gradients import check_gradients, print_gradients
+from common.debug.loss import first_batch
 from common.debug.overfit import overfit_one_batch
 from common.debug.shapes import layer_shapes, print_shapes
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, LightningModule
 
-
-def debug_run(
-    switch: str, module: LightningModule, datamodule: LightningDataModule, trainer_options: dict[str, Any]
-) -> None:
-    """Answers one of the questions (`overfit`, `shapes`, `gradients`) on the terminal.
+def debug_run(check: str, module: LightningModule, datamodule: LightningDataModule, trainer_options: dict[str, Any]) -> None:
+    """Runs one of the checks (`overfit`, `shapes`, `gradients`) and prints its result.
 
     Args:
-        trainer_options: arguments of Lightning's `Trainer`, such as accelerator, devices and precision. Only
-            `overfit` trains; shapes are taken on the device that `module` is on, gradients on the CPU.
+        check: Name of the check.
+        module: The module.
+        datamodule: Its datamodule.
+        trainer_options: Arguments of the Trainer, such as accelerator, devices and precision. Only `overfit` trains;
+            `shapes` runs on the module's device, `gradients` on the CPU.
 
     Raises:
-        UserError: there is no such switch, or the answer is that something is wrong.
+        UserError: There is no such check, or it failed.
     """
-    if switch == "overfit":
+    if check == "overfit":
         overfit_one_batch(module, datamodule, trainer_options, steps=getattr(module, "overfit_steps", 200))
-    elif switch == "shapes":
+    elif check == "shapes":
         print_shapes(layer_shapes(module, first_batch(datamodule)), module)
-    elif switch == "gradients":
+    elif check == "gradients":
         print_gradients(check_gradients(module, first_batch(datamodule)))
     else:
-        raise UserError(f"--debug {switch}: choose overfit, shapes or gradients")
+        raise UserError(f"--debug {check}: choose overfit, shapes or gradients")

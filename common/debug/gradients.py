@@ -1,31 +1,33 @@
-"""`--debug gradients`: is the gradient the slope of the loss?"""
+"""`--debug gradients`: numerical gradient check of every parameter."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
-from common.debug.batches import loss_of, map_tensors, repeatable, shapes_in
+from common.debug.loss import loss_of, repeatable, shapes_in
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-
 GRADIENT_TOLERANCE = 1e-4
-ROUNDING = 5e-15  # relative error of a float64 loss: some twenty roundings of 2e-16, gathered over the layers
+ROUNDING_ERROR = 5e-15  # relative error of a float64 loss: some twenty roundings of 2e-16, gathered over the layers
 
 
 @dataclass
 class GradientCheck:
-    """The slope of the loss as one parameter moves, where the two ways to compute it disagree most."""
+    """Directional derivatives of the loss for one parameter, in the direction where the two disagree most."""
 
     parameter: str
     autograd: float
@@ -34,9 +36,9 @@ class GradientCheck:
 
 
 def tiny_double_batch(batch: Any, samples: int = 4) -> Any:
-    """At most `samples` of a batch, on the CPU, with float64 for floats; integers (pictures, labels) stay.
+    """At most `samples` of a batch, on the CPU, with float64 for floats; integers (images, labels) stay.
 
-    The commonest first dimension among its tensors is taken for the batch's size; only they are cut.
+    The most common first dimension of its tensors is taken for the batch size; only these tensors are cut.
     """
     sizes = Counter(shape[0] for shape in shapes_in(batch) if shape).most_common(1)
 
@@ -45,108 +47,124 @@ def tiny_double_batch(batch: Any, samples: int = 4) -> Any:
             tensor = tensor[:samples]
         return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()
 
-    return map_tensors(shrink, batch)
+    return apply_to_collection(batch, Tensor, shrink)
 
 
 @contextmanager
 def float64_throughout() -> Iterator[None]:
-    """What `compute_loss` itself creates (noise, masks) is float64 too, and no autocast rounds anything."""
-    usual = torch.get_default_dtype()
+    """Context in which what `compute_loss` itself creates (noise, masks) is float64 too, without autocast."""
+    dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.autocast("cpu", enabled=False):
             yield
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(dtype)
 
 
 def check_gradients(module: LightningModule, batch: Any, directions: int = 3, epsilon: float = 1e-6) -> list[GradientCheck]:
-    """Compares autograd with central differences of `compute_loss`; the worst parameter tensor comes first.
+    """Numerical gradient check: autograd against central differences of `compute_loss`, the worst parameter first.
 
     Works on a copy in train mode, on the CPU, with at most 4 samples, in float64: in float32 rounding would
-    drown the differences. Frozen parameters are left out; one that autograd does not reach has slope 0. A matrix
-    that begins as zero, as where a layer is to add nothing at first, is given random numbers.
+    drown the differences. Frozen parameters are left out; one that autograd does not reach has gradient 0. A matrix
+    that is initialized with zeros, as where a layer is to add nothing at first, gets random values.
 
-    A step that takes a ReLU or a max-pool across its kink measures a mixture of two slopes. So a direction
-    that disagrees is tried with each half of the step alone, and with steps of a tenth and a hundredth, which
-    meet fewer kinks. None of this makes a wrong gradient look right.
+    A step that takes a ReLU or a max-pool across its kink measures a mixture of two gradients. So a direction that
+    disagrees is tried with each half of the step alone, and with steps of a tenth and a hundredth, which meet fewer
+    kinks. None of this makes a wrong gradient look right. (`torch.autograd.gradcheck` would fail at kinks.)
 
     Args:
-        directions: random directions for each parameter tensor; all its numbers move at once.
-        epsilon: standard deviation of what is added to each number.
+        module: The module.
+        batch: A batch of its data.
+        directions: Random directions per parameter tensor; all its elements move at once.
+        epsilon: Standard deviation of the step of each element.
 
     Raises:
-        UserError: the loss is not float64, so something in the network casts to a fixed type.
+        UserError: The loss is not float64, so something in the network casts to a fixed type.
     """
-    twin = copy.deepcopy(module).cpu().double().train()
-    batch = tiny_double_batch(batch)
+    twin, batch = copy.deepcopy(module).cpu().double().train(), tiny_double_batch(batch)
     weights = {name: weight for name, weight in twin.named_parameters() if weight.requires_grad}
     generator = torch.Generator().manual_seed(0)
     for weight in weights.values():
-        if weight.dim() > 1 and not weight.any():  # whatever lies before it would have slope 0, be it right or wrong
+        if weight.dim() > 1 and not weight.any():  # all layers before it would have gradient 0, be they right or wrong
             weight.data.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
 
-    def loss_at(weight: Tensor, value: Tensor) -> float:
+    def loss_along(weight: Tensor, direction: Tensor, step: float) -> float:
         before = weight.detach().clone()
-        weight.data.copy_(value)
+        weight.data.add_(step * direction)
         with repeatable(twin):
             loss = loss_of(twin, batch).item()
         weight.data.copy_(before)
         return loss
 
-    def compare(name: str, weight: Tensor, gradient: Tensor | None, here: float) -> GradientCheck:
-        direction = torch.randn(weight.shape, generator=generator)
-        autograd = 0.0 if gradient is None else (gradient * direction).sum().item()
-        best = GradientCheck(name, autograd, math.nan, math.inf)
-        for step in (epsilon, epsilon / 10, epsilon / 100):
-            up = loss_at(weight, weight.detach() + step * direction)
-            down = loss_at(weight, weight.detach() - step * direction)
-            # A slope below this could differ from 0 by the whole tolerance through rounding alone.
-            smallest = ROUNDING * max(1.0, abs(here)) / step / GRADIENT_TOLERANCE
-            for slope in ((up - down) / (2 * step), (up - here) / step, (here - down) / step):
-                error = abs(autograd - slope) / max(abs(autograd), abs(slope), smallest)
-                if error < best.relative_error:
-                    best = GradientCheck(name, autograd, slope, error)
-                if best.relative_error <= GRADIENT_TOLERANCE:
-                    return best
-        return best
-
+    checks = []
     with float64_throughout():
-        with repeatable(twin):
-            loss = loss_of(twin, batch)
-            if loss.dtype != torch.float64:
-                raise UserError(
-                    f"--debug gradients: the loss of a float64 network is {loss.dtype}; cast to the dtype of "
-                    "the weights instead of calling .float()"
-                )
-            gradients: tuple[Tensor | None, ...] = (None,) * len(weights)
-            if loss.requires_grad and weights:
-                gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        checks = []
+        loss, gradients = loss_and_gradients(twin, batch, list(weights.values()))
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            tries = [compare(name, weight, gradient, loss.item()) for _ in range(directions)]
+            tries = []
+            for _ in range(directions):
+                direction = torch.randn(weight.shape, generator=generator)
+                autograd = 0.0 if gradient is None else (gradient * direction).sum().item()
+                loss_at = partial(loss_along, weight, direction)
+                tries.append(GradientCheck(name, autograd, *numerical_derivative(loss_at, loss, autograd, epsilon)))
             checks.append(max(tries, key=lambda check: check.relative_error))
     return sorted(checks, key=lambda check: -check.relative_error)
 
 
+def loss_and_gradients(module: LightningModule, batch: Any, weights: list[Tensor]) -> tuple[float, Sequence[Tensor | None]]:
+    """Loss of `batch`, and its gradients by autograd; None for those of `weights` that autograd does not reach."""
+    with repeatable(module):
+        loss = loss_of(module, batch)
+        if loss.dtype != torch.float64:
+            raise UserError(
+                f"--debug gradients: the loss of a float64 network is {loss.dtype}; cast to the dtype of "
+                "the weights instead of calling .float()"
+            )
+        if not (loss.requires_grad and weights):
+            return loss.item(), [None] * len(weights)
+        return loss.item(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+
+def numerical_derivative(
+    loss_at: Callable[[float], float], loss: float, autograd: float, epsilon: float
+) -> tuple[float, float]:
+    """Finite difference that agrees best with `autograd`, and its relative error.
+
+    Args:
+        loss_at: Loss after a step along the direction.
+        loss: Loss without a step.
+        autograd: Directional derivative to compare with.
+        epsilon: First and largest step.
+    """
+    best, best_error = math.nan, math.inf
+    for step in (epsilon, epsilon / 10, epsilon / 100):
+        up, down = loss_at(step), loss_at(-step)
+        # a derivative below this could differ from 0 by the whole tolerance through rounding alone
+        smallest = ROUNDING_ERROR * max(1.0, abs(loss)) / step / GRADIENT_TOLERANCE
+        for numerical in ((up - down) / (2 * step), (up - loss) / step, (loss - down) / step):
+            error = abs(autograd - numerical) / max(abs(autograd), abs(numerical), smallest)
+            if error < best_error:
+                best, best_error = numerical, error
+            if best_error <= GRADIENT_TOLERANCE:
+                return best, best_error
+    return best, best_error
+
+
 def print_gradients(checks: list[GradientCheck]) -> None:
-    """Prints `checks`, and whether autograd can be trusted.
+    """Prints `checks`, and whether autograd agrees with the loss.
 
     Raises:
-        UserError: no parameter is trainable, or the worst relative error is above 1e-4.
+        UserError: No parameter is trainable, or the worst relative error is above 1e-4.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     if not checks:
         raise UserError("--debug gradients: no parameter is trainable; unfreeze a layer")
-    table = Table(title="slope of the loss along a random direction")
+    table = Table(title="derivative of the loss along a random direction")
     table.add_column("parameter", overflow="fold")
     for column in ("autograd", "numerical", "relative error"):
         table.add_column(column, justify="right")
     for check in checks:
-        slopes = f"{check.autograd:.6e}", f"{check.numerical:.6e}"
-        table.add_row(check.parameter, *slopes, f"{check.relative_error:.1e}")
+        derivatives = f"{check.autograd:.6e}", f"{check.numerical:.6e}"
+        table.add_row(check.parameter, *derivatives, f"{check.relative_error:.1e}")
     Console().print(table)
     worst = checks[0]
     if worst.relative_error > GRADIENT_TOLERANCE:

@@ -1,24 +1,25 @@
-"""`--debug shapes`: what does each layer do to its input, at what cost?"""
+"""`--debug shapes`: shapes, parameters and time of each layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.apply_func import apply_to_collection
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
 
-from common.debug.batches import loss_of, map_tensors, repeatable, shapes_in
+from common.debug.loss import loss_of, repeatable, shapes_in
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
 
 
 @dataclass
 class LayerShape:
-    """What a layer is given and gives back, with the shape of every tensor that went in and came out.
+    """Call of a layer: the shapes of all tensors that went in and came out, its parameters and its time.
 
     `parameters` leaves out weights counted in an earlier row, and `milliseconds`, of all `calls` together, the time of
     layers called from inside this one, so that both columns can be added up.
@@ -34,16 +35,16 @@ class LayerShape:
 
 
 def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
-    """Runs `compute_loss(batch)` without gradients and lists its layers in the order of their calls.
+    """Layers of the module in the order of their calls, from `compute_loss(batch)` without gradients.
 
     A layer is a module without children, or one with weights of its own beside them (as attention has). Calls with the
-    same shapes, as of a recurrent network's steps, share a row.
+    same shapes, as of a recurrent network's steps, are one row.
 
     Raises:
-        UserError: a layer failed; the text names it and the shapes that it was given.
+        UserError: A layer failed; the message names it and the shapes of its inputs.
     """
     rows: list[LayerShape] = []
-    running: list[tuple[LayerShape, float]] = []  # layers that have not returned yet, and when they began
+    running: list[tuple[LayerShape, float]] = []  # layers that have not returned yet, and their start times
     counted: set[nn.Parameter] = set()
 
     def clock() -> float:
@@ -59,8 +60,8 @@ def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
         running.append((rows[-1], clock()))
 
     def end(output: Any) -> None:
-        row, started = running.pop()
-        elapsed = clock() - started
+        row, start = running.pop()
+        elapsed = clock() - start
         row.outputs = shapes_in(output)
         row.milliseconds += elapsed
         if running:
@@ -77,7 +78,7 @@ def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
                 ),
                 layer.register_forward_hook(lambda layer, args, output: end(output)),
             ]
-    batch = map_tensors(lambda tensor: tensor.to(module.device), batch)
+    batch = apply_to_collection(batch, Tensor, lambda tensor: tensor.to(module.device))
     try:
         for _ in range(2):  # the first pass pays for memory and the choice of kernels; the second is kept
             rows.clear()
@@ -92,31 +93,28 @@ def layer_shapes(module: LightningModule, batch: Any) -> list[LayerShape]:
     finally:
         for hook in hooks:
             hook.remove()
-    return merged(rows)
+    return merge_calls(rows)
 
 
-def merged(rows: list[LayerShape]) -> list[LayerShape]:
-    """`rows` with those of one layer and the same shapes in one, at the place of the first."""
-    result: dict[tuple[str, str], LayerShape] = {}
+def merge_calls(rows: list[LayerShape]) -> list[LayerShape]:
+    """Merges the rows of one layer with the same shapes into the first of them."""
+    merged: dict[tuple[str, str], LayerShape] = {}
     for row in rows:
-        first = result.setdefault((row.name, f"{row.inputs} {row.outputs}"), row)
+        first = merged.setdefault((row.name, f"{row.inputs} {row.outputs}"), row)
         if first is not row:
             first.calls += 1
             first.parameters += row.parameters
             first.milliseconds += row.milliseconds
-    return list(result.values())
+    return list(merged.values())
 
 
 def shape_text(shapes: list[tuple[int, ...]]) -> str:
-    """Shapes as people write them: `4x3x32x32, 4`."""
+    """Shapes as text: `4x3x32x32, 4`."""
     return ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes) or "no tensor"
 
 
 def print_shapes(rows: list[LayerShape], module: LightningModule) -> None:
-    """Prints `rows` with their totals, and how many weights of `module` are in no layer among them."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Prints `rows` with their totals, and how many parameters of `module` are in no layer among them."""
     total = sum(row.parameters for row in rows)
     table = Table(title=f"{type(module).__name__}: one batch, layer by layer", show_footer=True)
     table.add_column("layer", "total", no_wrap=True)
@@ -130,7 +128,7 @@ def print_shapes(rows: list[LayerShape], module: LightningModule) -> None:
         shapes = shape_text(row.inputs), shape_text(row.outputs)
         table.add_row(row.name, row.kind, str(row.calls), *shapes, f"{row.parameters:,}", f"{row.milliseconds:.2f}")
     Console().print(table)
-    print("Weights that are used again count only where they are used first.")
+    print("Shared weights count only where they are used first.")
     unused = sum(weight.numel() for weight in module.parameters()) - total
     if unused:
         print(f"{unused:,} more parameters of the module are in no layer that was called itself.")

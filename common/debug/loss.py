@@ -1,23 +1,21 @@
-"""Looking at a batch and a loss without changing the module that they belong to."""
+"""Loss of a batch, computed repeatably: the first batch, fixed random numbers, buffers restored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from common.callbacks.throughput import tensors_in
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, LightningModule
-
 
 def first_batch(datamodule: LightningDataModule) -> Any:
-    """The first training batch, as the loader gives it. Raises UserError if it gives none."""
+    """First training batch, on the loader's device. Raises UserError if there is none."""
     datamodule.prepare_data()
     datamodule.setup("fit")
     for batch in datamodule.train_dataloader():
@@ -26,27 +24,20 @@ def first_batch(datamodule: LightningDataModule) -> Any:
 
 
 def loss_of(module: LightningModule, batch: Any) -> Tensor:
-    """The module's scalar training loss of `batch`."""
+    """Scalar training loss of `batch`, by the module's `compute_loss`."""
     return cast(Any, module).compute_loss(batch)  # mypy would take an unknown attribute for a tensor
 
 
-def map_tensors(function: Callable[[Tensor], Any], nest: Any) -> Any:
-    """A nest of tuples, lists, dicts and dataclasses with `function` applied to each tensor in it."""
-    from lightning_utilities.core.apply_func import apply_to_collection
-
-    return apply_to_collection(nest, Tensor, function)
-
-
 def shapes_in(nest: Any) -> list[tuple[int, ...]]:
-    """The shape of every tensor in a nest of tuples, lists and mappings, in order."""
+    """Shape of every tensor in a nest of tuples, lists, mappings and dataclasses, in order."""
     return [tuple(tensor.shape) for tensor in tensors_in(nest)]
 
 
 @contextmanager
 def repeatable(module: nn.Module) -> Iterator[None]:
-    """Every block under it draws the same random numbers, and leaves generators and buffers as they were.
+    """Context with fixed random numbers, which restores generators and buffers.
 
-    Else dropout would draw a new mask for each evaluation, and running statistics would drift.
+    Otherwise every evaluation of the loss would have its own dropout mask, and running statistics would drift.
     """
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     gpus = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
