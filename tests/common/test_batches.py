@@ -1,4 +1,4 @@
-"""Which samples make up which batch: nothing left out, nothing twice, the same whichever way it is split or interrupted."""
+"""Batches: every sample in exactly one, the same for any number of processes, of similar lengths, in random order."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, TensorDataset
 
 from common.data.batches import (
     bucketed_batches,
     count_batches,
     count_token_batches,
     epoch_batches,
+    pad_sequences,
     shard_indices,
     token_batches,
 )
 from common.errors import UserError
-from common.trainer import rank_and_world_size, resume_position
 
-# (samples, batch of a process, processes); among them a remainder, one sample, and batches larger than the data
+# (samples, batch size, processes), with a remainder, with one sample, with batches larger than the data
 SIZES = [(100, 10, 1), (101, 10, 1), (103, 7, 2), (50_000, 500, 3), (10, 16, 1), (10, 16, 4), (1, 1, 1), (97, 8, 4)]
 
 
@@ -45,14 +43,14 @@ def test_batches_are_of_equal_size_to_within_one(count, batch_size, world_size):
     assert max(sizes) <= batch_size
 
 
-def test_several_processes_see_what_one_sees_with_a_larger_batch():
+def test_several_processes_train_on_the_batches_of_one_process_with_a_larger_batch():
     for count, batch_size, world_size in [(103, 7, 2), (1000, 32, 4), (97, 8, 3)]:
         alone = epoch_batches(count, batch_size * world_size, epoch=2, seed=5)
         together = all_batches(count, batch_size, world_size)
         assert [set(b.tolist()) for b in alone] == [set(torch.cat(step).tolist()) for step in together]
 
 
-def test_order_follows_from_seed_and_epoch_alone():
+def test_order_is_a_function_of_seed_and_epoch():
     first = torch.cat(epoch_batches(200, 32, epoch=1, seed=3))
     torch.rand(5)
     assert torch.equal(first, torch.cat(epoch_batches(200, 32, epoch=1, seed=3)))
@@ -64,17 +62,17 @@ def test_order_follows_from_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("count, world_size", [(7, 2), (8, 4), (1000, 3), (3, 4), (5, 1)])
-def test_shares_at_evaluation_repeat_nothing(count, world_size):
-    shares = [shard_indices(count, rank, world_size) for rank in range(world_size)]
-    assert torch.equal(torch.cat(shares).sort().values, torch.arange(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_evaluation_shards_repeat_no_sample(count, world_size):
+    shards = [shard_indices(count, rank, world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat(shards).sort().values, torch.arange(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-# batches by tokens
+# batches of equal numbers of tokens
 
 
 def pair_lengths(count: int, seed: int = 0):
-    """Lengths as sentences and their translations have them: (count, 2), of 14 tokens on average, 4 to 60."""
+    """Lengths (count, 2) as of sentences and their translations: 14 tokens on average, 4 to 60."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.empty(count).log_normal_(2.55, 0.35, generator=generator)
     second = first * torch.empty(count).normal_(1.05, 0.2, generator=generator).clamp(0.4, 2)
@@ -82,17 +80,17 @@ def pair_lengths(count: int, seed: int = 0):
 
 
 def sums(lengths, batches):
-    """Tokens in each of `batches`, of the longer side."""
+    """Tokens of the longer side in each of `batches`."""
     return torch.tensor([int(lengths[batch].amax(1).sum()) for batch in batches])
 
 
 def padding(lengths, batches):
-    """The share of padding if each side of each batch is filled up to its longest."""
+    """Fraction of padding if each side of each batch is padded to its longest sample."""
     padded = sum(int(lengths[batch].amax(0).sum()) * len(batch) for batch in batches)
     return 1 - int(lengths.sum()) / padded
 
 
-# (samples, tokens of a process, processes); among them a sample longer than a batch, and fewer samples than batches
+# (samples, max_tokens, processes), with a sample longer than a batch, with fewer samples than batches
 TOKEN_SIZES = [(1000, 200, 1), (1000, 100, 3), (997, 4096, 2), (50, 5, 1), (50, 5, 4), (4, 1, 4), (1, 1, 1), (7, 30, 2)]
 
 
@@ -108,10 +106,10 @@ def test_every_sample_is_in_one_token_batch_and_none_is_empty(count, max_tokens,
         assert torch.equal(torch.cat(batches).sort().values, torch.arange(count))
         assert min(map(len, batches)) > 0
         sizes = [[len(batch) for batch in step] for step in zip(*ranks, strict=True)]
-        assert max(max(step) - min(step) for step in sizes) <= 1, "a process that waits for another"
+        assert max(max(step) - min(step) for step in sizes) <= 1, "one process would wait for another"
 
 
-def test_the_number_of_token_batches_is_that_of_full_ones():
+def test_count_of_token_batches_is_the_smallest_possible():
     lengths = torch.tensor([[3, 4], [5, 1], [2, 2], [6, 7]])  # 4 + 5 + 2 + 7 = 18 tokens
     assert [count_token_batches(lengths, tokens) for tokens in (18, 17, 9, 8, 6, 1)] == [1, 2, 2, 3, 3, 4]
     assert [count_token_batches(lengths, 3, ranks) for ranks in (1, 2, 3, 4)] == [4, 2, 1, 1]
@@ -128,7 +126,7 @@ def test_token_batches_are_of_equal_tokens_to_within_a_sample(max_tokens):
         assert (sums(lengths, token_batches(lengths, steps, epoch, 1)) - mean).abs().max() <= lengths.max()
 
 
-def test_the_number_of_token_batches_stays_when_lengths_change():
+def test_count_of_token_batches_stays_when_lengths_change():
     lengths = pair_lengths(500)
     steps = count_token_batches(lengths, 100)
     longer = lengths + torch.randint(0, 9, lengths.shape, generator=torch.Generator().manual_seed(0))
@@ -141,15 +139,14 @@ def test_token_batches_hardly_pad():
     lengths = pair_lengths(29_000)
     steps = count_token_batches(lengths, 4096)
     assert padding(lengths, torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).chunk(steps)) > 0.5
-    shares = [padding(lengths, token_batches(lengths, steps, epoch, 1)) for epoch in range(3)]
-    assert max(shares) < 0.06
-    assert max(padding(lengths[:, :1], token_batches(lengths[:, :1], steps, e, 1)) for e in range(3)) < 0.015
-    unlike = torch.stack([lengths[:, 0], lengths[:, 1].flip(0)], 1)  # sides that have nothing to do with each other
-    assert padding(unlike, token_batches(unlike, steps, 0, 1)) < 0.12
+    assert max(padding(lengths, token_batches(lengths, steps, epoch, 1)) for epoch in range(2)) < 0.06
+    assert padding(lengths[:, :1], token_batches(lengths[:, :1], steps, 0, 1)) < 0.015
+    independent = torch.stack([lengths[:, 0], lengths[:, 1].flip(0)], 1)  # lengths of both sides
+    assert padding(independent, token_batches(independent, steps, 0, 1)) < 0.12
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_several_processes_see_what_one_sees_with_more_tokens(world_size):
+def test_several_processes_train_on_the_token_batches_of_one_process_with_more_tokens(world_size):
     lengths = pair_lengths(1000)
     steps = count_token_batches(lengths, 150, world_size)
     assert steps == count_token_batches(lengths, 150 * world_size)
@@ -159,7 +156,7 @@ def test_several_processes_see_what_one_sees_with_more_tokens(world_size):
         assert torch.equal(one.sort().values, torch.cat(step).sort().values)
 
 
-def test_token_batches_follow_from_the_arguments_alone():
+def test_token_batches_are_a_function_of_their_arguments():
     lengths = pair_lengths(400)
     first = token_batches(lengths, 30, epoch=1, seed=3)
     state = torch.get_rng_state()
@@ -177,7 +174,7 @@ def test_token_batches_come_in_random_order():
     assert 70 < (steps > 0).sum() < 130, "short before long, or long before short"
 
 
-def test_samples_meet_others_in_each_epoch_even_if_all_lengths_differ():
+def test_batches_differ_from_epoch_to_epoch_even_if_all_lengths_differ():
     lengths = torch.stack([torch.arange(10, 410), torch.randperm(400, generator=torch.Generator().manual_seed(0)) + 10], 1)
     partners = []
     for epoch in range(4):
@@ -186,128 +183,56 @@ def test_samples_meet_others_in_each_epoch_even_if_all_lengths_differ():
     assert len(set(partners)) > 2
 
 
-def test_outside_of_a_trainer_there_is_one_process_at_the_start():
-    assert resume_position(None) == (0, 0)
-    assert rank_and_world_size(None) == (0, 1)
-
-
-# the position, as a real trainer counts it
-
-
-class Model(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch, index):
-        return self.weight * batch[0].sum()
-
-    def validation_step(self, batch, index):
-        pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-class Positions(Callback):
-    """Writes down the position at the moments when a checkpoint may be saved, and saves one `at` one of them."""
-
-    def __init__(self, at=None, path=None) -> None:
-        self.seen: list[tuple[str, tuple[int, int]]] = []
-        self.at, self.path = at, path
-
-    def note(self, trainer, when):
-        self.seen.append((when, resume_position(trainer)))
-        if self.seen[-1] == self.at:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_start(self, trainer, module):
-        self.note(trainer, "start")
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        if index + 1 < trainer.num_training_batches:
-            self.note(trainer, "batch")
-
-    def on_train_epoch_end(self, trainer, module):
-        self.note(trainer, "epoch")
-
-
-def fit(callback, limit=3, **options):
-    loader = DataLoader(TensorDataset(torch.ones(10, 1)), batch_size=2)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        limit_train_batches=limit,
-        num_sanity_val_steps=0,
-        callbacks=[callback],
-        **quiet,
-    )
-    trainer.fit(Model(), loader, loader, **options)
-    return callback.seen
-
-
-@pytest.mark.filterwarnings("ignore:.*workers.*")
-def test_position_names_the_next_batch_wherever_a_run_can_be_saved():
-    one_epoch = [("batch", (0, 1)), ("batch", (0, 2)), ("epoch", (1, 0))]
-    next_epoch = [(when, (epoch + 1, batch)) for when, (epoch, batch) in one_epoch]
-    assert fit(Positions()) == [("start", (0, 0)), *one_epoch, *next_epoch]
-
-
-@pytest.mark.filterwarnings("ignore:.*(workers|resumable).*")
-@pytest.mark.parametrize(
-    "moment", [("batch", (0, 1)), ("batch", (0, 2)), ("epoch", (1, 0)), ("batch", (1, 1)), ("batch", (1, 2))]
-)
-def test_position_after_a_resume_is_that_of_the_checkpoint(moment, tmp_path):
-    whole = fit(Positions(moment, tmp_path / "x.ckpt"))
-    resumed = fit(Positions(), ckpt_path=tmp_path / "x.ckpt")
-    assert resumed[0] == ("start", moment[1])
-    assert resumed[1:] == whole[whole.index(moment) + 1 :]
-
-
 @pytest.mark.parametrize("count", [5, 7, 9])
-def test_no_process_goes_without_a_sample(count):
+def test_every_process_has_a_sample_in_every_batch(count):
     for world_size in (2, 3, 5):
-        shares = [epoch_batches(count, 1, 0, 0, rank, world_size) for rank in range(world_size)]
-        assert all(len(batch) for share in shares for batch in share)
-        assert sorted(torch.cat([torch.cat(share) for share in shares]).tolist()) == list(range(count))
+        shards = [epoch_batches(count, 1, 0, 0, rank, world_size) for rank in range(world_size)]
+        assert all(len(batch) for shard in shards for batch in shard)
+        assert sorted(torch.cat([torch.cat(shard) for shard in shards]).tolist()) == list(range(count))
     with pytest.raises(UserError, match=f"{count} training samples for 10 processes: use fewer --devices"):
         count_batches(count, 4, 10)
     with pytest.raises(UserError, match="use fewer --devices"):
         count_token_batches(torch.ones(count, 1, dtype=torch.long), 100, 10)
 
 
-# pools of similar lengths
+# length buckets
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "pool", "world_size"), [(101, 8, 3, 1), (101, 4, 3, 2), (5, 8, 100, 1), (64, 8, 1, 4)]
+    ("count", "batch_size", "bucket_batches", "world_size"), [(101, 8, 3, 1), (101, 4, 3, 2), (5, 8, 100, 1), (64, 8, 1, 4)]
 )
-def test_pools_hold_every_sample_once_and_similar_lengths_together(count, batch_size, pool, world_size):
+def test_buckets_hold_every_sample_once_and_similar_lengths_together(count, batch_size, bucket_batches, world_size):
     lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(1))
-    shares = [bucketed_batches(lengths, batch_size, pool, 3, 7, rank, world_size) for rank in range(world_size)]
+    shards = [bucketed_batches(lengths, batch_size, bucket_batches, 3, 7, rank, world_size) for rank in range(world_size)]
     steps = count_batches(count, batch_size, world_size)
-    assert all(len(share) == steps for share in shares)
-    assert torch.cat([torch.cat(share) for share in shares]).sort().values.tolist() == list(range(count))
-    assert max(len(batch) for share in shares for batch in share) <= batch_size
-    whole = bucketed_batches(lengths, batch_size * world_size, pool, 3, 7)
+    assert all(len(shard) == steps for shard in shards)
+    assert torch.cat([torch.cat(shard) for shard in shards]).sort().values.tolist() == list(range(count))
+    assert max(len(batch) for shard in shards for batch in shard) <= batch_size
+    whole = bucketed_batches(lengths, batch_size * world_size, bucket_batches, 3, 7)
     for step, batch in enumerate(whole):
-        together = torch.cat([share[step] for share in shares])
-        assert sorted(together.tolist()) == sorted(batch.tolist()), "two processes see together what one sees"
-    again = bucketed_batches(lengths, batch_size * world_size, pool, 3, 7)
-    other = bucketed_batches(lengths, batch_size * world_size, pool, 4, 7)
+        together = torch.cat([shard[step] for shard in shards])
+        assert sorted(together.tolist()) == sorted(batch.tolist()), "the processes train together on the batch of one"
+    again = bucketed_batches(lengths, batch_size * world_size, bucket_batches, 3, 7)
+    other = bucketed_batches(lengths, batch_size * world_size, bucket_batches, 4, 7)
     assert all(map(torch.equal, whole, again))
     assert count < 10 or not all(map(torch.equal, whole, other)), "another epoch, other batches"
-    if pool >= steps > 1:
+    if bucket_batches >= steps > 1:
         spans = sorted((int(lengths[batch].min()), int(lengths[batch].max())) for batch in whole)
-        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans)), "in one pool nothing overlaps"
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans)), "within one bucket no lengths overlap"
 
 
-def test_pools_leave_the_padding_that_sorting_all_would(count=6400):
+def test_large_buckets_leave_next_to_no_padding(count=6400):
     lengths = torch.randint(1, 60, (count,), generator=torch.Generator().manual_seed(2))
 
-    def padded(pool):
-        batches = bucketed_batches(lengths, 32, pool, 0, 0)
+    def padded(bucket_batches):
+        batches = bucketed_batches(lengths, 32, bucket_batches, 0, 0)
         return sum(int(lengths[batch].max()) * len(batch) for batch in batches) / int(lengths.sum())
 
     assert padded(200) < padded(20) < 1.1 < 1.8 < padded(1)
+
+
+def test_padding_and_its_mask():
+    padded, mask = pad_sequences([[5, 6, 7], [8]], 0)
+    assert padded.tolist() == [[5, 6, 7], [8, 0, 0]] and padded.dtype == torch.int64
+    assert mask.tolist() == [[True, True, True], [True, False, False]]
+    assert pad_sequences([[5, 6, 7], [8]], 9, multiple=4)[0].tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
