@@ -1,22 +1,20 @@
-"""What is said of devices that are not there, which number format a machine gets, how cores share, what glibc is told."""
+"""Devices and precision: errors about missing devices, the default precision of each machine, names."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import threading
 
 import pytest
 import torch
 
 from common.errors import UserError
-from common.nn import allocator, device
-from common.nn.parallel import parallel_map
+from common.nn import device
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes this a machine with so many GPUs and such a processor."""
+    """Simulates a machine with a number of GPUs and a processor."""
 
     def make(gpus: int = 0, bf16: bool = True, mps: bool = False, cpuinfo: str | None = "") -> None:
         class CpuInfo:
@@ -50,7 +48,7 @@ def test_devices_of_a_cpu_pass(machine, devices):
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_a_missing_gpu_is_said_to_be_missing(machine, accelerator):
+def test_a_missing_gpu_is_an_error(machine, accelerator):
     machine()
     with pytest.raises(UserError, match=r"no GPU was found on this machine; use --accelerator cpu \(or auto\)"):
         device.check_devices(accelerator, 1)
@@ -61,13 +59,13 @@ def test_a_missing_gpu_is_said_to_be_missing(machine, accelerator):
 
 
 @pytest.mark.parametrize("devices", [0, "0", [], "[]", ""])
-def test_no_device_at_all_is_refused(machine, devices):
+def test_no_device_at_all_is_an_error(machine, devices):
     machine()
     with pytest.raises(UserError, match="no device to train on; use 1 or more, or auto"):
         device.check_devices("cpu", devices)
 
 
-def test_more_gpus_than_there_are_get_refused(machine):
+def test_more_gpus_than_the_machine_has_are_an_error(machine):
     machine(gpus=2)
     device.check_devices("gpu", 2)
     with pytest.raises(UserError, match=r"--devices 3: this machine has 2 GPU\(s\)"):
@@ -75,7 +73,7 @@ def test_more_gpus_than_there_are_get_refused(machine):
     device.check_devices("cpu", 3)
 
 
-# number formats
+# precision
 
 
 PLAIN = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx512f avx512_bf16x sse2\n"
@@ -97,12 +95,12 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
     ],
 )
 @pytest.mark.parametrize("accelerator", ["cpu", "auto"])
-def test_a_processor_gets_bf16_if_it_has_it(machine, cpuinfo, precision, accelerator):
+def test_a_processor_with_native_bfloat16_trains_in_it(machine, cpuinfo, precision, accelerator):
     machine(cpuinfo=cpuinfo)
     assert device.default_precision(accelerator) == precision
 
 
-def test_a_gpu_gets_bf16_if_it_does_not_emulate_it(machine):
+def test_a_gpu_with_native_bfloat16_trains_in_it(machine):
     for bf16, precision in [(True, "bf16-mixed"), (False, "32-true")]:
         for accelerator in ("gpu", "cuda", "auto"):
             machine(gpus=1, bf16=bf16, cpuinfo=PLAIN if bf16 else NATIVE)
@@ -111,13 +109,13 @@ def test_a_gpu_gets_bf16_if_it_does_not_emulate_it(machine):
     assert device.default_precision("cpu") == "bf16-mixed", "asked for the processor, the GPU does not count"
 
 
-def test_apple_silicon_gets_32_bit(machine):
+def test_apple_silicon_trains_in_float32(machine):
     machine(mps=True, cpuinfo=NATIVE)
     assert {device.default_precision(name) for name in ("mps", "gpu", "auto")} == {"32-true"}
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_bfloat16_is_refused_on_a_processor_without_it(machine, precision):
+def test_bfloat16_is_an_error_on_a_processor_without_it(machine, precision):
     machine(cpuinfo=PLAIN)
     for accelerator in ("cpu", "auto"):
         device.check_precision("32-true", accelerator)
@@ -132,7 +130,7 @@ def test_bfloat16_is_refused_on_a_processor_without_it(machine, precision):
         device.check_precision(precision, "cpu")
 
 
-def test_devices_have_names_for_people(machine, monkeypatch):
+def test_names_of_devices(machine, monkeypatch):
     machine(cpuinfo=PLAIN)
     for count, threads in [(1, "1 thread"), (2, "2 threads")]:
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
@@ -140,44 +138,6 @@ def test_devices_have_names_for_people(machine, monkeypatch):
     machine(cpuinfo=None)
     monkeypatch.setattr(device.platform, "machine", lambda: "riscv64")
     assert device.device_name(torch.device("cpu")).startswith("riscv64, ")
-
-
-# the allocator
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """What `mallopt` was told."""
-    calls: list[tuple[int, int]] = []
-
-    class Library:
-        def __init__(self, name):
-            self.mallopt = lambda option, value: calls.append((option, value)) or 1
-
-    monkeypatch.setattr(ctypes, "CDLL", Library)
-    monkeypatch.setattr(allocator.sys, "platform", "linux")
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    return calls
-
-
-def test_glibc_is_told_to_keep_memory(told):
-    assert allocator.keep_freed_memory()
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
-    assert dict(told) == {m_mmap_max: 0, m_trim_threshold: 2**31 - 1, m_top_pad: 2**28}
-
-
-def test_what_the_environment_says_of_memory_wins(told, monkeypatch):
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    assert not allocator.keep_freed_memory()
-    assert told == []
-
-
-def test_other_systems_keep_their_habits(told, monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError("no libc.so.6")))
-    assert not allocator.keep_freed_memory()
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
-    assert not allocator.keep_freed_memory()
-    assert told == []
 
 
 @pytest.mark.parametrize("present", [True, False])
@@ -199,55 +159,3 @@ def test_an_optimizer_step_loads_no_library(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: loaded.append(args[0]))
     optimizer.step()
     assert loaded == []
-
-
-# work for all cores
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_each_core_computes_alone_and_a_free_one_takes_what_is_next():
-    seen, rest_done = [], threading.Event()
-
-    def work(items):
-        for item in items:
-            assert torch.get_num_threads() == 1
-            if item == 1:  # takes as long as all others together
-                assert rest_done.wait(60)
-            seen.append((item, threading.get_ident()))
-            if item == 5:
-                rest_done.set()
-
-    parallel_map(work, [1, 2, 3, 4, 5], CPU)
-    items, workers = zip(*seen, strict=True)
-    assert items == (2, 3, 4, 5, 1)
-    assert len(set(workers[:4])) == 1 and len({*workers, threading.get_ident()}) == 3
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_what_cannot_be_shared_is_done_here():
-    seen = []
-    for items, kind in ([[1], "cpu"], [[], "cpu"], [[1, 2], "cuda"]):
-        parallel_map(lambda share: seen.append((share, threading.get_ident())), items, torch.device(kind))
-    assert seen == [(items, threading.get_ident()) for items in ([1], [], [1, 2])]
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_error_of_a_core_is_raised():
-    def work(items):
-        for item in items:
-            1 / (item - 2)
-
-    with pytest.raises(ZeroDivisionError):
-        parallel_map(work, [1, 2, 3], CPU)
-    assert torch.get_num_threads() == 2

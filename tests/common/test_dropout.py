@@ -1,4 +1,4 @@
-"""Fast dropout drops its share, keeps the mean, and takes the place of torch's own."""
+"""Fast dropout: its probability, its mean, locked masks, replacement of torch's dropout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from common.nn.dropout import Dropout, dropout_mask, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
-def test_a_dropout_mask_keeps_its_share_and_the_mean(p):
+def test_a_dropout_mask_has_its_probability_and_mean_one(p):
     mask = dropout_mask((1000, 1003), p, torch.zeros(()))
     assert (mask == 0).double().mean().item() == pytest.approx(p, abs=1 / 512 + 3e-3)
     assert mask.mean().item() == pytest.approx(1, abs=5e-3)
     assert len(mask.unique()) == 2
-    # neighbours share a random number, but not their fate
+    # neighbors come from one random integer, but are independent
     assert torch.corrcoef(torch.stack([mask.flatten()[:-1], mask.flatten()[1:]]))[0, 1].abs() < 5e-3
 
 
-def test_locked_dropout_is_the_same_in_every_step():
+def test_locked_dropout_has_one_mask_for_all_time_steps():
     x = torch.ones(50, 9, 40)
     free, locked = Dropout(0.5)(x), Dropout(0.5, locked=True)(x)
     assert (locked == locked[:, :1]).all()
@@ -28,7 +28,7 @@ def test_locked_dropout_is_the_same_in_every_step():
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
-def test_every_layer_of_torch_is_replaced_and_nothing_else():
+def test_every_dropout_of_torch_is_replaced_and_nothing_else():
     net = nn.Sequential(
         nn.Dropout(0.2), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4))}), nn.Dropout1d()
     )

@@ -1,4 +1,4 @@
-"""Newton-Schulz iteration against the singular value decomposition; clipping against torch's."""
+"""Newton-Schulz orthogonalization against singular value decompositions; gradient clipping against torch's."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 import common.nn.optim
-from common.nn.optim import clip_gradients, orthogonalize
+from common.nn.optim import clip_gradients, orthogonalize, warmup_schedule
 
 
 def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
-    """What `steps` Newton-Schulz steps make of a singular value."""
+    """Singular value after `steps` Newton-Schulz iterations."""
     for _ in range(steps):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
     return s
 
 
 def with_singular_values(values: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A matrix of these singular values, with its left (rows, n) and right (columns, n) singular vectors."""
+    """Matrix with these singular values, and its left (rows, n) and right (columns, n) singular vectors."""
     n = len(values)
     left, right = torch.linalg.qr(torch.randn(rows, n))[0], torch.linalg.qr(torch.randn(columns, n))[0]
     return left * values @ right.T, left, right
@@ -54,7 +54,7 @@ def test_orthogonalize_leaves_tiny_values_below_one():
     assert float(small) == pytest.approx(0.01 * 3.4445**3, abs=0.06)
 
 
-def test_matrices_of_a_stack_are_orthogonalised_each_on_its_own():
+def test_each_matrix_of_a_stack_is_orthogonalized_by_itself():
     stack = torch.randn(2, 3, 6, 4) * torch.tensor([1.0, 100.0]).view(2, 1, 1, 1)
     together = orthogonalize(stack)
     for i in range(2):
@@ -63,7 +63,7 @@ def test_matrices_of_a_stack_are_orthogonalised_each_on_its_own():
 
 
 @pytest.mark.parametrize("algorithm", [None, "norm", "value"])
-def test_clipping_is_by_norm_or_by_value(algorithm):
+def test_gradient_clipping_is_by_norm_or_by_value(algorithm):
     layers = [nn.Linear(3, 2), nn.Linear(3, 2)]
     layers[1].load_state_dict(layers[0].state_dict())
     for layer in layers:
@@ -76,3 +76,22 @@ def test_clipping_is_by_norm_or_by_value(algorithm):
     reference(layers[1].parameters(), 0.5)
     assert not torch.equal(layers[0].weight.grad, untouched)
     torch.testing.assert_close(layers[0].weight.grad, layers[1].weight.grad)
+
+
+@pytest.mark.parametrize(
+    "schedule, factors",
+    [
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25, 0]),
+        ("cosine", [0.5, 1, 1, 0.853553, 0.5, 0.146447, 0]),
+        ("inverse_sqrt", [0.5, 1, (2 / 3) ** 0.5, 0.5**0.5, (2 / 5) ** 0.5, (2 / 6) ** 0.5, (2 / 7) ** 0.5]),
+    ],
+)
+def test_warmup_schedule_by_hand(schedule, factors):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_schedule(optimizer, steps=6, warmup_steps=2, schedule=schedule)["lr_scheduler"]["scheduler"]
+    lrs = []
+    for _ in factors:
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert lrs == pytest.approx([2 * factor for factor in factors], abs=1e-5)
