@@ -1,4 +1,4 @@
-"""Each `--debug` switch passes what is right, and says what is wrong with what is not."""
+"""Debug checks: correct modules pass, and the message about a faulty one names its fault."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from common.errors import UserError
 CPU = {"accelerator": "cpu", "devices": 1}
 
 
-class Pictures(LightningDataModule):
-    """64 uint8 pictures (3, 8, 8) with labels of four classes that only learning by heart can tell."""
+class RandomImages(LightningDataModule):
+    """64 uint8 images (3, 8, 8) with random labels of four classes, which can only be memorized."""
 
     def setup(self, stage: str) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ class Pictures(LightningDataModule):
 
 
 class Classifier(LightningModule):
-    """A small network with BatchNorm, max-pool and dropout."""
+    """Small network with batch normalization, max-pooling and dropout."""
 
     def __init__(self, dropout: float = 0.0, smoothing: float = 0.0, lr: float = 0.01) -> None:
         super().__init__()
@@ -59,15 +59,15 @@ class Classifier(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def pictures() -> tuple[Tensor, Tensor]:
-    return debug.first_batch(Pictures())
+def first_batch() -> tuple[Tensor, Tensor]:
+    return debug.first_batch(RandomImages())
 
 
-# overfit: what must succeed
+# overfit: correct modules
 
 
-def test_overfit_learns_a_batch_and_gives_the_loader_back(capsys):
-    data = Pictures()
+def test_overfit_memorizes_a_batch_and_leaves_the_datamodule_as_it_was(capsys):
+    data = RandomImages()
     final = debug.overfit_one_batch(Classifier(), data, CPU)
     assert final <= 0.02
     lines = capsys.readouterr().out.strip().splitlines()
@@ -77,8 +77,8 @@ def test_overfit_learns_a_batch_and_gives_the_loader_back(capsys):
     assert "train_dataloader" not in vars(data)
 
 
-def test_overfit_gives_back_a_loader_that_belonged_to_the_instance():
-    data = LightningDataModule.from_datasets(TensorDataset(*pictures()), batch_size=16)
+def test_overfit_leaves_a_loader_of_the_instance_as_it_was():
+    data = LightningDataModule.from_datasets(TensorDataset(*first_batch()), batch_size=16)
     own = data.train_dataloader
     with pytest.raises(UserError):
         debug.overfit_one_batch(Classifier(lr=0.0), data, CPU, steps=2)
@@ -86,10 +86,10 @@ def test_overfit_gives_back_a_loader_that_belonged_to_the_instance():
 
 
 class Scheduled(Classifier):
-    """Asks the trainer for its datamodule and for the length of the training."""
+    """Reads the datamodule and the number of steps from the trainer; records its batches."""
 
     def setup(self, stage: str) -> None:
-        assert isinstance(self.trainer.datamodule, Pictures)
+        assert isinstance(self.trainer.datamodule, RandomImages)
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
@@ -98,20 +98,20 @@ class Scheduled(Classifier):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def training_step(self, batch, batch_index):
-        self.seen = [*getattr(self, "seen", []), batch[0].clone()]
+        self.batches = [*getattr(self, "batches", []), batch[0].clone()]
         return {"loss": self.compute_loss(batch)}
 
 
 def test_overfit_trains_on_one_batch_and_stops_early():
     module = Scheduled()
-    assert debug.overfit_one_batch(module, Pictures(), CPU, steps=150) <= 0.02
+    assert debug.overfit_one_batch(module, RandomImages(), CPU, steps=150) <= 0.02
     assert module.planned == 150
-    assert 1 < len(module.seen) < 150
-    assert all(torch.equal(batch, module.seen[0]) for batch in module.seen)
+    assert 1 < len(module.batches) < 150
+    assert all(torch.equal(batch, module.batches[0]) for batch in module.batches)
 
 
 class Manual(Classifier):
-    """Optimises by hand and returns nothing."""
+    """Manual optimization, without a returned loss."""
 
     automatic_optimization = False
 
@@ -126,23 +126,23 @@ class Manual(Classifier):
         optimizer.step()
 
 
-def test_overfit_follows_manual_optimisation():
-    assert debug.overfit_one_batch(Manual(), Pictures(), CPU) <= 0.02
+def test_overfit_with_manual_optimization():
+    assert debug.overfit_one_batch(Manual(), RandomImages(), CPU) <= 0.02
     with pytest.raises(UserError, match="started at"):
-        debug.overfit_one_batch(Manual(lr=0.0), Pictures(), CPU, steps=12)
+        debug.overfit_one_batch(Manual(lr=0.0), RandomImages(), CPU, steps=12)
 
 
-def test_overfit_measures_from_the_floor_of_the_loss():
+def test_overfit_compares_with_the_minimum_of_the_loss():
     module = Classifier(smoothing=0.2)
     with pytest.raises(UserError, match="minimum 0;"):
-        debug.overfit_one_batch(module, Pictures(), CPU, steps=100)
+        debug.overfit_one_batch(module, RandomImages(), CPU, steps=100)
     target = torch.full((4,), 0.05)
     target[0] += 0.8
     module.min_loss = float(-(target * target.log()).sum())  # the entropy of the smoothed labels
-    assert module.min_loss < debug.overfit_one_batch(module, Pictures(), CPU) <= module.min_loss + 0.02
+    assert module.min_loss < debug.overfit_one_batch(module, RandomImages(), CPU) <= module.min_loss + 0.02
 
 
-# overfit: what must fail
+# overfit: faulty modules
 
 
 class RandomLabels(Classifier):
@@ -156,7 +156,7 @@ class Detached(Classifier):
 
 
 class FrozenBody(Classifier):
-    """Its head sees the same numbers for every picture, and the layers that could change that are frozen."""
+    """The head has the same inputs for every image, and no gradient reaches the layers that could change that."""
 
     def features(self, images):
         return super().features(images).detach().mean(0).expand(len(images), -1)
@@ -176,16 +176,16 @@ class Diverging(Classifier):
         (Diverging, r"ended at nan"),
     ],
 )
-def test_overfit_explains_a_failure_in_one_sentence(module_class, message):
-    data = Pictures()
+def test_overfit_explains_a_failure_in_one_line(module_class, message):
+    data = RandomImages()
     with pytest.raises(UserError, match=message) as caught:
         debug.overfit_one_batch(module_class(), data, CPU, steps=40)
     assert "\n" not in str(caught.value)
     assert "train_dataloader" not in vars(data)
 
 
-def test_overfit_says_so_if_there_is_no_batch():
-    class TooFew(Pictures):
+def test_overfit_without_a_batch_is_an_error():
+    class TooFew(RandomImages):
         def train_dataloader(self) -> DataLoader:
             return DataLoader(self.data, batch_size=65, drop_last=True)
 
@@ -196,8 +196,8 @@ def test_overfit_says_so_if_there_is_no_batch():
 # shapes
 
 
-class Sharing(LightningModule):
-    """Calls one layer twice, holds a parameter of its own, and never calls another layer."""
+class TiedWeights(LightningModule):
+    """Calls one layer twice, ties weights, has a parameter of its own and a layer that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Sharing(LightningModule):
         self.tied.weight = self.square.weight
         self.lstm = nn.LSTM(16, 5)
         self.scale = nn.Parameter(torch.ones(1))
-        self.forgotten = nn.Linear(10, 1)
+        self.unused = nn.Linear(10, 1)
 
     def compute_loss(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.tied(self.square(self.square(self.body(batch["images"]))))
@@ -215,7 +215,7 @@ class Sharing(LightningModule):
 
 
 def test_shapes_are_those_computed_by_hand(capsys):
-    module, batch = Sharing(), {"images": torch.rand(2, 3, 4, 4)}
+    module, batch = TiedWeights(), {"images": torch.rand(2, 3, 4, 4)}
     mean, state = module.body[1].running_mean.clone(), torch.get_rng_state()
     rows = debug.layer_shapes(module, batch)
     assert [(row.name, row.kind, row.inputs, row.outputs, row.parameters, row.calls) for row in rows] == [
@@ -227,7 +227,7 @@ def test_shapes_are_those_computed_by_hand(capsys):
         ("lstm", "LSTM", [(2, 16)], [(2, 5), (1, 5), (1, 5)], 4 * 5 * (16 + 5) + 2 * 4 * 5, 1),
     ]
     assert all(row.milliseconds > 0 for row in rows)
-    assert torch.equal(module.body[1].running_mean, mean), "looking at a module must not change it"
+    assert torch.equal(module.body[1].running_mean, mean), "the module itself is unchanged"
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
     assert torch.equal(state, torch.get_rng_state())
 
@@ -235,11 +235,11 @@ def test_shapes_are_those_computed_by_hand(capsys):
     printed = capsys.readouterr().out
     total = 112 + 8 + 272 + 460
     assert re.search(rf"total\W+7\W+{total}\W", printed)
-    assert "12 more parameters" in printed  # the scale and the forgotten layer
+    assert "12 more parameters" in printed  # the scale and the unused layer
 
 
 class Attention(LightningModule):
-    """A layer with weights of its own around a layer that it calls."""
+    """Layer with weights of its own and a child layer."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -258,7 +258,7 @@ class Attention(LightningModule):
         return self.block(x, twice=True).mean()
 
 
-def test_shapes_show_layers_inside_a_layer_with_weights_of_its_own():
+def test_shapes_list_layers_inside_a_layer_with_weights_of_its_own():
     block, inner = debug.layer_shapes(Attention(), torch.rand(500, 8))
     assert (block.name, block.parameters, block.outputs) == ("block", 8, [(500, 300)])
     assert (inner.name, inner.parameters, inner.inputs) == ("block.inner", 8 * 300 + 300, [(500, 8)])
@@ -266,7 +266,7 @@ def test_shapes_show_layers_inside_a_layer_with_weights_of_its_own():
 
 
 def test_shapes_name_the_layer_that_fails():
-    module = Sharing()
+    module = TiedWeights()
     with pytest.raises(UserError, match=r"square \(Linear\) failed on 2x36: .*36.*16"):
         debug.layer_shapes(module, {"images": torch.rand(2, 3, 5, 5)})
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
@@ -276,7 +276,7 @@ def test_shapes_name_the_layer_that_fails():
 
 
 class WrongScale(torch.autograd.Function):
-    """x * weight, whose backward gives the weight twice its gradient."""
+    """x * weight, with a backward that doubles the gradient of the weight."""
 
     @staticmethod
     def forward(context, x, weight):
@@ -298,54 +298,54 @@ class Wrong(Classifier):
         return WrongScale.apply(super().features(images), self.scale)
 
 
-def test_gradients_of_a_right_module_pass(capsys):
+def test_gradients_of_a_correct_module_pass(capsys):
     module = Classifier(dropout=0.3)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    checks = debug.check_gradients(module, pictures())
+    checks = debug.check_gradients(module, first_batch())
     assert {check.parameter for check in checks} == {name for name, _ in module.named_parameters()}
     assert checks == sorted(checks, key=lambda check: -check.relative_error)
     assert checks[0].relative_error < 1e-4
-    assert any(abs(check.autograd) > 0.01 for check in checks), "slopes of 0 would agree without any check"
+    assert any(abs(check.autograd) > 0.01 for check in checks), "gradients of 0 would agree without any check"
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     debug.print_gradients(checks)
     assert f"worst is {checks[0].parameter}" in capsys.readouterr().out
 
 
 def test_gradients_are_the_same_every_time():
-    module, batch = Classifier(dropout=0.3), pictures()
+    module, batch = Classifier(dropout=0.3), first_batch()
     first = debug.check_gradients(module, batch)
     torch.rand(7)
     assert debug.check_gradients(module, batch) == first
 
 
 def test_gradients_name_exactly_the_wrong_parameter():
-    checks = debug.check_gradients(Wrong(), pictures())
+    checks = debug.check_gradients(Wrong(), first_batch())
     assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
     assert checks[0].autograd == pytest.approx(2 * checks[0].numerical, rel=1e-4)
     with pytest.raises(UserError, match="the gradient of scale is wrong: autograd says"):
         debug.print_gradients(checks)
 
 
-def test_gradients_find_what_is_wrong_before_a_matrix_of_zeros():
+def test_gradients_before_a_matrix_of_zeros_are_checked():
     module = Wrong()
     nn.init.zeros_(module.head.weight)
-    checks = debug.check_gradients(module, pictures())
+    checks = debug.check_gradients(module, first_batch())
     assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
-    assert not module.head.weight.any(), "the module itself is as it was"
+    assert not module.head.weight.any(), "the module itself is unchanged"
 
 
-def test_gradients_find_what_is_detached():
-    checks = debug.check_gradients(Detached(), pictures())
+def test_gradients_of_detached_parameters_are_wrong():
+    checks = debug.check_gradients(Detached(), first_batch())
     assert all(check.autograd == 0 for check in checks)
     wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
     assert wrong == {name for name, _ in Detached().named_parameters()}
-    checks = debug.check_gradients(FrozenBody(), pictures())
+    checks = debug.check_gradients(FrozenBody(), first_batch())
     wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
     assert wrong == {"conv.weight", "norm.weight", "norm.bias"}
 
 
 class Awkward(Classifier):
-    """A bias in front of BatchNorm (slope 0), an unused parameter and a frozen one; makes its own noise."""
+    """Bias in front of batch normalization (gradient 0), unused parameter, frozen parameter, noise of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -358,7 +358,7 @@ class Awkward(Classifier):
 
 
 def test_gradients_that_are_zero_on_both_sides_pass():
-    checks = {check.parameter: check for check in debug.check_gradients(Awkward(), pictures())}
+    checks = {check.parameter: check for check in debug.check_gradients(Awkward(), first_batch())}
     assert "head.bias" not in checks
     assert checks["unused"].relative_error == 0
     assert abs(checks["conv.bias"].autograd) < 1e-9
@@ -366,7 +366,7 @@ def test_gradients_that_are_zero_on_both_sides_pass():
 
 
 class Kinked(Classifier):
-    """ReLU of parameters that are closer to its kink than the first step is long."""
+    """ReLU of parameters closer to its kink than the first step is long."""
 
     def __init__(self, distances: list[float]) -> None:
         super().__init__()
@@ -377,21 +377,21 @@ class Kinked(Classifier):
 
 
 @pytest.mark.parametrize("distances", [[1e-10], [5e-8, -5e-8, 6e-8]], ids=["half a step", "a shorter step"])
-def test_gradients_survive_kinks(distances):
-    checks = debug.check_gradients(Kinked(distances), pictures())
+def test_gradients_at_kinks_pass(distances):
+    checks = debug.check_gradients(Kinked(distances), first_batch())
     assert "near" in [check.parameter for check in checks]
     assert checks[0].relative_error < 1e-4
 
 
-def test_gradients_ask_for_float64_all_the_way():
+def test_gradients_need_a_float64_loss_and_a_trainable_parameter():
     class Rounding(Classifier):
         def compute_loss(self, batch):
             return super().compute_loss(batch).float()
 
     with pytest.raises(UserError, match=r"torch\.float32"):
-        debug.check_gradients(Rounding(), pictures())
+        debug.check_gradients(Rounding(), first_batch())
     with pytest.raises(UserError, match="no parameter is trainable"):
-        debug.print_gradients(debug.check_gradients(Classifier().requires_grad_(False), pictures()))
+        debug.print_gradients(debug.check_gradients(Classifier().requires_grad_(False), first_batch()))
 
 
 class Pair(NamedTuple):
@@ -406,7 +406,7 @@ class Sample:
     name: str
 
 
-def test_tiny_batches_keep_their_nest():
+def test_tiny_batches_keep_their_structure():
     pair = Pair(torch.rand(9, 2), torch.arange(9))
     batch = {"sample": Sample(torch.zeros(9, 3, dtype=torch.uint8), pair, "x"), "rest": [torch.rand(7), 3]}
     tiny = tiny_double_batch(batch)
@@ -419,16 +419,16 @@ def test_tiny_batches_keep_their_nest():
     assert len(batch["sample"].images) == 9, "the batch itself stays whole"
 
 
-# the switch
+# the option
 
 
-def test_each_switch_does_its_own(capsys):
-    for switch, sentence in [
+def test_each_check_prints_its_result(capsys):
+    for check, sentence in [
         ("overfit", "overfit one batch"),
         ("shapes", "layer by layer"),
         ("gradients", "Autograd agrees"),
     ]:
-        debug.debug_run(switch, Classifier(), Pictures(), CPU)
+        debug.debug_run(check, Classifier(), RandomImages(), CPU)
         assert sentence in capsys.readouterr().out
     with pytest.raises(UserError, match="choose overfit, shapes or gradients"):
-        debug.debug_run("everything", Classifier(), Pictures(), CPU)
+        debug.debug_run("everything", Classifier(), RandomImages(), CPU)
