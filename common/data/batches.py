@@ -1,8 +1,8 @@
 """Batch sampling: shuffled by seed and epoch, bucketed by length or by tokens, sharded over processes, resumable anywhere.
 
-A batch is a tensor of sample indices. Each function returns the batches of one process as a function of its arguments
-alone: there is no state to save, and `world_size` processes train together on exactly the batches that one process has
-with `world_size` times the batch. Every sample is in exactly one batch of one process.
+A batch is a tensor of sample indices. Each function returns the batches of process `rank` in an epoch (from 0), as a
+function of its arguments alone: there is no state to save, and `world_size` processes train together on exactly the
+batches that one process has with `world_size` times the batch size. Every sample is in exactly one batch of one process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from common.errors import UserError
 
 
 def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
-    """Shuffled batches of process `rank` in an epoch of `count` samples.
+    """Shuffled batches of `count` samples.
 
     The number of batches is the smallest that keeps each process at `batch_size` or below. Batches then get equal sizes (to
     within one), so there is no small last batch that would weigh its samples more than the rest.
@@ -84,10 +84,6 @@ def bucketed_batches(
         lengths: Tokens of each sample, (samples,) int64.
         batch_size: Samples in a batch of each process.
         bucket_batches: Batches in a bucket; 1 is no sorting to speak of.
-        epoch: Epoch, from 0.
-        seed: Seed of the run.
-        rank: Rank of the process.
-        world_size: Number of processes.
     """
     generator = epoch_generator(epoch, seed)
     order = torch.randperm(len(lengths), generator=generator)
@@ -112,10 +108,6 @@ def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int 
         lengths: Tokens of each sample on each side, (samples, sides) int64: two sides for pairs, one for single texts.
             They may change from epoch to epoch.
         count: Steps in an epoch, see `count_token_batches`; Lightning asks for it once, so it may not change.
-        epoch: Epoch, from 0.
-        seed: Seed of the run.
-        rank: Rank of the process.
-        world_size: Number of processes.
     """
     generator = epoch_generator(epoch, seed)
     shuffled = torch.randperm(len(lengths), generator=generator)

@@ -23,9 +23,6 @@ def debug_run(check: str, module: LightningModule, datamodule: LightningDataModu
     """Runs one of the checks (`overfit`, `shapes`, `gradients`) and prints its result.
 
     Args:
-        check: Name of the check.
-        module: The module.
-        datamodule: Its datamodule.
         trainer_options: Arguments of the Trainer, such as accelerator, devices and precision. Only `overfit` trains;
             `shapes` runs on the module's device, `gradients` on the CPU.
 

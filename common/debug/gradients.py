@@ -74,8 +74,6 @@ def check_gradients(module: LightningModule, batch: Any, directions: int = 3, ep
     kinks. None of this makes a wrong gradient look right. (`torch.autograd.gradcheck` would fail at kinks.)
 
     Args:
-        module: The module.
-        batch: A batch of its data.
         directions: Random directions per parameter tensor; all its elements move at once.
         epsilon: Standard deviation of the step of each element.
 

@@ -79,8 +79,6 @@ def overfit_one_batch(
     disabled. (Lightning's `overfit_batches=1` would give loaders that shuffle by the epoch another batch in each.)
 
     Args:
-        module: The module.
-        datamodule: Its datamodule.
         trainer_options: Arguments of the Trainer, such as accelerator, devices and precision.
         steps: Maximum of training steps; for the module's schedules they are the whole training.
         tolerance: How far above the module's `min_loss` (0 if it has none) the loss may end.
