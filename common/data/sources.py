@@ -25,7 +25,7 @@ class Source:
     Args:
         kind: `sample`, `folder`, `file` or `hub`.
         name: Path or hub id; `sample` for the sample.
-        fell_back: Whether `auto` was asked for and the real data set could not be had.
+        fell_back: Whether this is the fallback of `auto`: the real data set is out of reach.
     """
 
     kind: str
