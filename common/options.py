@@ -1,6 +1,6 @@
-"""Option types: numbers with bounds, which the parser checks and `--help` names.
+"""Restricted number types of options: the parser checks their bounds, and `--help` names them.
 
-The usual ones are jsonargparse's own: `PositiveInt`, `NonNegativeFloat`, `ClosedUnitInterval` and the like.
+The common ones are jsonargparse's own: `PositiveInt`, `NonNegativeFloat`, `ClosedUnitInterval` and the like.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_a_server_out_of_reach_costs_seconds(monkeypatch):
 def test_a_key_that_is_not_taken_is_an_error_of_one_line(answers, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"--wandb: .*API key.*; set WANDB_MODE=offline") as caught:
-        wandb_logger(tmp_path, "p", {}, {}, pytest.fail)
+        wandb_logger(tmp_path, "p", {}, {})
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +206,7 @@ def test_a_run_is_closed_also_if_it_fails(tmp_path, monkeypatch):
         folder = tmp_path / type(error).__name__
         folder.mkdir()
         with contextlib.suppress(KeyboardInterrupt), closing_wandb():
-            wandb_logger(folder, "p", {}, {}, lambda line: None)
+            wandb_logger(folder, "p", {}, {})
             if error is not None:
                 raise error
         assert wandb.run is None, "else the next run of this process would go on in this one"
@@ -256,15 +256,14 @@ def test_pictures_are_in_the_run(logged):
     assert all((logged.files_folder / path).read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
-def test_the_best_is_kept_when_it_is_not_the_last(tmp_path, monkeypatch):
+def test_the_best_is_kept_when_it_is_not_the_last(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    said: list[str] = []
-    logger = wandb_logger(tmp_path, "p", {"val/accuracy": "max", "val/loss": "min"}, {"a": {"b": 1}}, said.append)
+    logger = wandb_logger(tmp_path, "p", {"val/accuracy": "max", "val/loss": "min"}, {"a": {"b": 1}})
     for step, (accuracy, loss) in enumerate([(0.1, 3.0), (0.9, 1.0), (0.5, 2.0)]):
         logger.log_metrics({"val/accuracy": accuracy, "val/loss": loss, "train/loss": loss}, step=10 * step)
     logger.experiment.finish()
     file = WandbFile(tmp_path)
-    assert said[0].startswith("W&B: offline, WANDB_MODE is offline")
+    assert capsys.readouterr().out.startswith("W&B: offline, WANDB_MODE is offline")
     assert (file.summary["val/accuracy"], file.summary["val/loss"]) == ({"max": 0.9}, {"min": 1.0})
     assert file.summary["train/loss"] == 2.0
     assert [row["trainer/global_step"] for row in file.history] == [0, 10, 20]

@@ -18,7 +18,7 @@ from common.callbacks.classification import ClassificationPlots
 from common.cli.parser import CapstoneCLI
 from common.compare.records import read_runs
 from common.io.loggers import read_metrics
-from common.io.run_folder import claim_name
+from common.io.run_dir import unique_name
 from projects.cifar10.train import PROJECT
 
 # what is left
@@ -134,7 +134,7 @@ def test_runs_without_a_name_get_one_each(train):
 
 
 def test_runs_that_begin_in_the_same_second_do_not_mix(tmp_path):
-    assert [claim_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
+    assert [unique_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -209,7 +209,7 @@ def test_if_all_checkpoints_are_truncated_it_says_so(copied, train):
     for path in (copied / "checkpoints").iterdir():
         truncate(path)
     done = train("--name", "full", "--resume", "auto")
-    assert done.error == "no good checkpoint to resume from in runs/cifar10/full/checkpoints"
+    assert done.error == "no valid checkpoint to resume from in runs/cifar10/full/checkpoints"
     assert done.out.count("truncated or damaged") == 3
     assert before.keys() == snapshot(copied).keys()
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_network_is_refused(copied, train):
         (["--patience", "1", "--trainer.limit_val_batches", "0"], "--patience: there is no validation set"),
         (["--trainer.val_check_interval", "9999"], r"--trainer.val_check_interval: .*\(9999\) must be less than"),
         (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
-        (["--resume", "auto", "--name", "none"], "no good checkpoint to resume from$"),
+        (["--resume", "auto", "--name", "none"], "no valid checkpoint to resume from$"),
         (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),
     ],
 )
