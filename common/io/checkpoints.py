@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
+from common.options import plain_numbers
 
 M = TypeVar("M", bound=LightningModule)
 
@@ -57,13 +57,7 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return (list if isinstance(value, list) else tuple)(map(plain, value))
-    if isinstance(value, str | os.PathLike):
-        return str(value)
-    if isinstance(value, bool):  # an Integral too
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
+    return str(value) if isinstance(value, str | os.PathLike) else plain_numbers(value)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
