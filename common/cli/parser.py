@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from common.cli.flags import TRAINER_FLAGS, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
 from common.errors import UserError
+from common.options import instantiate_plain
 from common.project import Project
 
 
@@ -44,6 +45,7 @@ class CapstoneCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The flags of a run as a whole."""
+        parser.add_instantiator(instantiate_plain, object)
         parser.add_argument("--seed", type=int, default=0, help="Seed of every random number of the run.")
         parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
         parser.add_argument(

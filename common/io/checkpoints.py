@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError
+from common.options import plain_numbers
 
 M = TypeVar("M", bound=LightningModule)
 
@@ -71,16 +71,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else tuple(map(plain, value))
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, Path):
-        return str(value)
-    return value
+        return (list if isinstance(value, list) else tuple)(map(plain, value))
+    return str(value) if isinstance(value, Path) else plain_numbers(value)
 
 
 def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dict[str, Any]]:
