@@ -78,12 +78,12 @@ def test_the_summary_has_every_figure(full_run):
 
 def test_a_run_appears_in_comparisons(full_run):
     summary = json.loads((full_run.run("full") / "summary.json").read_text())
-    (record,), complaints = read_runs([full_run.folder / "runs"])
-    assert complaints == [] and (record.project, record.name, record.source, record.seed) == ("cifar10", "full", "sample", 3)
+    (record,), errors = read_runs([full_run.folder / "runs"])
+    assert errors == [] and (record.project, record.name, record.source, record.seed) == ("cifar10", "full", "sample", 3)
     assert (record.monitor, record.mode, record.settings["model.widths"]) == ("val/accuracy", "max", [8, 8, 8])
-    assert record.figures == {**summary["test"], **{k: v for k, v in summary["best_validation"].items() if k != "step"}}
+    assert record.metrics == {**summary["test"], **{k: v for k, v in summary["best_validation"].items() if k != "step"}}
     assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [1.0, 3.0]
-    assert max(value for _, value in record.curve) == record.figures["val/accuracy"]
+    assert max(value for _, value in record.curve) == record.metrics["val/accuracy"]
 
 
 def test_the_last_lines_say_what_came_out_and_how_to_go_on(full_run):
