@@ -79,7 +79,5 @@ def repository_files(renaming: Renaming) -> dict[Path, str | Path]:
 
 def source_files(folder: Path) -> list[Path]:
     """Files in and below `folder`, without caches and hidden files."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
-    ]
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [folder / path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
