@@ -8,6 +8,11 @@ class UserError(Exception):
     """Error that the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Message of an exception without line breaks, at most `limit` characters long."""
+    return " ".join(str(error).split())[:limit]
+
+
 class Preempted(Exception):
     """Training stopped at a batch's end because the process received SIGTERM; the state is saved.
 

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import LightningDataModule
 
 from common.cli.flags import flag_values
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.ranks import is_global_zero
 
 SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # carries from rank 0 to the processes that it launches whether the data is the sample
@@ -48,7 +48,7 @@ def find_config(name: str, folder: Path) -> str:
     try:
         settings = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {name}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
         raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
     return str(path)

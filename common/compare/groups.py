@@ -1,7 +1,7 @@
 """Groups of runs that differ in seed and name alone, and their tables of means and standard deviations.
 
-(Not by pandas: its import takes longer than a whole listing, and mean ± std in one cell, Markdown and groups by nested
-settings would remain to be written.)
+(Not by pandas: to it a metric that is NaN, as of a diverged run, is one that the run does not have; and its import takes
+longer than a whole listing.)
 """
 
 from __future__ import annotations

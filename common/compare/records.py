@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.metrics import read_metrics
 
 RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # any of them marks a run directory
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> RunRecord:
     except KeyError as error:
         raise UserError(f"{folder}: its summary.json has no {error}") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: damaged: {' '.join(str(error).split())[:120]}") from error
+        raise UserError(f"{folder}: damaged: {one_line(error, 120)}") from error
 
 
 def choose_curve(monitor: str, rows: Sequence[dict[str, float]]) -> str:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from common.compare.records import Curve, RunRecord, choose_curve, flat_settings
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 TIMEOUT = 20  # seconds for each answer
 STEP = "trainer/global_step"
@@ -39,7 +39,7 @@ def read_wandb(path: str, api: Any = None) -> tuple[list[RunRecord], list[str]]:
     except UserError:
         raise
     except Exception as error:  # what goes wrong on the way to a server has a dozen types
-        raise UserError(f"--wandb {path}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"--wandb {path}: {one_line(error, 200)}") from error
     return records, errors
 
 

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.ranks import print_rank_zero
 from common.options import plain_numbers
 
@@ -106,8 +106,7 @@ def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dic
         module = module_class(**options)
         module.load_state_dict(checkpoint["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
+        raise UserError(f"checkpoint {path}: written by another version of this project ({one_line(error, 200)})") from error
     return module.eval(), checkpoint
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.connectivity import reachable
 from common.io.metrics import read_metrics
 from common.io.ranks import print_rank_zero
@@ -82,8 +82,7 @@ def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], co
                 config=config,
             )
         except wandb.Error as error:
-            line = " ".join(str(error).split())
-            raise UserError(f"--wandb: {line}; set WANDB_MODE=offline to log without a server") from error
+            raise UserError(f"--wandb: {one_line(error)}; set WANDB_MODE=offline to log without a server") from error
         run.define_metric(WANDB_STEP)
         run.define_metric("*", step_metric=WANDB_STEP, step_sync=True)
         for metric, mode in summary_modes.items():

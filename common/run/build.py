@@ -17,7 +17,7 @@ from common.callbacks.progress import progress_callback
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.checkpoints import AtomicCheckpointIO, read_checkpoint
 from common.io.loggers import csv_logger, wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
@@ -101,7 +101,7 @@ def new_trainer(options: dict[str, Any]) -> Trainer:
     try:
         return Trainer(**options)
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())[:300]) from error
+        raise UserError(one_line(error)) from error
 
 
 def write_config(request: RunRequest, run_dir: RunDir) -> None:

@@ -8,13 +8,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
 from common.errors import UserError
@@ -24,18 +22,8 @@ from common.io.run_dir import RunDir, open_run_dir
 from common.nn.device import check_devices, check_precision, default_precision, keep_freed_memory, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
+from common.run.fit import best_checkpoint, expected_warnings_ignored, fit
 from common.run.summary import summarize
-
-# warnings of Lightning's about what is by design here: loaders without workers, resuming inside an epoch, epochs without
-# validation, epochs shorter than the logging interval (see `common.trainer.should_log`)
-EXPECTED_WARNINGS = [
-    "does not have many workers",
-    "dataloader is not resumable",
-    "exists and is not empty",
-    "Total length of",
-    "smaller than the logging interval",
-    "could not find the monitored key",
-]
 
 
 def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
@@ -101,9 +89,7 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     module, data, trainer = build(request, run_dir, extra_callbacks)
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        for text in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", f".*{text}.*")
+    with expected_warnings_ignored():
         fit(trainer, module, data, run_dir)
         best = best_checkpoint(trainer, run_dir)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
@@ -127,34 +113,3 @@ def print_run_header(
         print_rank_zero(f"resuming {run_dir.path} from {run_dir.checkpoint.name}")
     else:
         print_rank_zero(f"run folder {run_dir.path}")
-
-
-def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_dir: RunDir | None) -> None:
-    """`trainer.fit`, from the run's checkpoint if it resumes.
-
-    Raises:
-        UserError: Lightning rejects a setting, or the checkpoint is of another network.
-    """
-    checkpoint = None if run_dir is None else run_dir.checkpoint
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())[:300]) from error
-    except ValueError as error:
-        if "val_check_interval" not in str(error):
-            raise
-        raise UserError(f"--trainer.val_check_interval: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        difference = str(error).splitlines()[1].strip()
-        raise UserError(f"checkpoint {checkpoint}: not of the network that --model describes: {difference}") from error
-
-
-def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:
-    """Path of the best checkpoint; None for the weights as they are."""
-    for callback in trainer.checkpoint_callbacks:
-        if run_dir is not None and isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            path = run_dir.checkpoints / Path(callback.best_model_path).name  # the directory of a resumed run may have moved
-            return str(path) if path.is_file() else None
-    return None

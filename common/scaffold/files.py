@@ -11,8 +11,8 @@ from common.scaffold.renaming import Renaming, new_readme, new_recipe, new_test_
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "lightning-capstones"  # this repository's name for pip
 # what a new repository takes over besides `common` and the project
-SHARED = ["LICENSE", "Makefile", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml", "projects/__init__.py"]
-SHARED += ["tests/commands.py", "tests/conftest.py", "tests/projects/conftest.py", "tests/projects/test_sweeps.py"]
+COPIED = ["LICENSE", "Makefile", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml", "projects/__init__.py"]
+COPIED += ["tests/commands.py", "tests/conftest.py", "tests/projects/conftest.py", "tests/projects/test_sweeps.py"]
 REPOSITORY_README = """# {name}
 
 Created from `{template}` of Lightning Capstones. The [project's README](projects/{name}/README.md) lists its files;
@@ -66,7 +66,7 @@ def repository_files(renaming: Renaming) -> dict[Path, str | Path]:
     """The same for what a new repository has besides the project: `common`, settings, license, README."""
     name = renaming.new
     files: dict[Path, str | Path] = {}
-    for path in [*source_files(ROOT / "common"), *(ROOT / shared for shared in SHARED)]:
+    for path in [*source_files(ROOT / "common"), *(ROOT / copied for copied in COPIED)]:
         is_text = path.suffix in (".py", ".toml")
         files[path.relative_to(ROOT)] = path.read_text().replace(SUITE, name.replace("_", "-")) if is_text else path
     settings, makefile = str(files[Path("pyproject.toml")]), (ROOT / "Makefile").read_text()
