@@ -222,7 +222,7 @@ class Life:
         self.resumed_from: list[int] = []
 
     def live(self) -> Path:
-        """Runs, kills and resumes it; returns the run directory."""
+        """Runs, kills and resumes it; returns the run folder."""
         resume: list[str] = []
         step = 0
         for number in self.signals:

@@ -37,7 +37,7 @@ class CapstoneCLI(LightningCLI):
         super().__init__(
             project.module,
             project.data,
-            save_config_callback=None,  # `common.run` writes config.yaml, into the run directory
+            save_config_callback=None,  # `common.run` writes config.yaml, into the run folder
             seed_everything_default=False,
             run=False,
             auto_configure_optimizers=False,
@@ -109,7 +109,7 @@ class CapstoneCLI(LightningCLI):
         self.config.seed_everything = False  # LightningCLI's own switch: `common.run` seeds, before it builds the model
 
     def instantiate_classes(self) -> None:
-        """Builds nothing: `common.run` does, once the run directory and the device are known."""
+        """Builds nothing: `common.run` does, once the run folder and the device are known."""
 
     def request(self) -> RunRequest:
         """Run request of the parsed command line."""

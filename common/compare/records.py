@@ -1,4 +1,4 @@
-"""Run records: settings, metrics and curve of finished runs, read from their run directories."""
+"""Run records: settings, metrics and curve of finished runs, read from their run folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from common.errors import UserError, one_line
 from common.io.metrics import read_metrics
 
-RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # any of them marks a run directory
+RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # any of them marks a run folder
 # settings that change no metric, or have a field of their own in the record
 UNCOMPARED_SETTINGS = {"seed", "name", "recipe", "config", "resume", "wandb", "debug", "checkpoint_every", "data.source"}
 Curve = list[tuple[float, float]]  # (step, value), in the order of the steps
@@ -84,7 +84,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
 
 
 def run_folders(path: Path, depth: int = 2) -> Iterator[Path]:
-    """`path` itself if it is a run directory, else those down to `depth` folders below it, in order of name."""
+    """`path` itself if it is a run folder, else those down to `depth` folders below it, in order of name."""
     if any((path / name).exists() for name in RUN_FILES):
         yield path
     elif depth:

@@ -30,7 +30,7 @@ def csv_logger(run_path: Path, resumed_step: int | None = None) -> CSVLogger:
     """Logger that writes `run_path/metrics.csv`, on rank 0.
 
     Args:
-        run_path: The run directory.
+        run_path: The run folder.
         resumed_step: Number of the first step that a resumed run logs; rows of earlier steps are kept.
     """
     logger = CSVLogger(run_path.parent, name=run_path.name, version="", flush_logs_every_n_steps=1)
@@ -56,7 +56,7 @@ def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], co
     """W&B logger: online with a key and a reachable server, else offline; it never prompts and never hangs.
 
     Args:
-        run_path: The run directory; W&B's files go to `run_path/wandb`.
+        run_path: The run folder; W&B's files go to `run_path/wandb`.
         project: W&B project.
         summary_modes: Metric name -> "max" or "min": which value W&B's summary keeps, instead of the last.
         config: Configuration of the run.
@@ -76,7 +76,7 @@ def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], co
                 name=run_path.name,
                 project=project,
                 dir=run_path,
-                mode="offline" if reason else None,
+                mode="offline" if reason else os.environ.get("WANDB_MODE"),  # which wandb reads only once
                 id=f"{project}-{run_path.name}".replace("/", "-"),
                 resume="allow",
                 config=config,

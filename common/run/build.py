@@ -29,7 +29,7 @@ from common.trainer import logged_steps
 def build(
     request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback]
 ) -> tuple[LightningModule, SourceDataModule, Trainer]:
-    """Module, datamodule and Trainer. A dry run, without a run directory, has neither the run's loggers nor callbacks."""
+    """Module, datamodule and Trainer. A dry run, without a run folder, has neither the run's loggers nor callbacks."""
     module, data, options = request.build()
     options["callbacks"] = [*extra_callbacks, *(options["callbacks"] or [])]
     if run_dir is not None:

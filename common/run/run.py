@@ -81,7 +81,7 @@ def debug(request: RunRequest) -> None:
 
 
 def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:
-    """Build, fit, test on the best checkpoint, summarize. A dry run (`--fast_dev_run`) has no run directory."""
+    """Build, fit, test on the best checkpoint, summarize. A dry run (`--fast_dev_run`) has no run folder."""
     config, project = request.config, request.project
     run_dir = None
     if not config.trainer.fast_dev_run:
@@ -101,7 +101,7 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
 def print_run_header(
     name: str, run_dir: RunDir | None, module: LightningModule, data: SourceDataModule, trainer: Trainer
 ) -> None:
-    """Prints the first lines of a run: size, data, devices, precision, run directory."""
+    """Prints the first lines of a run: size, data, devices, precision, run folder."""
     parameters = sum(p.numel() for p in module.parameters())
     print_rank_zero(
         f"{name}: {parameters:,} parameters, data {data.source_label}, "

@@ -38,7 +38,7 @@ def summarize(
 
     Args:
         request: What the run was started from.
-        run_dir: The run directory.
+        run_dir: The run folder.
         data: The datamodule.
         trainer: The Trainer, after the test.
         test_metrics: Metrics of the test.

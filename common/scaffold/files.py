@@ -16,7 +16,7 @@ COPIED += ["tests/commands.py", "tests/conftest.py", "tests/projects/conftest.py
 REPOSITORY_README = """# {name}
 
 Created from `{template}` of Lightning Capstones. The [project's README](projects/{name}/README.md) lists its files;
-`common/` holds the command line, run directory, callbacks and comparison.
+`common/` holds the command line, run folder, callbacks and comparison.
 
 ```sh
 make train                                          # installs everything and trains

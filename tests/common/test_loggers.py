@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_rejected_key_is_one_line(contacted, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"--wandb: .*API key.*; set WANDB_MODE=offline") as caught:
         wandb_logger(tmp_path, "p", {}, {})
     assert "\n" not in str(caught.value)
+
+
+def test_missing_wandb_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"--wandb: wandb cannot be imported \(.*\); reinstall it with `pip install wandb`"):
+        wandb_logger(tmp_path, "p", {}, {})
+
+
+def test_only_rank_0_has_a_wandb_run(monkeypatch, tmp_path, capsys):
+    import wandb
+
+    monkeypatch.setattr(loggers.rank_zero_only, "rank", 1)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = wandb_logger(tmp_path, "p", {"val/loss": "min"}, {})
+    logger.log_metrics({"val/loss": 1.0}, step=0)
+    assert wandb.run is None and list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
+
+
+def test_disabled_wandb_writes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with closing_wandb():
+        wandb_logger(tmp_path, "p", {"val/loss": "min"}, {}).log_metrics({"val/loss": 1.0}, step=0)
+    assert not list(tmp_path.rglob("*.wandb"))
 
 
 # W&B: what is in its file

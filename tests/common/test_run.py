@@ -17,9 +17,9 @@ from toy.train import PROJECT
 from common.cli.parser import CapstoneCLI
 from common.compare.records import read_runs
 from common.io.loggers import read_metrics
-from common.io.run_dir import unique_name
+from common.io.run_dir import open_run_dir, unique_name
 
-# the run directory
+# the run folder
 
 
 def test_run_writes_everything_into_its_directory(full_run):
@@ -352,3 +352,14 @@ trainer:
     assert done.code == 0, done.err
     assert read_metrics(tmp_path / "mine/x/metrics.csv") == read_metrics(done.run("x") / "metrics.csv")
     assert (tmp_path / "mine/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
+def test_only_rank_0_creates_the_directory(tmp_path, monkeypatch, variable):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "1")
+    assert open_run_dir("toy", "x", None, "default").path == Path("runs/toy/x") and list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("CAPSTONES_RUN_NAME", "of-rank-0")
+    assert open_run_dir("toy", None, None, "default").path == Path("runs/toy/of-rank-0")
+    monkeypatch.setenv(variable, "0")
+    assert open_run_dir("toy", "x", None, "default").checkpoints.is_dir()
