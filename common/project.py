@@ -22,7 +22,7 @@ class Project:
         name: Name of the package below `projects/` and of the folder below `runs/`.
         module: LightningModule class.
         data: LightningDataModule class.
-        monitor: Validation metric that selects the best checkpoint.
+        monitor: Validation metric that selects the best checkpoint, or a function from the data to its name.
         mode: "max" if a higher value is better, "min" if a lower one is.
         plot_callbacks: Callbacks that draw plots; each is called with the folder that its plots go to.
         links: Pairs (source, target): the value at `source` is passed to the argument `target`, which is then no option.
@@ -34,11 +34,15 @@ class Project:
     name: str
     module: type[LightningModule]
     data: type[LightningDataModule]
-    monitor: str = "val/loss"
+    monitor: str | Callable[[Any], str] = "val/loss"
     mode: Literal["min", "max"] = "min"
     plot_callbacks: tuple[Callable[[Path], Any], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     usage: str = "predict FILE"
+
+    def monitored(self, data: SourceDataModule) -> str:
+        """Validation metric that selects the best checkpoint on `data`."""
+        return self.monitor if isinstance(self.monitor, str) else self.monitor(data)
 
     @property
     def folder(self) -> Path:

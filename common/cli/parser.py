@@ -46,7 +46,7 @@ class CapstoneCLI(LightningCLI):
                 "usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]",
                 "allow_abbrev": False,  # else half a flag would reach the configuration as another one
             },
-            parser_class=OneLineParser,
+            parser_class=TrainParser,
             args=args,
         )
         self.config.pop("seed_everything")
@@ -121,7 +121,7 @@ class CapstoneCLI(LightningCLI):
         return RunRequest(self.project, self.config, self.args, build, self.parser.dump)
 
 
-class OneLineParser(LightningArgumentParser):
+class TrainParser(LightningArgumentParser):
     """Parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

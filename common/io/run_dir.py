@@ -1,4 +1,4 @@
-"""Run directory `runs/<project>/<name>/`: its name, its layout, and the checkpoint that a run resumes from."""
+"""Run folder `runs/<project>/<name>/`: its name, its layout, and the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME_VARIABLE = "CAPSTONES_RUN_NAME"  # carries the run's name from rank 0 to th
 
 @dataclass
 class RunDir:
-    """Run directory, and the checkpoint that the run resumes from, if any."""
+    """Run folder, and the checkpoint that the run resumes from, if any."""
 
     path: Path
     checkpoint: Path | None = None
@@ -38,7 +38,7 @@ class RunDir:
 
 
 def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str) -> RunDir:
-    """Run directory for the flags `--name` and `--resume`; rank 0 creates it.
+    """Run folder for the flags `--name` and `--resume`; rank 0 creates it.
 
     Raises:
         UserError: Another run of that name exists, or there is nothing to resume from.

@@ -49,7 +49,7 @@ def build(
 
 def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Callback]:
     """Callbacks of every run, among them the best checkpoint's and early stopping, which watch the monitored metric."""
-    config, project = request.config, request.project
+    config, project, monitor = request.config, request.project, request.project.monitored(data)
     callbacks: list[Callback] = [
         progress_callback(),
         Throughput(),
@@ -62,14 +62,14 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
         best = ModelCheckpoint(
             run_dir.checkpoints,
             filename="best-{step:08d}",
-            monitor=project.monitor,
+            monitor=monitor,
             mode=project.mode,
             auto_insert_metric_name=False,
             save_on_train_epoch_end=True,
         )
         callbacks.append(best)
         if config.patience is not None:
-            callbacks.append(EarlyStopping(project.monitor, mode=project.mode, patience=int(config.patience)))
+            callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint
@@ -82,7 +82,7 @@ def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule) ->
     resumed_step = logged_steps(read_checkpoint(run_dir.checkpoint)) if run_dir.checkpoint else None
     loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
     if request.config.wandb:
-        summary_modes: dict[str, str] = {project.monitor: project.mode, "val/loss": "min"}
+        summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         config = json.loads(request.dump(request.config, format="json", skip_none=False))
         config["data/source"] = data.source_label
         loggers.append(wandb_logger(run_dir.path, f"capstones-{project.name}", summary_modes, config))

@@ -45,7 +45,7 @@ def summarize(
         best: Path of the checkpoint that was tested; None if it was the last weights.
         seconds: Wall-clock time of training and test.
     """
-    project = request.project
+    project, monitor = request.project, request.project.monitored(data)
     rows = read_metrics(run_dir.path / "metrics.csv") if (run_dir.path / "metrics.csv").is_file() else []
     if path := draw_curves(rows, run_dir.plots / "curves.png"):
         log_plot(trainer, "curves", path)
@@ -61,9 +61,9 @@ def summarize(
         "seed": request.config.seed,
         "test": test_metrics,
         "metadata": getattr(trainer.lightning_module, "metadata", {}),
-        "monitor": project.monitor,
+        "monitor": monitor,
         "mode": project.mode,
-        "best_validation": best_validation(rows, project.monitor, project.mode),
+        "best_validation": best_validation(rows, monitor, project.mode),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "train_seconds": round(throughput.seconds, 1),

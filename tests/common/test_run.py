@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -363,3 +364,12 @@ def test_only_rank_0_creates_the_directory(tmp_path, monkeypatch, variable):
     assert open_run_dir("toy", None, None, "default").path == Path("runs/toy/of-rank-0")
     monkeypatch.setenv(variable, "0")
     assert open_run_dir("toy", "x", None, "default").checkpoints.is_dir()
+
+
+def test_monitored_metric_may_depend_on_the_data(train):
+    project = replace(PROJECT, monitor=lambda data: {"sample": "val/loss"}[data.source_label], mode="min")
+    done = train("--name", "x", "--patience", "5", project=project)
+    assert done.code == 0, done.err
+    summary = json.loads((done.run("x") / "summary.json").read_text())
+    losses = [row["val/loss"] for row in read_metrics(done.run("x") / "metrics.csv") if "val/loss" in row]
+    assert (summary["monitor"], summary["best_validation"]["val/loss"]) == ("val/loss", min(losses))

@@ -66,9 +66,9 @@ def new_trainer(**options) -> Trainer:
     return Trainer(**{**quiet, "accelerator": "cpu", "max_epochs": 2, **options})
 
 
-def fit(module: LightningModule, **options) -> Trainer:
+def fit(module: LightningModule, ckpt_path=None, **options) -> Trainer:
     trainer = new_trainer(**options)
-    trainer.fit(module, DataLoader(TensorDataset(torch.ones(2 * EPOCH_BATCHES, 1)), batch_size=2))
+    trainer.fit(module, DataLoader(TensorDataset(torch.ones(2 * EPOCH_BATCHES, 1)), batch_size=2), ckpt_path=ckpt_path)
     return trainer
 
 
@@ -89,17 +89,17 @@ def test_resume_position_is_the_next_batch(tmp_path):
     assert queries.resume_position(trainer) == (2, 0)
 
 
-def test_resume_position_comes_from_the_checkpoint(tmp_path):
-    class Next(Recorder):
+@pytest.mark.parametrize("saved, position", [(0, (0, 1)), (3, (0, 4)), (4, (1, 0)), (5, (1, 1)), (8, (1, 4))])
+def test_resume_position_comes_from_the_checkpoint(tmp_path, saved, position):
+    class Resumed(Recorder):
         def on_train_start(self):
             self.record("start")
 
-    first, resumed = Recorder(tmp_path), Next(tmp_path)
+    first, resumed = Recorder(tmp_path), Resumed(tmp_path)
     fit(first)
-    torch.save(first.checkpoints[2], tmp_path / "third.ckpt")
-    trainer = new_trainer()
-    trainer.fit(resumed, DataLoader(TensorDataset(torch.ones(10, 1)), batch_size=2), ckpt_path=tmp_path / "third.ckpt")
-    assert resumed.positions[0] == ("start", (0, 3))
+    torch.save(first.checkpoints[saved], tmp_path / "resumed.ckpt")
+    fit(resumed, ckpt_path=tmp_path / "resumed.ckpt")
+    assert resumed.positions[0] == ("start", position)
 
 
 def test_rank_and_world_size():
