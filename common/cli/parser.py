@@ -44,7 +44,7 @@ class CapstoneCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]",
-                "allow_abbrev": False,  # else half a flag would reach the configuration as another one
+                "allow_abbrev": False,  # else an abbreviated flag would reach the configuration as another one
             },
             parser_class=TrainParser,
             args=args,
@@ -57,7 +57,7 @@ class CapstoneCLI(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Random seed of the whole run.")
         parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
         parser.add_argument(
-            "--recipe", type=str | None, help="What the summary calls these settings; default: the last --config's name."
+            "--recipe", type=str | None, help="Name of these settings in the summary; default: the last --config's name."
         )
         parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
         parser.add_argument(

@@ -39,8 +39,9 @@ def build(
                 "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
             )
         options["callbacks"] += run_callbacks(request, run_dir, data)
-        users = options["logger"] if isinstance(options["logger"], list) else [options["logger"]]
-        options["logger"] = [*run_loggers(request, run_dir, data), *(x for x in users if isinstance(x, Logger))]
+        configured = options["logger"] if isinstance(options["logger"], list) else [options["logger"]]
+        user_loggers = [logger for logger in configured if isinstance(logger, Logger)]  # not the default, True or None
+        options["logger"] = [*run_loggers(request, run_dir, data), *user_loggers]
         options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
