@@ -61,8 +61,10 @@ def test_agent_starts_runs_with_the_parameters(name):
 def test_sweep_optimizes_the_monitored_metric(name):
     sweep, capstone = read_sweep(name), project(name)
     goal = {"max": "maximize", "min": "minimize"}[capstone.mode]
-    data = CapstoneCLI(capstone, ["--config", "recipes/default.yaml"]).config.data
-    assert sweep["metric"] == {"name": capstone.monitored(capstone.data(**data.as_dict())), "goal": goal}
+    monitor = capstone.monitor
+    if not isinstance(monitor, str):
+        monitor = monitor(capstone.data(**CapstoneCLI(capstone, ["--config", "recipes/default.yaml"]).config.data.as_dict()))
+    assert sweep["metric"] == {"name": monitor, "goal": goal}
     assert sweep["project"] == f"capstones-{name}"
     assert sweep["method"] in ("bayes", "random", "grid")
 
