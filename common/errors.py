@@ -1,18 +1,23 @@
-"""The errors a user can act on, and the exit codes of every command."""
+"""User errors, preemption, and the exit codes of every command."""
 
 EXIT_BAD_INPUT = 2  # the line on stderr says what to change
 EXIT_PREEMPTED = 75  # stopped by SIGTERM after saving; BSD's EX_TEMPFAIL: "try again later", with `--resume auto`
 
 
 class UserError(Exception):
-    """Something the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
+    """Error that the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Message of an exception without line breaks, at most `limit` characters long."""
+    return " ".join(str(error).split())[:limit]
 
 
 class Preempted(Exception):
-    """Training stopped at a batch's end because the process was asked to; the state is saved.
+    """Training stopped at a batch's end because the process received SIGTERM; the state is saved.
 
     Args:
-        checkpoint: path of the checkpoint that continues exactly here.
+        checkpoint: Path of the checkpoint that continues exactly here.
     """
 
     def __init__(self, checkpoint: str) -> None:

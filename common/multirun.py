@@ -1,7 +1,7 @@
-"""Several runs of a project: `python -m common.multirun PROJECT --seeds 0 1 2 [--grid model.lr=0.1,0.2] [flags of train]`.
+"""Multirun over seeds and a grid: `python -m common.multirun PROJECT --seeds 0 1 2 [--grid model.lr=0.1,0.2] [train flags]`.
 
-GNU make does them, one after another or `--jobs` at a time: it knows how to stop at a failure, how to go on after one, and
-how to hand a signal on. What is finished is not done again, what was killed is resumed; at the end all are compared.
+GNU make runs them, one after another or `--jobs` at a time; it stops at a failure or keeps going, and forwards signals.
+Finished runs are skipped, killed ones resumed; at the end all are compared.
 """
 
 from __future__ import annotations
@@ -29,13 +29,7 @@ RESUME = ["--resume", "auto"]
 
 @dataclass
 class PlannedRun:
-    """A run that is to be.
-
-    Args:
-        folder: of the run.
-        module: what Python is to run.
-        flags: of its command line.
-    """
+    """Run to be done: its directory, the module for `python -m`, and the flags."""
 
     folder: Path
     module: str
@@ -43,21 +37,21 @@ class PlannedRun:
 
     @property
     def command(self) -> str:
-        """What its summary says that it was started with."""
+        """Command line that starts it."""
         return f"python -m {self.module} {shlex.join(self.flags)}"
 
 
 def new_parser() -> OneLineParser:
-    """The command line's flags."""
+    """Parser of the command's flags; all others go to train."""
     parser = OneLineParser(
         prog="python -m common.multirun",
         usage="%(prog)s PROJECT [--seeds N ...] [--grid OPTION=VALUE,...] [flags of train]",
         description="Trains a project with each of several seeds, and with each combination of the values of a grid.",
-        epilog="All other flags go to train as they are. The runs are NAME-OPTIONVALUE-seedN below runs/PROJECT.",
+        epilog="All other flags go to train unchanged. The runs are named NAME-OPTIONVALUE-seedN, below runs/PROJECT.",
         allow_abbrev=False,
     )
     parser.add_argument("project", metavar="PROJECT", help="A folder below projects/.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="The seeds (default: 0).")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="Random seeds (default: 0).")
     parser.add_argument(
         "--grid",
         action="append",
@@ -65,27 +59,27 @@ def new_parser() -> OneLineParser:
         metavar="OPTION=VALUE,...",
         help="An option of train with its values, as in model.lr=0.1,0.2; may be given several times.",
     )
-    parser.add_argument("--name", metavar="NAME", help="What the runs' names begin with (default: the recipe's name).")
+    parser.add_argument("--name", metavar="NAME", help="Prefix of the runs' names (default: the recipe's name).")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Runs at the same time (default: 1).")
-    parser.add_argument("--keep_going", action="store_true", help="Do the other runs if one fails.")
+    parser.add_argument("--keep_going", action="store_true", help="Continue with the other runs if one fails.")
     parser.add_argument("--dry_run", action="store_true", help="Print the commands instead of running them.")
     return parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code (see `common.errors`)."""
+    """Runs the command and returns its exit code (see `common.errors`)."""
     options, flags = new_parser().parse_known_args(args)
     return report_errors(lambda: multirun(options, flags))
 
 
 def multirun(options: argparse.Namespace, flags: list[str]) -> None:
-    """Hands the runs over to make, which takes this process's place."""
+    """Plans the runs and replaces this process by make, which does them."""
     if options.project not in (known := project_names()):
         raise UserError(f"{options.project}: no such project; there are {', '.join(known)}")
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: use 1 or more")
     if taken := {"--seed", "--resume"} & {flag.partition("=")[0] for flag in flags}:
-        raise UserError(f"{taken.pop()}: this command gives every run its own; use --seeds")
+        raise UserError(f"{taken.pop()}: multirun sets it for every run; use --seeds")
     runs = plan_runs(options.project, options.seeds, read_grid(options.grid), options.name, flags)
     plan = makefile(runs)
     if options.dry_run:
@@ -105,17 +99,17 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def project_names() -> list[str]:
-    """The projects that `python -m projects.NAME.train` would find from here."""
+    """Projects that `python -m projects.NAME.train` finds from here."""
     package = importlib.util.find_spec("projects")
-    places = package.submodule_search_locations if package else None
-    return sorted({path.parent.name for place in places or () for path in Path(place).glob("*/train.py")})
+    folders = package.submodule_search_locations if package else None
+    return sorted({path.parent.name for folder in folders or () for path in Path(folder).glob("*/train.py")})
 
 
 def read_grid(grid: Sequence[str]) -> dict[str, list[str]]:
-    """Each option of `--grid` with its values. A comma in brackets belongs to a value.
+    """Option -> its values, from `--grid`. A comma inside brackets belongs to a value.
 
-    >>> read_grid(["model.lr=0.1,0.2", "model.widths=[8,8],[16,16]"])
-    {'model.lr': ['0.1', '0.2'], 'model.widths': ['[8,8]', '[16,16]']}
+    >>> read_grid(["model.lr=0.1,0.2", "model.dims=[8,8],[16,16]"])
+    {'model.lr': ['0.1', '0.2'], 'model.dims': ['[8,8]', '[16,16]']}
     """
     values: dict[str, list[str]] = {}
     for axis in grid:
@@ -133,10 +127,10 @@ def read_grid(grid: Sequence[str]) -> dict[str, list[str]]:
 def plan_runs(
     project: str, seeds: Sequence[int], grid: dict[str, list[str]], name: str | None, flags: Sequence[str]
 ) -> list[PlannedRun]:
-    """A run for each seed and each combination of values; `flags` are those that all have.
+    """A run for each seed and each combination of values, with `flags` in all.
 
     Raises:
-        UserError: two runs would have the same name.
+        UserError: Two runs would have the same name.
     """
     if name is None:
         configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
@@ -144,41 +138,38 @@ def plan_runs(
         name = Path(configs[-1]).stem if configs else "default"
     runs = []
     for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
-        parts = [f"{option.rpartition('.')[2]}{re.sub(r'[^0-9A-Za-z.]+', '_', value)}" for option, value in chosen.items()]
-        settings = [f"--{option}={value}" for option, value in chosen.items()]
+        chosen = list(zip(grid, values, strict=True))
+        parts = [f"{option.rpartition('.')[2]}{re.sub(r'[^0-9A-Za-z.]+', '_', value)}" for option, value in chosen]
+        settings = [f"--{option}={value}" for option, value in chosen]
         for seed in seeds:
             run_name = "-".join([name, *parts, f"seed{seed}"])
-            words = [*flags, *settings, "--seed", str(seed), "--name", run_name]
-            runs.append(PlannedRun(RUNS / project / run_name, f"projects.{project}.train", words))
+            run_flags = [*flags, *settings, "--seed", str(seed), "--name", run_name]
+            runs.append(PlannedRun(RUNS / project / run_name, f"projects.{project}.train", run_flags))
     names = [run.folder.name for run in runs]
-    if twice := [each for each in names if names.count(each) > 1]:
-        raise UserError(f"two runs would be called {twice[0]}; every seed and value once")
+    if duplicates := [each for each in names if names.count(each) > 1]:
+        raise UserError(f"two runs would be called {duplicates[0]}; every seed and value once")
     return runs
 
 
 def is_done(run: PlannedRun) -> bool:
-    """Whether the run has been finished.
-
-    Raises:
-        UserError: the folder's run was another one.
-    """
+    """Whether the run is finished. Raises UserError if its directory holds a run with other flags."""
     summary = run.folder / "summary.json"
     if not summary.is_file():
         return False
     try:
-        words = shlex.split(json.loads(summary.read_text())["command"])[3:]
+        flags = shlex.split(json.loads(summary.read_text())["command"])[3:]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run.folder}: its summary.json is damaged; choose another --name") from error
-    # a run that was resumed has its own configuration in front, and the flag behind
-    without_config = words[2:] if words[:2] == ["--config", str(run.folder / "config.yaml")] else words
-    if run.flags not in ([*w[:-2]] if w[-2:] == RESUME else w for w in (words, without_config)):
-        raise UserError(f"{run.folder} is of another command, with {shlex.join(words)}; choose another --name")
+    original = flags[:-2] if flags[-2:] == RESUME else flags
+    # a resumed run has its own configuration in front
+    without_config = original[2:] if original[:2] == ["--config", str(run.folder / "config.yaml")] else original
+    if run.flags not in (original, without_config):
+        raise UserError(f"{run.folder} is of another command, with {shlex.join(flags)}; choose another --name")
     return True
 
 
 def makefile(runs: Sequence[PlannedRun]) -> str:
-    """What make is to do: every run that is not finished, then the comparison of all."""
+    """Makefile: every run that is not finished, then the comparison of all."""
     targets = [f"run-{i}" for i in range(len(runs))]
     compare = ["-m", "common.compare", *(str(run.folder) for run in runs)]
     lines = [f".PHONY: all {' '.join(targets)}", f"all: {' '.join(targets)}", f"\t@{make_command(compare)}"]
@@ -190,9 +181,9 @@ def makefile(runs: Sequence[PlannedRun]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_command(words: Sequence[str]) -> str:
-    """Python with `words`, quoted for the shell and for make."""
-    return shlex.join([sys.executable, *words]).replace("$", "$$")
+def make_command(args: Sequence[str]) -> str:
+    """Python with `args`, quoted for the shell and for make."""
+    return shlex.join([sys.executable, *args]).replace("$", "$$")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Option types: numbers with bounds, which the parser checks and `--help` names.
+"""Restricted number types of options: the parser checks their bounds, and `--help` names them.
 
-The usual ones are jsonargparse's own: `PositiveInt`, `NonNegativeFloat`, `ClosedUnitInterval` and the like.
+The common ones are jsonargparse's own: `PositiveInt`, `NonNegativeFloat`, `ClosedUnitInterval` and the like.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 T = TypeVar("T")
@@ -22,19 +22,19 @@ else:
 
 
 def instantiate_plain(class_type: type[T], *args: Any, **kwargs: Any) -> T:
-    """Instantiator of the parser: a bounded number, once checked, becomes a plain one.
+    """Instantiator of the parser: restricted numbers, once checked, become plain ones.
 
-    A `PositiveFloat` given to an optimizer would be in its checkpoints, where `torch.load(weights_only=True)` refuses it.
+    A `PositiveFloat` in an optimizer would be in its checkpoints, where `torch.load(weights_only=True)` rejects it.
     """
     return class_type(*map(plain_numbers, args), **{name: plain_numbers(value) for name, value in kwargs.items()})
 
 
 def plain_numbers(value: Any) -> Any:
-    """`value` with the bounded numbers in it, also inside lists, tuples and dicts, as plain int and float."""
+    """`value` with numbers of other types, also inside lists, tuples and dicts, as plain int and float."""
     if type(value) in (list, tuple):
         return type(value)(map(plain_numbers, value))
     if type(value) is dict:
         return {key: plain_numbers(item) for key, item in value.items()}
-    if isinstance(value, (bool, Enum)) or not isinstance(value, (int, float)):
+    if isinstance(value, bool | Enum) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)

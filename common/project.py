@@ -1,4 +1,4 @@
-"""What a capstone declares of itself."""
+"""Project description: what a capstone declares of itself, and the record that a run is started from."""
 
 from __future__ import annotations
 
@@ -8,41 +8,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
+
+from common.data.sources import SourceDataModule
 
 
 @dataclass
 class Project:
-    """What `main` needs to know of a capstone.
+    """Capstone: its classes, its monitored metric, its plots.
 
     Args:
-        name: of its package below `projects/`, and of its folder below `runs/`.
-        module: the LightningModule class.
-        data: the LightningDataModule class.
-        monitor: the validation metric that picks the best checkpoint.
-        mode: whether more of it is better, "max", or less, "min".
-        plot_callbacks: callbacks that draw; each is made with the folder that its pictures go to.
-        links: pairs of where a value is and the argument that takes it; such an argument is no option. The value is an
-            attribute of the data, as in ("data.vocabularies", "model.vocabularies"), or an option of the model's that the
-            data needs too, as in ("model.checkpoint", "data.checkpoint").
-        usage: the package's command that uses a checkpoint, with its arguments before `--checkpoint`.
+        name: Name of the package below `projects/` and of the folder below `runs/`.
+        module: LightningModule class.
+        data: LightningDataModule class.
+        monitor: Validation metric that selects the best checkpoint, or a function from the data to its name.
+        mode: "max" if a higher value is better, "min" if a lower one is.
+        plot_callbacks: Callbacks that draw plots; each is called with the folder that its plots go to.
+        links: Pairs (source, target): the value at `source` is passed to the argument `target`, which is then no option.
+            The source is an attribute of the data, as in ("data.vocab_sizes", "model.vocab_sizes"), or an option of the
+            model that the data needs too, as in ("model.checkpoint", "data.checkpoint").
+        usage: The package's command that uses a checkpoint, with its arguments before `--checkpoint`.
     """
 
     name: str
     module: type[LightningModule]
     data: type[LightningDataModule]
-    monitor: str = "val/loss"
+    monitor: str | Callable[[Any], str] = "val/loss"
     mode: Literal["min", "max"] = "min"
     plot_callbacks: tuple[Callable[[Path], Any], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     usage: str = "predict FILE"
 
+    def monitored(self, data: SourceDataModule) -> str:
+        """Validation metric that selects the best checkpoint on `data`."""
+        return self.monitor if isinstance(self.monitor, str) else self.monitor(data)
+
     @property
     def folder(self) -> Path:
-        """The package's folder."""
+        """Folder of the package."""
         return Path(str(sys.modules[self.module.__module__].__file__)).parent
 
     @property
     def default_recipe(self) -> Path:
-        """The settings that `train` runs without `--config`; on the embedded sample it is `sample.yaml`, if there is one."""
+        """Recipe that `train` runs without `--config`; on the embedded sample it is `sample.yaml`, if there is one."""
         return self.folder / "recipes" / "default.yaml"
+
+
+@dataclass
+class RunRequest:
+    """Run request: a parsed command line, free of the parser.
+
+    Args:
+        project: The capstone.
+        config: Configuration, complete: defaults, recipe and flags.
+        args: Command-line arguments that it was parsed from.
+        build: Builds module, datamodule and the Trainer's arguments from `config`.
+        dump: Serializes a configuration: `jsonargparse.ArgumentParser.dump`.
+    """
+
+    project: Project
+    config: Namespace
+    args: list[str]
+    build: Callable[[], tuple[LightningModule, SourceDataModule, dict[str, Any]]]
+    dump: Callable[..., str]

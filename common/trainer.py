@@ -1,6 +1,6 @@
-"""What modules, data and callbacks ask of the Lightning Trainer that they run under.
+"""Trainer queries: what modules, data and callbacks ask of the Lightning Trainer that they run under.
 
-Private attributes of Lightning are read here alone; `tests/common/test_trainer.py` says what breaks without each.
+What Lightning keeps private is read here alone; `tests/common/test_trainer.py` fails if a new version changes it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def attached_trainer(module: LightningModule) -> Trainer | None:
 
 
 def resume_position(trainer: Trainer | None) -> tuple[int, int]:
-    """(epoch, batches of it already trained on), as the trainer's own counters have it.
+    """(epoch, batches of it already trained on), from the trainer's progress counters; (0, 0) without a trainer.
 
-    The counters travel in every checkpoint, so a loader that starts here continues a killed run with the right batch.
+    The counters are in every checkpoint, so a loader that starts here continues a killed run with the right batch.
     From the hooks at an epoch's end on, the position is the start of the next; between the last batch and these hooks
-    there is none, so nothing may be saved there.
+    it is undefined, so no checkpoint may be saved there.
     """
     if trainer is None:
         return 0, 0
@@ -39,29 +39,40 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
 
 
 def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
-    """This process's number and the number of processes; (0, 1) outside of a trainer."""
+    """Rank of this process and number of processes; (0, 1) without a trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def training_steps(trainer: Trainer) -> int:
-    """The optimizer's steps in the whole training, at least 1. Raises UserError if it has no end."""
+    """Optimizer steps of the whole training, at least 1. Raises UserError if the training has no end."""
     if math.isinf(trainer.estimated_stepping_batches):
         raise UserError("--max_epochs -1: the learning rate falls to zero at the end; set one, or --max_steps")
-    return max(1, int(trainer.estimated_stepping_batches))  # none with --max_epochs 0
+    return max(1, int(trainer.estimated_stepping_batches))  # 0 with --max_steps 0
 
 
 def no_sync(strategy: Strategy) -> AbstractContextManager[Any]:
-    """Within it a backward pass leaves gradients as each process has them.
+    """Context in which backward passes do not synchronize gradients between processes.
 
     DDP expects one backward pass for each forward pass; a training step with several averages its gradients itself, by
-    `average_gradients`.
+    `common.nn.optim.average_gradients`.
     """
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
 def should_log(trainer: Trainer) -> bool:
-    """Whether Lightning hands the figures of the training step at hand to the loggers; true from its start to its end.
+    """Whether Lightning passes the metrics of the current training step to the loggers; constant within the step.
 
     What is logged in other steps is lost at the end of the epoch, if not overwritten before.
     """
     return trainer._logger_connector.should_update_logs
+
+
+def logged_steps(checkpoint: dict[str, Any]) -> int:
+    """Number that loggers give to the first step after `checkpoint`.
+
+    (Its `global_step` counts the steps of every optimizer, where a module has several.)
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    steps: int = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+    # inside an epoch Lightning counts the step only after the callbacks that save
+    return steps if loop["epoch_loop.batch_progress"]["is_last_batch"] else steps + 1

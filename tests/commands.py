@@ -1,4 +1,4 @@
-"""Real runs of the command line for the capstones' tests: started, killed, resumed, and compared."""
+"""Processes that run the command line for the capstones' tests: started, killed, resumed, and compared."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CPU = ["--accelerator", "cpu", "--precision", "32-true"]
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """Of a command: one thread, no GPU, no hub, the caches in `cache`, and nothing that another run has left."""
-    other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "WORLD_", "SLURM_")
+    """Environment of a command: one thread, no GPU, no hub, caches in `cache`, and no variables of another run."""
+    other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "RANK", "WORLD_", "SLURM_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(other_runs)}
     return {
         **clean,
@@ -40,14 +40,14 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def start_fresh(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Starts `python -m module` with a session of its own."""
+    """Starts `python -m module` in a new interpreter, with a session of its own."""
     with log.open("w") as output:
         command = [sys.executable, "-m", module, *flags]
         return subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def start_forked(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> Forked:
-    """The same by the fork server, which is started if there is none yet."""
+    """The same as a fork of a server that has done the imports; the server is started with the first."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     before = dict(os.environ)
@@ -64,7 +64,7 @@ def start_forked(module: str, flags: list[str], cwd: Path, env: dict[str, str], 
 
 
 def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
-    """What a forked process does: as good as `python -m module`."""
+    """Target of a forked process: `python -m module`."""
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -77,18 +77,18 @@ def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], lo
 
 
 class Forked:
-    """A process of the fork server, with as much of `subprocess.Popen` as is needed here."""
+    """Forked process with the part of `subprocess.Popen` that is needed here."""
 
     def __init__(self, process: Any) -> None:
         self.process = process
         self.pid: int = process.pid
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """Exit code, or None while it runs."""
         return self.process.exitcode
 
     def wait(self, timeout: float) -> int:
-        """The exit code, once it has ended."""
+        """Exit code, once it has ended."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
@@ -100,15 +100,15 @@ class Forked:
             os.kill(self.pid, number)
 
 
-# what every command imports: seconds of processor time each, so that a server does it once and forks
+# what every command imports, which takes seconds: the server does it once
 PRELOADED = ["common.cli.main", "common.run.run", "torchvision", "matplotlib.figure"]
 
 
 class Command:
-    """`python -m projects.<project>.<module>` with flags, in a folder of its own.
+    """`python -m projects.<project>.<module>` with flags, in the folder `cwd`.
 
-    Processes are forked from one that has done nothing but the imports; with `fresh` it is one that does all by itself,
-    and hashes by a seed of its own.
+    Processes are forked from a server that has done the imports; with `fresh` it is a new interpreter, with a hash seed of
+    its own.
     """
 
     def __init__(self, cwd: Path, project: str, module: str, *flags: str, fresh: bool = False) -> None:
@@ -121,21 +121,21 @@ class Command:
         self.process = start(name, list(flags), cwd, environment(cwd.parent), self.log)
 
     def wait(self, expect: int = 0) -> str:
-        """Its output, once it has ended with the exit code `expect`."""
+        """Output, once it has ended with the exit code `expect`."""
         code = self.process.wait(timeout=240)
         text = self.log.read_text()
         assert code == expect, f"exit code {code}\n{text}"
         return text
 
     def error(self) -> str:
-        """The one line that bad input leaves, once it has ended with exit code 2."""
+        """The one line of an error, once it has ended with exit code 2."""
         output = self.wait(2)
         errors = [line for line in output.splitlines() if line.startswith("error:")]
         assert len(errors) == 1 and "Traceback" not in output, output
         return errors[0]
 
     def kill_when(self, ready: Callable[[], bool], number: int) -> None:
-        """Sends the signal `number` at a moment when `ready()` is true: the process stands still while that is asked."""
+        """Sends the signal `number` once `ready()` is true; the process is stopped while that is checked."""
         deadline = time.monotonic() + 240
         killed = False
         while not killed:
@@ -155,9 +155,9 @@ def commands(cwd: Path, project: str, train_flags: list[str]) -> Iterator[Callab
     """Yields `start(module, *flags)`; all share the folder `cwd`, so every run needs a name of its own.
 
     Args:
-        cwd: where they run.
-        project: which capstone.
-        train_flags: what every `train` gets, in front of its own flags and in place of the default recipe, which may change.
+        cwd: Working directory.
+        project: Name of the capstone.
+        train_flags: Flags of every `train`, in front of its own, and instead of the default recipe, which may change.
     """
     (cwd.parent / "plain.yaml").write_text("seed: 0\n")
     started: list[Command] = []
@@ -170,13 +170,13 @@ def commands(cwd: Path, project: str, train_flags: list[str]) -> Iterator[Callab
     try:
         yield start
     finally:
-        for command in started:  # what a failed test has left running, with the processes that it has started
+        for command in started:  # processes that a failed test has left running, with their children
             if command.process.poll() is None:
                 os.killpg(command.process.pid, signal.SIGKILL)
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two nests hold bitwise equal tensors and equal values."""
+    """Whether two nested structures hold bitwise equal tensors and equal values."""
     if isinstance(left, torch.Tensor):
         return torch.equal(left, right)
     if isinstance(left, dict):
@@ -187,21 +187,21 @@ def same(left: Any, right: Any) -> bool:
 
 
 def newest_checkpoint(run: Path) -> tuple[int, Path]:
-    """The step and the file of the newest checkpoint to resume from; step 0 if there is none."""
+    """Step and file of the latest checkpoint to resume from; step 0 if there is none."""
     return max(((int(path.stem[5:]), path) for path in run.glob("checkpoints/step-*.ckpt")), default=(0, run))
 
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
-    """What a run has saved last."""
+    """Latest checkpoint of a run, loaded."""
     return torch.load(newest_checkpoint(run)[1], weights_only=True)
 
 
 def can_be_killed(run: Path, after: int) -> bool:
-    """Whether there is a checkpoint of a step behind `after`, and the figures of that step are written too."""
+    """Whether there is a checkpoint of a step behind `after`, and the metrics of that step are written too."""
     step, path = newest_checkpoint(run)
     try:
         return step > after and (run / "metrics.csv").stat().st_mtime_ns > path.stat().st_mtime_ns
-    except FileNotFoundError:  # newer ones have replaced it in the meantime
+    except FileNotFoundError:  # later ones have replaced it in the meantime
         return False
 
 
@@ -212,9 +212,9 @@ def resumed_step(output: str) -> int:
 
 
 class Life:
-    """A run that is killed once by each of `signals`, each time a few steps further on, and then left to end.
+    """Run that is killed once by each of `signals`, each time a few steps later, and then runs to its end.
 
-    Its first process is a fresh one: an order that follows from hashes would be another in those that resume it.
+    Its first process is a new interpreter: an order that depends on hashes would differ in the processes that resume it.
     """
 
     def __init__(self, start: Callable[..., Any], name: str, flags: list[str], signals: list[int]) -> None:
@@ -222,7 +222,7 @@ class Life:
         self.resumed_from: list[int] = []
 
     def live(self) -> Path:
-        """Lets it happen; returns the run's folder."""
+        """Runs, kills and resumes it; returns the run folder."""
         resume: list[str] = []
         step = 0
         for number in self.signals:

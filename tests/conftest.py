@@ -1,6 +1,6 @@
-"""What all tests share."""
+"""Shared by all tests."""
 
 import os
 
-# before torch is imported: each core has a process that tests, and more threads would only make them wait for each other
+# before torch is imported: each core runs one test process, and more threads would only wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,26 +1,26 @@
-"""What the commands share. Needs no torch, so that `--help` answers at once."""
+"""Helpers of the commands: one-line errors and shared flags. Needs no torch, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+from common.io.ranks import is_global_zero
 
 
 def report_errors(command: Callable[[], int | None]) -> int:
-    """Calls `command`; turns what a user can put right into one line on stderr and the exit code that says so."""
+    """Calls `command` and returns its exit code; a UserError is one line on stderr and exit code 2."""
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Preempted as stop:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes stop at the same step
+        if is_global_zero():  # all processes stop at the same step
             print(f"{stop}", file=sys.stderr)
         return EXIT_PREEMPTED
     except KeyboardInterrupt:
@@ -29,25 +29,25 @@ def report_errors(command: Callable[[], int | None]) -> int:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """Parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exits with the code of bad input."""
+        """Prints `message` and exits with code 2."""
         self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
 
 
 def add_accelerator(parser: argparse.ArgumentParser) -> None:
-    """Adds `--accelerator`, which `common.device.choose_device` understands."""
+    """Adds `--accelerator`, a value for `common.nn.device.choose_device`."""
     parser.add_argument(
         "--accelerator",
         choices=("auto", "cpu", "gpu"),
         default="auto",
-        help="What to compute on; auto takes a GPU if there is one (default: auto).",
+        help="Device type; auto takes a GPU if there is one (default: auto).",
     )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Adds `--precision`, which means what it means in training."""
+    """Adds `--precision`, as in training."""
     parser.add_argument(
         "--precision",
         choices=("bf16-mixed", "32-true"),
@@ -56,19 +56,19 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: str) -> None:
-    """Adds `--save_pseudo_labels`, whose value and help are the project's own, and `--threshold`."""
+    """Adds `--save_pseudo_labels`, with the project's own metavar and help, and `--threshold`."""
     parser.add_argument("--save_pseudo_labels", type=Path, metavar=metavar, help=sentence)
     parser.add_argument(
         "--threshold",
         type=probability,
         default=0.95,
         metavar="P",
-        help="The least probability of a pseudo-label, between 0 and 1 (default: 0.95).",
+        help="Minimum probability of a pseudo-label, between 0 and 1 (default: 0.95).",
     )
 
 
 def positive(text: str) -> int:
-    """The whole number that `text` is, for an argument of at least 1."""
+    """Argument type: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
@@ -76,7 +76,7 @@ def positive(text: str) -> int:
 
 
 def probability(text: str) -> float:
-    """The number that `text` is, for an argument between 0 and 1."""
+    """Argument type: a number between 0 and 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")

@@ -1,4 +1,4 @@
-"""Short flags: the command line's arguments as LightningCLI expects them."""
+"""Short flags, expanded to the arguments that LightningCLI expects."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import itertools
 from collections import deque
 from pathlib import Path
 
-# short flag -> trainer setting; `--help` shows each with the type and sentence given here
+# short flag -> its type and sentence in `--help`; each means the Trainer's argument of that name
 TRAINER_FLAGS: dict[str, tuple[str, str]] = {
-    "accelerator": ("auto|cpu|gpu|...", "What to train on; auto takes a GPU if there is one."),
-    "devices": ("int|list|auto", "How many devices (or which): processes on a CPU, GPUs otherwise."),
-    "num_nodes": ("int", "How many machines take part."),
-    "strategy": ("auto|ddp|...", "How several devices share the work; ddp gives each its part of every batch."),
+    "accelerator": ("auto|cpu|gpu|...", "Device type; auto takes a GPU if there is one."),
+    "devices": ("int|list|auto", "Number of devices (or which): processes on a CPU, GPUs otherwise."),
+    "num_nodes": ("int", "Number of machines."),
+    "strategy": ("auto|ddp|...", "Distributed strategy; ddp gives each device its shard of every batch."),
     "precision": (
         "32-true|bf16-mixed|...",
         "Number format; unset, bf16-mixed where the hardware has it, else 32-true.",
@@ -20,24 +20,24 @@ TRAINER_FLAGS: dict[str, tuple[str, str]] = {
     "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
     "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
 }
-SWITCHES = ("--wandb", "--fast_dev_run")  # mean true where no value follows
+SWITCHES = ("--wandb", "--fast_dev_run")  # true where no value follows
 
 
 def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[str]:
-    """Short flags to `--trainer.*`, and every `--config` in front, so that a flag wins wherever it stands.
+    """Arguments with short flags as `--trainer.*`, and every `--config` in front, so that flags override files.
 
     >>> normalize_arguments(["--devices", "2", "--config", "x.yaml"], None)
     ['--config', 'x.yaml', '--trainer.devices', '2']
     """
     configs: list[str] = []
     rest: list[str] = []
-    words = deque(args)
-    while words:
-        flag, equals, value = words.popleft().partition("=")
-        if flag in SWITCHES and not equals and (not words or words[0].startswith("-")):
+    queue = deque(args)
+    while queue:
+        flag, equals, value = queue.popleft().partition("=")
+        if flag in SWITCHES and not equals and (not queue or queue[0].startswith("-")):
             equals, value = "=", "true"
         if flag in ("--config", "-c"):
-            configs += ["--config", value if equals or not words else words.popleft()]
+            configs += ["--config", value if equals or not queue else queue.popleft()]
         else:
             short = flag.startswith("--") and flag[2:] in TRAINER_FLAGS
             rest.append(f"{'--trainer.' + flag[2:] if short else flag}{equals}{value}")
@@ -47,5 +47,5 @@ def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[st
 
 
 def flag_values(args: list[str]) -> dict[str, str]:
-    """What stands behind each flag, after a space or an equals sign."""
+    """Flag -> its value, after a space or an equals sign."""
     return dict(itertools.pairwise([*args, ""])) | dict(arg.split("=", 1) for arg in args if "=" in arg)

@@ -1,7 +1,4 @@
-"""The command line that all capstones share: LightningCLI with short flags, one-line errors and quick help.
-
-`train.py` of a capstone calls `main` with its two classes; `common.run` does what follows.
-"""
+"""Command-line parser of all capstones: LightningCLI with short flags, one-line errors and quick help."""
 
 from __future__ import annotations
 
@@ -12,21 +9,31 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse.typing import NonNegativeInt
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from common.cli.flags import TRAINER_FLAGS, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
+from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.options import instantiate_plain
-from common.project import Project
+from common.project import Project, RunRequest
 
 
 class CapstoneCLI(LightningCLI):
-    """LightningCLI whose short flags become `trainer.*` and whose flags always win over the YAML file."""
+    """LightningCLI with short flags for `trainer.*`, whose flags always override the YAML file. It builds nothing.
+
+    Args:
+        project: The capstone.
+        args: Command-line arguments.
+
+    Raises:
+        UserError: An argument or a configuration file is not valid.
+    """
 
     def __init__(self, project: Project, args: list[str]) -> None:
         self.project = project
-        self.arguments = args
+        self.args = args
         super().__init__(
             project.module,
             project.data,
@@ -37,25 +44,26 @@ class CapstoneCLI(LightningCLI):
             load_from_checkpoint_support=False,
             parser_kwargs={
                 "usage": f"python -m projects.{project.name}.train [--config recipes/NAME.yaml] [flags]",
-                "allow_abbrev": False,  # else half a flag would reach the configuration as another one
+                "allow_abbrev": False,  # else an abbreviated flag would reach the configuration as another one
             },
-            parser_class=OneLineParser,
+            parser_class=TrainParser,
             args=args,
         )
+        self.config.pop("seed_everything")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The flags of a run as a whole."""
+        """Adds the flags of a run as a whole."""
         parser.add_instantiator(instantiate_plain, object)
-        parser.add_argument("--seed", type=int, default=0, help="Seed of every random number of the run.")
+        parser.add_argument("--seed", type=int, default=0, help="Random seed of the whole run.")
         parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
         parser.add_argument(
-            "--recipe", type=str | None, help="What the summary calls these settings; default: the last --config's name."
+            "--recipe", type=str | None, help="Name of these settings in the summary; default: the last --config's name."
         )
         parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
         parser.add_argument(
             "--resume",
             type=str | None,
-            help="Continue from a checkpoint: a path, or auto for the newest good one of the run of that --name.",
+            help="Resume from a checkpoint: a path, or auto for the latest valid one of the run of that --name.",
         )
         parser.add_argument(
             "--debug",
@@ -72,45 +80,52 @@ class CapstoneCLI(LightningCLI):
         parser.add_argument(
             "--patience",
             type=NonNegativeInt | None,
-            help="Stop after so many validations without a better monitored metric.",
+            help="Early stopping: validations in a row without a better monitored metric.",
         )
         group = parser.add_argument_group("Short flags, each the same as --trainer.<flag>")
         for flag, (kind, sentence) in TRAINER_FLAGS.items():
             group.add_argument(f"--{flag}", metavar=kind, help=f"{sentence} (type: {kind})", default=SUPPRESS)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What the module takes from the data is handed over once the data is built, an option of its own at once."""
+        """Links arguments: attributes of the data once it is built, options while parsing."""
         for source, target in self.project.links:
             parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the arguments after putting them in the order and the form that the parser means."""
+        """Parses the arguments, with short flags expanded and the default recipe in front."""
         recipe = self.project.default_recipe
         sample = recipe.with_name("sample.yaml")
         if sample.is_file() and uses_sample(list(args), self.project.data, recipe):
             recipe = sample
-        words = normalize_arguments(list(args), recipe if recipe.is_file() else None)
+        args = normalize_arguments(list(args), recipe if recipe.is_file() else None)
         folder = self.project.folder
-        words = [find_config(b, folder) if a == "--config" else b for a, b in itertools.pairwise(["", *words])]
-        self.config = parser.parse_args(words)
+        args = [find_config(b, folder) if a == "--config" else b for a, b in itertools.pairwise(["", *args])]
+        self.config = parser.parse_args(args)
         for flag in TRAINER_FLAGS:
             if (value := self.config.get(flag)) is not None:
                 raise UserError(f"the configuration sets {flag}: {value} at its top; write it below trainer:")
         files = self.config.get("config") or ["plain"]
         self.config.recipe = self.config.recipe or Path(str(files[-1])).stem
-
-    def _set_seed(self) -> None:
-        pass  # `common.run` seeds, before it builds the model
+        self.config.seed_everything = False  # LightningCLI's own switch: `common.run` seeds, before it builds the model
 
     def instantiate_classes(self) -> None:
-        """Nothing is built while parsing; `common.run` does it once the run folder and the device are settled."""
+        """Builds nothing: `common.run` does, once the run folder and the device are known."""
+
+    def request(self) -> RunRequest:
+        """Run request of the parsed command line."""
+
+        def build() -> tuple[LightningModule, SourceDataModule, dict[str, Any]]:
+            objects = self.parser.instantiate_classes(self.config)
+            return objects.model, objects.data, dict(objects.trainer)
+
+        return RunRequest(self.project, self.config, self.args, build, self.parser.dump)
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+class TrainParser(LightningArgumentParser):
+    """Parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises UserError with jsonargparse's message, shortened where it goes through the members of a union."""
+        """Raises UserError with jsonargparse's message; for a union without the error of each member."""
         text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
         union = r'Parser key "(.+?)": Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)'
         if found := re.match(union, text):

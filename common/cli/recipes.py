@@ -1,4 +1,4 @@
-"""Recipes: which YAML file a run is configured by."""
+"""Recipes: the YAML file that a run is configured by."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import yaml
 from lightning.pytorch import LightningDataModule
 
 from common.cli.flags import flag_values
-from common.errors import UserError
+from common.errors import UserError, one_line
+from common.io.ranks import is_global_zero
 
-SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # how the first process tells those that it starts whether the data is the sample
+SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # carries from rank 0 to the processes that it launches whether the data is the sample
 
 
 def uses_sample(args: list[str], data: type[LightningDataModule], recipe: Path) -> bool:
-    """Whether a run of the default `recipe` with these arguments and no `--config` would train on the embedded sample.
+    """Whether a run of the default `recipe` with these arguments would train on the embedded sample; never with `--config`.
 
-    The processes that a run starts are told, as the hub may answer one of them and not another.
+    Rank 0 decides for all processes, as the hub may answer one of them and not another.
     """
     flags = flag_values(args)
     if {"--help", "-h", "--config", "-c"} & set(flags):
         return False
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and SAMPLE_VARIABLE in os.environ:
+    if not is_global_zero() and SAMPLE_VARIABLE in os.environ:
         return os.environ[SAMPLE_VARIABLE] == "1"
     from common.data.sources import resolve_source
 
@@ -36,10 +37,10 @@ def uses_sample(args: list[str], data: type[LightningDataModule], recipe: Path) 
 
 
 def find_config(name: str, folder: Path) -> str:
-    """The path of a configuration file that is named from where we are, or else from a capstone's `folder`.
+    """Path of a configuration file: `name` below the working directory, or else below a capstone's `folder`.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or it is a sweep.
+        UserError: There is no such file, it is not YAML, or it is a sweep.
     """
     path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
     if path is None:
@@ -47,14 +48,14 @@ def find_config(name: str, folder: Path) -> str:
     try:
         settings = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {name}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
         raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
     return str(path)
 
 
 def with_saved_config(args: list[str], project: str) -> list[str]:
-    """`args`, with the `config.yaml` of the run that `--resume` takes up unless they name a configuration themselves."""
+    """`args`, with the `config.yaml` of the run that `--resume` continues, unless they name a configuration themselves."""
     flags = flag_values(args)
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:

@@ -1,1 +1,1 @@
-"""Finished runs side by side: read, grouped over seeds, and shown as a table, curves or a page. Needs no torch."""
+"""Comparison of finished runs: records, groups over seeds, tables, curves, reports. Needs no torch."""

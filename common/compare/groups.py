@@ -1,4 +1,8 @@
-"""Runs that differ in nothing but seed and name as one, and the table of such groups."""
+"""Groups of runs that differ in seed and name alone, and their tables of means and standard deviations.
+
+(Not by pandas: to it a metric that is NaN, as of a diverged run, is one that the run does not have; and its import takes
+longer than a whole listing.)
+"""
 
 from __future__ import annotations
 
@@ -15,56 +19,56 @@ from common.compare.records import RunRecord
 
 
 @dataclass
-class Figure:
-    """A mean, and the standard deviation of a single one of the values that it is of (None if there is one alone)."""
+class MeanStd:
+    """Mean, and sample standard deviation; None for a single value."""
 
     mean: float
-    deviation: float | None = None
+    std: float | None = None
 
     def __str__(self) -> str:
-        """Four significant digits of the mean, and as many places of the deviation."""
+        """Mean with four significant digits, and the deviation with as many decimals."""
         if not math.isfinite(self.mean):
             return str(self.mean)
-        places = min(6, max(0, 3 - math.floor(math.log10(abs(self.mean))))) if self.mean else 2
-        mean = f"{self.mean:,.{places}f}"
-        return mean if self.deviation is None else f"{mean} ± {self.deviation:,.{places}f}"
+        decimals = min(6, max(0, 3 - math.floor(math.log10(abs(self.mean))))) if self.mean else 2
+        mean = f"{self.mean:,.{decimals}f}"
+        return mean if self.std is None else f"{mean} ± {self.std:,.{decimals}f}"
 
 
-Cell = str | Figure | None  # None: the run has no such thing
-NOTHING = "–"
+Cell = str | MeanStd | None  # None: the run has no such metric or setting
+EMPTY_CELL = "–"
 
 
 def cell_text(cell: Cell) -> str:
-    """What stands in a table for people; a dash where there is nothing."""
-    return NOTHING if cell is None else str(cell)
+    """Text of a cell; a dash for an empty one."""
+    return EMPTY_CELL if cell is None else str(cell)
 
 
 @dataclass
 class Group:
-    """Runs of one project that differ in nothing but seed and name."""
+    """Runs of one project that differ in seed and name alone."""
 
     runs: list[RunRecord]
 
     @property
     def first(self) -> RunRecord:
-        """One of them, for what they share."""
+        """One of the runs, for what they have in common."""
         return self.runs[0]
 
     @cached_property
     def name(self) -> str:
-        """The run's name; of several what all of them begin with, and a star."""
+        """Name of the run; of several their common prefix, and a star."""
         if len(self.runs) == 1:
             return self.first.name
         return os.path.commonprefix([run.name for run in self.runs]) + "*"  # noqa: RUF071
 
-    def figure(self, name: str) -> Figure | None:
-        """The figure `name` over those runs that have it."""
-        return summarize([run.figures[name] for run in self.runs if name in run.figures])
+    def metric(self, name: str) -> MeanStd | None:
+        """Metric `name` over those runs that have it."""
+        return mean_std([run.metrics[name] for run in self.runs if name in run.metrics])
 
 
 @dataclass
 class Table:
-    """The groups of one project side by side; `rows` are as long as `header`."""
+    """Groups of one project, a row for each; rows are as long as `header`."""
 
     project: str
     groups: list[Group]
@@ -72,87 +76,81 @@ class Table:
     rows: list[list[Cell]]
 
 
-def summarize(values: Sequence[float]) -> Figure | None:
-    """Mean and sample deviation."""
-    if not values:
-        return None
+def mean_std(values: Sequence[float]) -> MeanStd | None:
+    """Mean and sample standard deviation; None for no values."""
+    if len(values) < 2:
+        return MeanStd(values[0]) if values else None
     finite = all(map(math.isfinite, values))
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Figure(mean)
-    return Figure(mean, statistics.stdev(values) if finite else math.nan)
+    return MeanStd(statistics.fmean(values), statistics.stdev(values) if finite else math.nan)
 
 
 def group_runs(records: Sequence[RunRecord]) -> list[Group]:
-    """`records` in groups: of each project and data source the best first, where it is known what is better."""
+    """Groups of `records`, within each project and data source sorted from the best to the worst monitored metric."""
     groups: dict[str, Group] = {}
     for run in records:
         key = json.dumps([run.project, run.source, run.recipe, run.device, run.settings], sort_keys=True, default=str)
         groups.setdefault(key, Group([])).runs.append(run)
     for group in groups.values():
         group.runs.sort(key=lambda run: (run.seed, run.name))
-    return sorted(groups.values(), key=rank)
+    return sorted(groups.values(), key=sort_key)
 
 
-def rank(group: Group) -> tuple[str, str, bool, float, str]:
-    """Where a group stands in its table."""
-    watched = group.figure(group.first.monitor)
-    if watched is None or math.isnan(watched.mean):
+def sort_key(group: Group) -> tuple[str, str, bool, float, str]:
+    """Key that sorts a group into its table; without a monitored metric it comes last."""
+    monitored = group.metric(group.first.monitor)
+    if monitored is None or math.isnan(monitored.mean):
         return group.first.project, group.first.source, True, 0.0, group.name
-    value = -watched.mean if group.first.mode == "max" else watched.mean
+    value = -monitored.mean if group.first.mode == "max" else monitored.mean
     return group.first.project, group.first.source, False, value, group.name
 
 
-def make_tables(groups: Sequence[Group], every_figure: bool = False) -> list[Table]:
-    """A table for each project of `groups`, with the main figures or every one."""
+def make_tables(groups: Sequence[Group], all_metrics: bool = False) -> list[Table]:
+    """A table for each project of `groups`, with the main metrics or all."""
     projects = dict.fromkeys(group.first.project for group in groups)
-    return [make_table([g for g in groups if g.first.project == project], every_figure) for project in projects]
+    return [make_table([g for g in groups if g.first.project == project], all_metrics) for project in projects]
 
 
-def make_table(groups: list[Group], every_figure: bool) -> Table:
-    """The table of the groups of one project. Settings come last: there may be many of them."""
-    settings = differing_settings(groups)
-    figures = figure_names(groups, every_figure)
-    header = ["run", "data", "recipe", "seeds", *figures, "training seconds", "samples a second", *settings]
+def make_table(groups: list[Group], all_metrics: bool) -> Table:
+    """Table of one project's groups. Settings come last: there may be many of them."""
+    settings, metrics = differing_settings(groups), metric_names(groups, all_metrics)
+    header = ["run", "data", "recipe", "seeds", *metrics, "training seconds", "samples per second", *settings]
     rows: list[list[Cell]] = []
     for group in groups:
         run = group.first
         row: list[Cell] = [group.name, run.source, run.recipe, ", ".join(str(each.seed) for each in group.runs)]
-        row += [group.figure(name) for name in figures]
-        row.append(summarize([each.train_seconds for each in group.runs]))
-        row.append(summarize([each.samples_per_second for each in group.runs]))
+        row += [group.metric(name) for name in metrics]
+        row.append(mean_std([each.train_seconds for each in group.runs]))
+        row.append(mean_std([each.samples_per_second for each in group.runs]))
         row += [setting_text(run, name) for name in settings]
         rows.append(row)
     return Table(groups[0].first.project, groups, header, rows)
 
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:
-    """The settings in which `groups` differ, and `device` if they ran on several."""
+    """Settings in which `groups` differ, and `device` if they ran on several."""
     runs = [group.first for group in groups]
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    different = [name for name in names if len({setting_text(run, name) for run in runs}) > 1]
-    return different + ["device"] * (len({run.device for run in runs}) > 1)
+    differing = [name for name in names if len({setting_text(run, name) for run in runs}) > 1]
+    return differing + ["device"] * (len({run.device for run in runs}) > 1)
 
 
 def setting_text(run: RunRecord, name: str) -> str | None:
-    """A setting's value as YAML has it; None if the run has no such setting."""
+    """Value of a setting as JSON, a string as it is; None if the run has no such setting."""
     value: Any = run.device if name == "device" else run.settings.get(name, "")
     return (value or None) if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def figure_names(groups: Sequence[Group], every_figure: bool) -> list[str]:
-    """Validation's figures, then the test's.
+def metric_names(groups: Sequence[Group], all_metrics: bool) -> list[str]:
+    """Validation metrics, then test metrics.
 
-    Of validation the main ones are those by which the best was chosen; of the test those that are no variant of another,
-    as `test/accuracy_plain` is one of `test/accuracy`.
+    The main ones: of validation the monitored metrics, of the test those that are no variant of another, as
+    `test/accuracy_tta` is one of `test/accuracy`.
     """
-    known = dict.fromkeys(name for group in groups for run in group.runs for name in run.figures)
-    if not every_figure:
-        watched = {group.first.monitor or group.first.curve_name for group in groups}
-        known = {
-            name: None
-            for name in known
-            if name in watched
-            or (name.startswith("test/") and not any(name.startswith(f"{other}_") for other in known if other != name))
-        }
-    return sorted(known, key=lambda name: not name.startswith("val/"))
+    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics)
+
+    def is_main(name: str) -> bool:
+        if not name.startswith("test/"):
+            return any(name == (group.first.monitor or group.first.curve_name) for group in groups)
+        return not any(name.startswith(f"{other}_") for other in names)
+
+    return sorted((name for name in names if all_metrics or is_main(name)), key=lambda name: not name.startswith("val/"))

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: no network, no script, no file beside it."""
+"""Comparison as a self-contained HTML page: no network, no script, no file beside it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.compare.curves import draw_comparison
-from common.compare.groups import Cell, Figure, Group, Table, cell_text, make_tables
+from common.compare.groups import Cell, Group, MeanStd, Table, cell_text, make_tables
 
-# by its Content-Security-Policy the browser itself fetches nothing
+# its Content-Security-Policy keeps the browser from fetching anything
 PAGE = """<!DOCTYPE html>
 <!-- runs -->
 <html lang="en">
@@ -19,7 +19,7 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Runs side by side</title>
+<title>Comparison of runs</title>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }}
@@ -32,7 +32,7 @@ td.number {{ font-variant-numeric: tabular-nums; text-align: right; }}
 </style>
 </head>
 <body>
-<h1>Runs side by side</h1>
+<h1>Comparison of runs</h1>
 {body}
 </body>
 </html>
@@ -40,18 +40,18 @@ td.number {{ font-variant-numeric: tabular-nums; text-align: right; }}
 
 
 def page(groups: Sequence[Group]) -> str:
-    """The tables and the picture as one HTML page."""
+    """HTML page with the plot of the curves and the tables."""
     parts = []
     with tempfile.TemporaryDirectory() as folder:
-        if picture := draw_comparison(groups, Path(folder) / "curves.png"):
-            data = base64.b64encode(picture.read_bytes()).decode()
+        if plot := draw_comparison(groups, Path(folder) / "curves.png"):
+            data = base64.b64encode(plot.read_bytes()).decode()
             parts.append(f'<img alt="Curves of the runs" src="data:image/png;base64,{data}">')
     parts += [html_table(table) for table in make_tables(groups)]
     return PAGE.format(body="\n".join(parts))
 
 
 def html_table(table: Table) -> str:
-    """A project's table, and the command of every run where it is known."""
+    """Table of a project, and the commands of its runs where they are known."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in table.header)
     rows = "".join(f"<tr>{''.join(map(html_cell, row))}</tr>\n" for row in table.rows)
     commands = [run.command for group in table.groups for run in group.runs if run.command]
@@ -64,6 +64,6 @@ def html_table(table: Table) -> str:
 
 
 def html_cell(cell: Cell) -> str:
-    """A cell, numbers to the right."""
-    kind = ' class="number"' if isinstance(cell, Figure) else ""
+    """Table cell, with numbers aligned to the right."""
+    kind = ' class="number"' if isinstance(cell, MeanStd) else ""
     return f"<td{kind}>{html.escape(cell_text(cell))}</td>"

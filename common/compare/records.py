@@ -1,4 +1,4 @@
-"""Finished runs as their folders have them: what each was, how it was set, and what came of it."""
+"""Run records: settings, metrics and curve of finished runs, read from their run folders."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.metrics import read_metrics
 
-RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # what tells a run's folder from any other
+RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # any of them marks a run folder
+# settings that change no metric, or have a field of their own in the record
+UNCOMPARED_SETTINGS = {"seed", "name", "recipe", "config", "resume", "wandb", "debug", "checkpoint_every", "data.source"}
 Curve = list[tuple[float, float]]  # (step, value), in the order of the steps
 
 
 @dataclass
 class RunRecord:
-    """A finished run.
+    """Finished run.
 
     Args:
-        project: which capstone's.
-        name: of the run.
-        source: what figures call its data.
-        recipe: what its settings are called.
-        seed: of its random numbers.
-        device: the hardware; empty if that is not known.
-        settings: option -> value, as in `model.lr` -> 0.1, but for those that tell two runs of one kind apart.
-        figures: the best validation's and the test's.
-        monitor: the figure by which the best was chosen; empty if nothing is known to have been chosen.
-        mode: whether more of it is better, "max", or less, "min".
-        train_seconds: of the training alone.
-        samples_per_second: in the training.
-        curve_name: which figure's curve tells most of the training; empty if there is none.
-        curve: that curve.
-        command: what started it; empty if that is not known.
+        project: Name of the capstone.
+        name: Name of the run.
+        source: Label of its data.
+        recipe: Name of its recipe.
+        seed: Random seed.
+        device: Hardware; empty if unknown.
+        settings: Option -> value, as in `model.lr` -> 0.1, without `UNCOMPARED_SETTINGS`.
+        metrics: Metric -> value: those of the best validation, and of the test.
+        monitor: Metric that selected the best checkpoint; empty if unknown.
+        mode: "max" if a higher value of it is better, "min" if a lower one is.
+        train_seconds: Time of the training alone.
+        samples_per_second: Training throughput.
+        curve_name: Metric of the curve; empty if there is none.
+        curve: Values of that metric against the steps.
+        command: Command that started the run; empty if unknown.
     """
 
     project: str
@@ -46,7 +48,7 @@ class RunRecord:
     seed: int
     device: str
     settings: dict[str, Any]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     monitor: str
     mode: str
     train_seconds: float
@@ -56,38 +58,33 @@ class RunRecord:
     command: str
 
 
-# what changes no figure, or has a place of its own in the record
-OWN_SETTINGS = {"seed", "name", "recipe", "config", "resume", "wandb", "debug", "checkpoint_every", "data.source"}
-
-
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
-    """The runs in and below `paths`, each once, and a line about each that cannot be read.
+    """Runs in and below `paths`, each once, and a line about each that cannot be read.
 
     Raises:
-        UserError: there is no such folder, or no run in it.
+        UserError: There is no such folder, or no run in it.
     """
-    records: list[RunRecord] = []
-    complaints: list[str] = []
-    seen: set[Path] = set()
+    folders: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; give run folders, or a folder of them such as runs/")
-        folders = list(run_folders(path))
-        if not folders:
+        found = list(run_folders(path))
+        if not found:
             raise UserError(f"{path}: no run in this folder; `python -m projects.NAME.train` makes one")
-        for folder in folders:
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            try:
-                records.append(read_run(folder))
-            except UserError as error:
-                complaints.append(str(error))
-    return records, complaints
+        for folder in found:
+            folders.setdefault(folder.resolve(), folder)
+    records: list[RunRecord] = []
+    errors: list[str] = []
+    for folder in folders.values():
+        try:
+            records.append(read_run(folder))
+        except UserError as error:
+            errors.append(str(error))
+    return records, errors
 
 
 def run_folders(path: Path, depth: int = 2) -> Iterator[Path]:
-    """`path` itself if it is a run's folder, else those down to `depth` folders below it, in order of name."""
+    """`path` itself if it is a run folder, else those down to `depth` folders below it, in order of name."""
     if any((path / name).exists() for name in RUN_FILES):
         yield path
     elif depth:
@@ -97,10 +94,10 @@ def run_folders(path: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The run in `folder`.
+    """Run in `folder`.
 
     Raises:
-        UserError: it has not ended, or one of its files is missing or damaged.
+        UserError: It has not ended, or one of its files is missing or damaged.
     """
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder}: no summary.json; the run has not ended")
@@ -109,7 +106,7 @@ def read_run(folder: Path) -> RunRecord:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         rows = read_metrics(folder / "metrics.csv")
         monitor = summary.get("monitor", "")
-        figures = {**summary["best_validation"], **summary["test"]}
+        metrics = {**summary["best_validation"], **summary["test"]}
         curve_name = choose_curve(monitor, rows)
         return RunRecord(
             project=str(summary["project"]),
@@ -119,7 +116,7 @@ def read_run(folder: Path) -> RunRecord:
             seed=int(summary["seed"]),
             device=str(summary["device"]),
             settings=flat_settings(config),
-            figures={name: float(value) for name, value in figures.items() if name != "step"},
+            metrics={name: float(value) for name, value in metrics.items() if name != "step"},
             monitor=monitor,
             mode=summary.get("mode", "max"),
             train_seconds=float(summary["train_seconds"]),
@@ -133,26 +130,26 @@ def read_run(folder: Path) -> RunRecord:
     except KeyError as error:
         raise UserError(f"{folder}: its summary.json has no {error}") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: damaged: {' '.join(str(error).split())[:120]}") from error
+        raise UserError(f"{folder}: damaged: {one_line(error, 120)}") from error
 
 
 def choose_curve(monitor: str, rows: Sequence[dict[str, float]]) -> str:
-    """The figure to draw: the one that was watched, else a loss, else any of validation; empty if `rows` have none."""
+    """Metric to plot: the monitored one, else a loss, else any of validation; empty if `rows` have none."""
     names = {name for row in rows for name in row}
-    others = sorted(name for name in names if name.startswith("val/"))
-    return next((name for name in (monitor, "val/loss", "train/loss", *others) if name in names), "")
+    validation = sorted(name for name in names if name.startswith("val/"))
+    return next((name for name in (monitor, "val/loss", "train/loss", *validation) if name in names), "")
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a nest as one level, with dots between the names, without `OWN_SETTINGS`.
+    """Nested settings as one level, with dotted names, without `UNCOMPARED_SETTINGS`.
 
-    >>> flat_settings({"seed": 3, "model": {"lr": 0.1, "widths": [8, 8]}})
-    {'model.lr': 0.1, 'model.widths': [8, 8]}
+    >>> flat_settings({"seed": 3, "model": {"lr": 0.1, "dims": [8, 8]}})
+    {'model.lr': 0.1, 'model.dims': [8, 8]}
     """
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
             flat |= flat_settings(value, f"{prefix}{name}.")
-        elif f"{prefix}{name}" not in OWN_SETTINGS:
+        elif f"{prefix}{name}" not in UNCOMPARED_SETTINGS:
             flat[f"{prefix}{name}"] = value
     return flat

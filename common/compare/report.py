@@ -1,4 +1,4 @@
-"""A comparison as a file: Markdown, CSV, or an HTML page."""
+"""Comparison as a file: Markdown, CSV, or an HTML page."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.compare.curves import draw_comparison
-from common.compare.groups import Figure, Group, cell_text, make_tables
+from common.compare.groups import Group, MeanStd, cell_text, make_tables
 from common.compare.page import page
 from common.errors import UserError
 
-# what our own files begin with, so that no other is ever replaced
-BEGINNINGS = {
-    ".md": "# Runs side by side\n",
+# how reports begin, so that no other file is ever overwritten
+FIRST_LINES = {
+    ".md": "# Comparison of runs\n",
     ".csv": "project,run,data,recipe,seeds,",
     ".html": "<!DOCTYPE html>\n<!-- runs -->",
 }
 
 
 def write_report(groups: Sequence[Group], path: Path) -> list[Path]:
-    """Writes `path` as its suffix says; returns the files written, as Markdown's picture is a file of its own.
+    """Writes the report in the format of the suffix; returns the files written, as Markdown's plot is a file of its own.
 
     Raises:
-        UserError: another suffix, a file that is not a comparison of ours, or a place that cannot be written to.
+        UserError: The suffix is unknown, the file exists and is no report, or it cannot be written.
     """
-    if path.suffix not in BEGINNINGS:
-        raise UserError(f"--output {path}: name a file that ends in {', '.join(BEGINNINGS)}")
-    picture = path.with_suffix(".png")
-    for file in [path, picture] if path.suffix == ".md" else [path]:
-        check_ours(file, path)
+    if path.suffix not in FIRST_LINES:
+        raise UserError(f"--output {path}: name a file that ends in {', '.join(FIRST_LINES)}")
+    plot = path.with_suffix(".png")
+    for file in [path, plot] if path.suffix == ".md" else [path]:
+        check_overwritable(file, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
-            drawn = draw_comparison(groups, picture)
+            drawn = draw_comparison(groups, plot)
             path.write_text(markdown(groups, drawn.name if drawn else None))
             return [path, drawn] if drawn else [path]
         path.write_text(comma_separated(groups) if path.suffix == ".csv" else page(groups))
@@ -43,21 +43,18 @@ def write_report(groups: Sequence[Group], path: Path) -> list[Path]:
     return [path]
 
 
-def check_ours(file: Path, report: Path) -> None:
-    """Raises UserError if `file` exists and is not part of an earlier report in `report`'s place."""
-    if not file.exists():
-        return
-    beginning = BEGINNINGS[report.suffix]
-    ours = report.is_file() and report.read_bytes().startswith(beginning.encode())
-    if not ours:
+def check_overwritable(file: Path, report: Path) -> None:
+    """Raises UserError if `file` exists and does not belong to an earlier `report`."""
+    is_report = report.is_file() and report.read_bytes().startswith(FIRST_LINES[report.suffix].encode())
+    if file.exists() and not is_report:
         raise UserError(f"--output {report}: {file} is there already and no comparison; choose another name")
 
 
-def markdown(groups: Sequence[Group], picture: str | None) -> str:
-    """The tables as Markdown, below the `picture` of their curves."""
-    parts = [BEGINNINGS[".md"]]
-    if picture:
-        parts.append(f"![Curves of the runs]({picture})\n")
+def markdown(groups: Sequence[Group], plot: str | None) -> str:
+    """Tables in Markdown, below the `plot` of the curves."""
+    parts = [FIRST_LINES[".md"]]
+    if plot:
+        parts.append(f"![Curves of the runs]({plot})\n")
     for table in make_tables(groups):
         lines = [table.header, ["---"] * len(table.header), *([cell_text(cell) for cell in row] for row in table.rows)]
         parts.append(f"## {table.project}\n")
@@ -66,15 +63,15 @@ def markdown(groups: Sequence[Group], picture: str | None) -> str:
 
 
 def comma_separated(groups: Sequence[Group]) -> str:
-    """All groups and all figures as one CSV table; each figure's deviation has a column of its own behind it."""
+    """CSV table of all groups with all metrics; the standard deviation of each is a column of its own."""
     lines: list[dict[str, str]] = []
-    for table in make_tables(groups, every_figure=True):
+    for table in make_tables(groups, all_metrics=True):
         for row in table.rows:
             line = {"project": table.project}
             for title, cell in zip(table.header, row, strict=True):
-                if isinstance(cell, Figure):
+                if isinstance(cell, MeanStd):
                     line[title] = repr(cell.mean)
-                    line[f"{title} deviation"] = "" if cell.deviation is None else repr(cell.deviation)
+                    line[f"{title} std"] = "" if cell.std is None else repr(cell.std)
                 else:
                     line[title] = cell or ""
             lines.append(line)

@@ -1,12 +1,13 @@
-"""Where a run's figures go: `metrics.csv` always, W&B when asked for."""
+"""Loggers of a run: `metrics.csv` always, Weights & Biases (W&B) with `--wandb`."""
 
 from __future__ import annotations
 
 import math
+import netrc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,30 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.connectivity import reachable
 from common.io.metrics import read_metrics
+from common.io.ranks import print_rank_zero
 
 WANDB_SERVER = "https://api.wandb.ai"
+WANDB_STEP = "trainer/global_step"  # x-axis of every panel, as Lightning logs it
 
 
-def csv_logger(run_folder: Path, resumed_step: int | None = None) -> CSVLogger:
-    """A logger that writes `run_folder/metrics.csv`, in the first process.
+def csv_logger(run_path: Path, resumed_step: int | None = None) -> CSVLogger:
+    """Logger that writes `run_path/metrics.csv`, on rank 0.
 
     Args:
-        run_folder: the run's folder.
-        resumed_step: the steps done by the run that is resumed, which number the next; figures before that are kept.
+        run_path: The run folder.
+        resumed_step: Number of the first step that a resumed run logs; rows of earlier steps are kept.
     """
-    logger = CSVLogger(run_folder.parent, name=run_folder.name, version="", flush_logs_every_n_steps=1)
+    logger = CSVLogger(run_path.parent, name=run_path.name, version="", flush_logs_every_n_steps=1)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        start_metrics(logger, run_folder / "metrics.csv", resumed_step)
+        restore_metrics(logger, run_path / "metrics.csv", resumed_step)
     return logger
 
 
-def start_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> None:
-    """Opens `logger`'s file `path` with the old rows before `resumed_step`; all old ones go to another file beside it."""
+def restore_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> None:
+    """Copies the rows before `resumed_step` from the old file `path` into the logger; keeps the old file beside it."""
     rows: list[dict[str, float]] = []
     if resumed_step is not None and path.is_file():
         old = path.with_name("metrics.before-resume.csv")
@@ -49,82 +52,81 @@ def start_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> No
     logger.save()
 
 
-def wandb_logger(
-    run_folder: Path,
-    project: str,
-    best: dict[str, str],
-    config: dict[str, Any],
-    say: Callable[[str], None],
-) -> WandbLogger:
-    """A W&B logger: online with a key and a reachable server, offline otherwise; it never asks and never hangs.
+def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], config: dict[str, Any]) -> WandbLogger:
+    """W&B logger: online with a key and a reachable server, else offline; it never prompts and never hangs.
 
     Args:
-        run_folder: the run's folder; W&B's files go to `run_folder/wandb`.
-        project: the W&B project.
-        best: metric name -> "max" or "min": what W&B's summary keeps of it, instead of the last value.
-        config: the run's whole configuration.
-        say: prints a line.
+        run_path: The run folder; W&B's files go to `run_path/wandb`.
+        project: W&B project.
+        summary_modes: Metric name -> "max" or "min": which value W&B's summary keeps, instead of the last.
+        config: Configuration of the run.
 
     Raises:
-        ModuleNotFoundError: wandb is not installed.
-        UserError: W&B does not take the key.
+        UserError: wandb cannot be imported, or W&B rejects the key.
     """
-    import wandb
-
-    os.environ.setdefault("WANDB_SILENT", "true")
-    reason = offline_reason()
-    if reason:
-        say(f"W&B: offline, {reason}; upload later with `wandb sync {run_folder}/wandb/offline-run-*`")
-    logger = WandbLogger(
-        name=run_folder.name,
-        project=project,
-        save_dir=run_folder,
-        mode="offline" if reason else None,  # (its own `offline` would stay set for the rest of the process)
-        id=f"{project}-{run_folder.name}".replace("/", "-"),
-        resume="allow",
-        config=config,
-    )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and wandb warns of it
-    try:
-        run = logger.experiment
-    except wandb.Error as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"--wandb: {line}; set WANDB_MODE=offline to log without a server") from error
-    if hasattr(run, "define_metric"):  # a placeholder in all processes but the first
-        for metric, mode in best.items():
+    wandb = import_wandb()
+    run = None
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        os.environ.setdefault("WANDB_SILENT", "true")
+        reason = offline_reason()
+        if reason:
+            print_rank_zero(f"W&B: offline, {reason}; upload later with `wandb sync {run_path}/wandb/offline-run-*`")
+        try:
+            run = wandb.init(
+                name=run_path.name,
+                project=project,
+                dir=run_path,
+                mode="offline" if reason else os.environ.get("WANDB_MODE"),  # which wandb reads only once
+                id=f"{project}-{run_path.name}".replace("/", "-"),
+                resume="allow",
+                config=config,
+            )
+        except wandb.Error as error:
+            raise UserError(f"--wandb: {one_line(error)}; set WANDB_MODE=offline to log without a server") from error
+        run.define_metric(WANDB_STEP)
+        run.define_metric("*", step_metric=WANDB_STEP, step_sync=True)
+        for metric, mode in summary_modes.items():
             # without its own step_metric a metric that is defined later loses its x-axis
-            run.define_metric(metric, step_metric="trainer/global_step", summary=mode)
-    return logger
+            run.define_metric(metric, step_metric=WANDB_STEP, summary=mode)
+    return WandbLogger(project=project, save_dir=run_path, experiment=run)
+
+
+def import_wandb() -> Any:
+    """Module `wandb`. Raises UserError if it cannot be imported."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"--wandb: wandb cannot be imported ({error}); reinstall it with `pip install wandb`") from error
+    return wandb
 
 
 @contextmanager
 def closing_wandb() -> Iterator[None]:
-    """Ends W&B's run with the block, as a failed one if by an error; the next run of this process then has its own."""
-    code = 1
+    """Context that finishes W&B's run at its end, as failed after an exception; the process's next run has its own."""
+    exit_code = 1
     try:
         yield
-        code = 0
+        exit_code = 0
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
-            sys.modules["wandb"].finish(exit_code=code)
+            sys.modules["wandb"].finish(exit_code=exit_code)
 
 
 def offline_reason(timeout: float = 3.0) -> str:
-    """Why W&B has to stay offline; empty if it can be online, or if WANDB_MODE switches it off altogether."""
+    """Reason why W&B has to stay offline; empty if it can be online, or if WANDB_MODE disables it altogether."""
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "dryrun"):
         return f"WANDB_MODE is {mode}"
     if mode == "disabled":
         return ""
     server = os.environ.get("WANDB_BASE_URL") or WANDB_SERVER
-    if not _has_key(urlsplit(server).hostname or ""):
+    if not has_api_key(urlsplit(server).hostname or ""):
         return "no API key (set WANDB_API_KEY or run `wandb login`)"
     return "" if reachable(server, timeout) else f"{server} cannot be reached"
 
 
-def _has_key(host: str) -> bool:
-    import netrc
-
+def has_api_key(host: str) -> bool:
+    """Whether the environment or the netrc file holds a key for `host`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -134,14 +136,14 @@ def _has_key(host: str) -> bool:
 
 
 def log_plot(trainer: Trainer, name: str, path: Path) -> None:
-    """Sends a picture file to those of the trainer's loggers that take pictures."""
+    """Logs an image file as `plots/<name>` to W&B, if the run has it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(f"plots/{name}", [str(path)])
 
 
 def log_table(trainer: Trainer, name: str, header: list[str], rows: list[list[Any]]) -> None:
-    """Sends a table to those of the trainer's loggers that take tables."""
+    """Logs a table to W&B, if the run has it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_table(name, columns=header, data=rows)

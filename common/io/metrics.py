@@ -1,4 +1,4 @@
-"""The file that every run leaves its figures in. Needs no torch."""
+"""Metrics file of a run, `metrics.csv`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`, each with the figures that it holds."""
+    """Rows of a `metrics.csv`: metric name -> value, without empty cells."""
     with path.open(newline="") as file:
         return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]

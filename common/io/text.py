@@ -1,4 +1,4 @@
-"""Text files, read line by line."""
+"""Text input, line by line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from common.errors import UserError
 
 
 def read_lines(file: Path | None) -> list[str]:
-    """The lines of a file or of the standard input, without their ends.
+    """Lines of a file, or of the standard input if `file` is None, without line ends.
 
     Raises:
-        UserError: there is no such file, or it is not UTF-8.
+        UserError: There is no such file, or it is not UTF-8.
     """
     name = "standard input" if file is None else str(file)
     try:
@@ -24,5 +24,5 @@ def read_lines(file: Path | None) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{name}: line {line} is not UTF-8; convert it, for example with iconv -t UTF-8") from error
-    lines = text.split("\n")  # not `splitlines`: a sentence may hold rarer signs that it would break at
+    lines = text.split("\n")  # not `splitlines`, which also breaks at rarer characters inside a sentence
     return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]

@@ -1,1 +1,1 @@
-"""The life of a run: build, fit, test, summary."""
+"""Training run: build, fit, test, summarize."""

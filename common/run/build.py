@@ -1,110 +1,114 @@
-"""Building a run: module, data, callbacks, loggers and Trainer from the configuration."""
+"""Construction of a run: module, datamodule, callbacks, loggers and Trainer from the configuration."""
 
 from __future__ import annotations
 
 import json
-import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.progress import progress_callback
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
-from common.data.sources import announce_sample
-from common.errors import UserError
-from common.io.checkpoints import AtomicCheckpointIO, logged_steps, read_checkpoint
+from common.data.sources import SourceDataModule
+from common.errors import UserError, one_line
+from common.io.checkpoints import AtomicCheckpointIO, read_checkpoint
 from common.io.loggers import csv_logger, wandb_logger
-from common.io.ranks import print_rank_zero
-
-if TYPE_CHECKING:
-    from common.cli.parser import CapstoneCLI
-from common.io.run_folder import Run
-
-
-def build(cli: CapstoneCLI) -> tuple[LightningModule, LightningDataModule, dict[str, Any]]:
-    """Makes module and data from the configuration; returns them with the trainer's options."""
-    objects = cli.parser.instantiate_classes(cli.config)
-    return objects.model, objects.data, dict(objects.trainer)
+from common.io.ranks import is_global_zero, print_rank_zero
+from common.io.run_dir import RunDir
+from common.project import RunRequest
+from common.trainer import logged_steps
 
 
-def prepare_trainer_options(cli: CapstoneCLI, place: Run, data: Any, options: dict[str, Any]) -> None:
-    """Adds to the trainer's options what every run has: loggers, callbacks, plugins."""
-    config, project = cli.config, cli.project
-    source = data.resolve()
-    if source.fell_back:
-        announce_sample(data.HUB_ID, print_rank_zero)
-    step = logged_steps(read_checkpoint(place.checkpoint)) if place.checkpoint else None
-    loggers: list[Any] = [csv_logger(place.folder, step)]
-    if config.wandb:
-        best: dict[str, str] = {project.monitor: project.mode, "val/loss": "min"}
-        recorded = {
-            **json.loads(cli.parser.dump(config, format="json", skip_none=False)),
-            "data/source": data.source_label,
-        }
-        try:
-            loggers.append(wandb_logger(place.folder, f"capstones-{project.name}", best, recorded, print_rank_zero))
-        except ModuleNotFoundError as error:
-            raise UserError('--wandb: wandb is not installed; run `pip install "lightning-capstones[wandb]"`') from error
-    options["logger"] = loggers
-    options["callbacks"] += run_callbacks(cli, place, data)
-    options["plugins"] = [*(options.get("plugins") or []), AtomicCheckpointIO()]
-    options["default_root_dir"] = str(place.folder)
-    write_config(cli, place)
+def build(
+    request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback]
+) -> tuple[LightningModule, SourceDataModule, Trainer]:
+    """Module, datamodule and Trainer. A dry run, without a run folder, has neither the run's loggers nor callbacks."""
+    module, data, options = request.build()
+    options["callbacks"] = [*extra_callbacks, *(options["callbacks"] or [])]
+    if run_dir is not None:
+        if data.resolve().fell_back:
+            print_rank_zero(
+                f"NOTE: {data.HUB_ID} is neither cached nor reachable; training on the embedded SAMPLE instead. "
+                "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
+            )
+        options["callbacks"] += run_callbacks(request, run_dir, data)
+        configured = options["logger"] if isinstance(options["logger"], list) else [options["logger"]]
+        user_loggers = [logger for logger in configured if isinstance(logger, Logger)]  # not the default, True or None
+        options["logger"] = [*run_loggers(request, run_dir, data), *user_loggers]
+        options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
+        options["default_root_dir"] = str(run_dir.path)
+        write_config(request, run_dir)
+    return module, data, new_trainer(options)
 
 
-def run_callbacks(cli: CapstoneCLI, place: Run, data: Any) -> list[Callback]:
-    """The callbacks of every run, with the settings of checkpoints and early stopping in one place."""
-    config, project = cli.config, cli.project
+def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Callback]:
+    """Callbacks of every run, among them the best checkpoint's and early stopping, which watch the monitored metric."""
+    config, project, monitor = request.config, request.project, request.project.monitored(data)
     callbacks: list[Callback] = [
         progress_callback(),
         Throughput(),
-        GradientMonitor(place.checkpoints),
+        GradientMonitor(run_dir.checkpoints),
         ActivationStats(),
         LearningRateMonitor(logging_interval="step"),
-        *(make(place.plots) for make in project.plot_callbacks),
+        *(plot_callback(run_dir.plots) for plot_callback in project.plot_callbacks),
     ]
     if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
         best = ModelCheckpoint(
-            place.checkpoints,
+            run_dir.checkpoints,
             filename="best-{step:08d}",
-            monitor=project.monitor,
+            monitor=monitor,
             mode=project.mode,
             auto_insert_metric_name=False,
             save_on_train_epoch_end=True,
         )
         callbacks.append(best)
         if config.patience is not None:
-            callbacks.append(EarlyStopping(project.monitor, mode=project.mode, patience=int(config.patience)))
+            callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint
-    return [*callbacks, ResumeCheckpoints(place.checkpoints, project.name, config.checkpoint_every)]
+    return [*callbacks, ResumeCheckpoints(run_dir.checkpoints, project.name, config.checkpoint_every)]
+
+
+def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Logger]:
+    """CSV logger, which goes on after the steps of the checkpoint that is resumed, and with `--wandb` W&B's."""
+    project = request.project
+    resumed_step = logged_steps(read_checkpoint(run_dir.checkpoint)) if run_dir.checkpoint else None
+    loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
+    if request.config.wandb:
+        summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
+        config = json.loads(request.dump(request.config, format="json", skip_none=False))
+        config["data/source"] = data.source_label
+        loggers.append(wandb_logger(run_dir.path, f"capstones-{project.name}", summary_modes, config))
+    return loggers
 
 
 def new_trainer(options: dict[str, Any]) -> Trainer:
-    """A Trainer whose complaints about its options are one line."""
+    """Trainer. Raises UserError, in one line, for options that Lightning rejects."""
     options = {
         **options,
         "enable_model_summary": False,
         "enable_progress_bar": any("ProgressBar" in type(c).__name__ for c in options["callbacks"]),
         "num_sanity_val_steps": 0 if options["num_sanity_val_steps"] is None else options["num_sanity_val_steps"],
-        "use_distributed_sampler": False,  # the loaders share their data out themselves, without repeats
+        "use_distributed_sampler": False,  # the loaders shard the data themselves, without repeats
     }
     try:
         return Trainer(**options)
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())[:300]) from error
+        raise UserError(one_line(error)) from error
 
 
-def write_config(cli: CapstoneCLI, place: Run) -> None:
-    """Writes `config.yaml`, complete: `train --config` with it does the same run again."""
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        config = cli.config.clone()
+def write_config(request: RunRequest, run_dir: RunDir) -> None:
+    """Writes `config.yaml`, complete: `train --config` with it repeats the run."""
+    if is_global_zero():
+        config = request.config.clone()
         for key in ("config", "resume", "name"):
             config.pop(key, None)
-        (place.folder / "config.yaml").write_text(cli.parser.dump(config, skip_none=False, skip_check=True))
+        (run_dir.path / "config.yaml").write_text(request.dump(config, skip_none=False, skip_check=True))

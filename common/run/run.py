@@ -1,4 +1,4 @@
-"""The life of a run: seed, build, fit, test on the best checkpoint, pictures, summary."""
+"""Training run: seed, build, fit, test on the best checkpoint, summarize."""
 
 from __future__ import annotations
 
@@ -7,31 +7,60 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
 
+from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
+from common.io.run_dir import RunDir, open_run_dir
 from common.nn.device import check_devices, check_precision, default_precision, keep_freed_memory, stop_looking_for_gpus
-from common.run.summary import write_summary
-
-if TYPE_CHECKING:
-    from common.cli.parser import CapstoneCLI
-    from common.project import Project
-from common.io.run_folder import Run, open_run
-from common.run.build import build, new_trainer, prepare_trainer_options
+from common.project import RunRequest
+from common.run.build import build
+from common.run.fit import best_checkpoint, expected_warnings_ignored, fit
+from common.run.summary import summarize
 
 
-def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
-    """Does what the parsed command line asks for, with `extra_callbacks` before the run's own; returns the exit code."""
+def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
+    """Trains, tests and summarizes; with `--debug` checks the model instead.
+
+    Args:
+        request: Project and configuration.
+        extra_callbacks: Callbacks in front of the run's own.
+
+    Raises:
+        UserError: A setting, a path or the device is not usable.
+        Preempted: The process received SIGTERM; the state is saved.
+    """
+    config = request.config
     quiet_lightning()
-    config, options = cli.config, cli.config.trainer
+    set_up_device(config.trainer)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
+    seed_everything(config.seed, workers=True, verbose=False)
+    if config.debug:
+        debug(request)
+        return
+    with closing_wandb() if config.wandb else nullcontext():
+        train_and_test(request, extra_callbacks)
+
+
+def quiet_lightning() -> None:
+    """Silences Lightning's hints about its services and devices, and flushes every line, also into a pipe."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+
+
+def set_up_device(options: Any) -> None:
+    """Checks the Trainer's devices and precision; a precision left unset becomes the device's default."""
     check_devices(options.accelerator, options.devices)
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -40,100 +69,47 @@ def run(cli: CapstoneCLI, extra_callbacks: Sequence[Callback] = ()) -> int:
         options.precision = default_precision(options.accelerator)
     else:
         check_precision(str(options.precision), options.accelerator)
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
-    seed_everything(config.seed, workers=True, verbose=False)
-    if config.debug:
-        from common.debug import debug_run
-
-        module, data, _ = build(cli)
-        keep = ("accelerator", "precision")
-        debug_run(config.debug, module, data, {"devices": 1, **{key: options[key] for key in keep}})
-        return 0
-    if config.wandb:
-        with closing_wandb():
-            return train_and_test(cli, extra_callbacks)
-    return train_and_test(cli, extra_callbacks)
 
 
-def train_and_test(cli: CapstoneCLI, extra_callbacks: Sequence[Callback]) -> int:
-    """Fits, tests on the best checkpoint, and writes the summary; returns the exit code."""
-    config, project = cli.config, cli.project
-    dry = bool(config.trainer.fast_dev_run)
-    place = Run(Path(), None) if dry else open_run(project.name, config.name, config.resume, config.recipe)
-    module, data, trainer_options = build(cli)
-    trainer_options["callbacks"] = [*extra_callbacks, *(trainer_options.get("callbacks") or [])]
-    if not dry:
-        prepare_trainer_options(cli, place, data, trainer_options)
-    trainer = new_trainer(trainer_options)
-    say_what_runs(project, place, data, module, trainer, dry)
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        # what Lightning warns of here is by design: loaders without workers, resuming inside an epoch, no validation after
-        # some or all epochs, short epochs (see `should_log`)
-        by_design = ["does not have many workers", "dataloader is not resumable", "exists and is not empty"]
-        by_design += ["Total length of", "smaller than the logging interval", "could not find the monitored key"]
-        for text in by_design:
-            warnings.filterwarnings("ignore", f".*{text}.*")
-        fit(trainer, module, data, place)
-        best = None if dry else best_checkpoint(trainer, place)
+def debug(request: RunRequest) -> None:
+    """Runs one of the checks of `common.debug`, on one device."""
+    from common.debug import debug_run
+
+    module, data, options = request.build()
+    debug_options = {"devices": 1, "accelerator": options["accelerator"], "precision": options["precision"]}
+    debug_run(request.config.debug, module, data, debug_options)
+
+
+def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:
+    """Build, fit, test on the best checkpoint, summarize. A dry run (`--fast_dev_run`) has no run folder."""
+    config, project = request.config, request.project
+    run_dir = None
+    if not config.trainer.fast_dev_run:
+        run_dir = open_run_dir(project.name, config.name, config.resume, config.recipe)
+    module, data, trainer = build(request, run_dir, extra_callbacks)
+    print_run_header(project.name, run_dir, module, data, trainer)
+    start = time.perf_counter()
+    with expected_warnings_ignored():
+        fit(trainer, module, data, run_dir)
+        best = best_checkpoint(trainer, run_dir)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
-    if not dry and trainer.is_global_zero:
-        figures = {name: value for result in tested for name, value in result.items()}
-        write_summary(cli, place, data, trainer, figures, best, time.perf_counter() - began)
-    return 0
+    if run_dir is not None and trainer.is_global_zero:
+        test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
+        summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
 
 
-def quiet_lightning() -> None:
-    """Leaves the terminal to the run's own lines: Lightning's hints about its services and devices go."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    # standard output carries lines that scripts wait for, also where it is a pipe
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
-
-
-def fit(trainer: Trainer, module: LightningModule, data: LightningDataModule, place: Run) -> None:
-    """`trainer.fit`, from the run's checkpoint if it has one.
-
-    Raises:
-        UserError: Lightning refuses a setting, or the checkpoint is of another network.
-    """
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if place.checkpoint is None else str(place.checkpoint))
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())[:300]) from error
-    except ValueError as error:
-        if "val_check_interval" not in str(error):
-            raise
-        raise UserError(f"--trainer.val_check_interval: {' '.join(str(error).split())}") from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        difference = str(error).splitlines()[1].strip()
-        raise UserError(f"checkpoint {place.checkpoint}: not of the network that --model describes: {difference}") from error
-
-
-def best_checkpoint(trainer: Trainer, place: Run) -> str | None:
-    """The path of the best checkpoint, or None for the weights as they are."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            path = place.checkpoints / Path(callback.best_model_path).name  # where the folder is now; it may have moved
-            return str(path) if path.is_file() else None
-    return None
-
-
-def say_what_runs(project: Project, place: Run, data: Any, module: Any, trainer: Trainer, dry: bool) -> None:
-    """The lines a run begins with."""
+def print_run_header(
+    name: str, run_dir: RunDir | None, module: LightningModule, data: SourceDataModule, trainer: Trainer
+) -> None:
+    """Prints the first lines of a run: size, data, devices, precision, run folder."""
     parameters = sum(p.numel() for p in module.parameters())
     print_rank_zero(
-        f"{project.name}: {parameters:,} parameters, data {data.source_label}, "
+        f"{name}: {parameters:,} parameters, data {data.source_label}, "
         f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}, precision {trainer.precision}"
     )
-    if dry:
+    if run_dir is None:
         print_rank_zero("dry run: one batch of everything, nothing is written")
-    elif place.checkpoint is not None:
-        print_rank_zero(f"resuming {place.folder} from {place.checkpoint.name}")
+    elif run_dir.checkpoint is not None:
+        print_rank_zero(f"resuming {run_dir.path} from {run_dir.checkpoint.name}")
     else:
-        print_rank_zero(f"run folder {place.folder}")
+        print_rank_zero(f"run folder {run_dir.path}")

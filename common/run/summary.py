@@ -1,4 +1,4 @@
-"""What stays of a run: its curves, `summary.json`, and the closing table."""
+"""Summary of a run: its curves, `summary.json`, and the closing table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
 import torch
@@ -15,46 +15,55 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from common.callbacks.throughput import Throughput
+from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
-from common.io.loggers import log_plot, read_metrics
+from common.io.loggers import log_plot
+from common.io.metrics import read_metrics
+from common.io.run_dir import RunDir
 from common.nn.device import device_name
 from common.plots.curves import draw_curves
-
-if TYPE_CHECKING:
-    from common.cli.parser import CapstoneCLI
-    from common.io.run_folder import Run
+from common.project import RunRequest
 
 
-def write_summary(
-    cli: CapstoneCLI,
-    place: Run,
-    data: Any,
+def summarize(
+    request: RunRequest,
+    run_dir: RunDir,
+    data: SourceDataModule,
     trainer: Trainer,
-    test_figures: dict[str, float],
+    test_metrics: dict[str, float],
     best: str | None,
     seconds: float,
 ) -> None:
-    """Draws the curves, writes `summary.json`, and prints the closing table."""
-    metrics = place.folder / "metrics.csv"
-    rows = read_metrics(metrics) if metrics.is_file() else []
-    if path := draw_curves(rows, place.plots / "curves.png"):
+    """Draws the curves, writes `summary.json`, and prints the closing table.
+
+    Args:
+        request: What the run was started from.
+        run_dir: The run folder.
+        data: The datamodule.
+        trainer: The Trainer, after the test.
+        test_metrics: Metrics of the test.
+        best: Path of the checkpoint that was tested; None if it was the last weights.
+        seconds: Wall-clock time of training and test.
+    """
+    project, monitor = request.project, request.project.monitored(data)
+    rows = read_metrics(run_dir.path / "metrics.csv") if (run_dir.path / "metrics.csv").is_file() else []
+    if path := draw_curves(rows, run_dir.plots / "curves.png"):
         log_plot(trainer, "curves", path)
-    (place.folder / "hparams.yaml").unlink(missing_ok=True)  # Lightning's logger leaves it; config.yaml has it all
+    (run_dir.path / "hparams.yaml").unlink(missing_ok=True)  # of Lightning's logger; config.yaml has it all
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-    project = cli.project
-    checkpoint = Path(best) if best else next(iter(sorted_by_step(place.checkpoints)), None)
+    checkpoint = Path(best) if best else next(iter(sorted_by_step(run_dir.checkpoints)), None)
     summary = {
         "project": project.name,
-        "name": place.folder.name,
+        "name": run_dir.path.name,
         "data_source": data.source_label,
-        "recipe": cli.config.recipe,
-        "command": f"python -m projects.{project.name}.train {shlex.join(cli.arguments)}".strip(),
-        "seed": cli.config.seed,
-        "test": test_figures,
+        "recipe": request.config.recipe,
+        "command": f"python -m projects.{project.name}.train {shlex.join(request.args)}".strip(),
+        "seed": request.config.seed,
+        "test": test_metrics,
         "metadata": getattr(trainer.lightning_module, "metadata", {}),
-        "monitor": project.monitor,
+        "monitor": monitor,
         "mode": project.mode,
-        "best_validation": best_validation(rows, project.monitor, project.mode),
+        "best_validation": best_validation(rows, monitor, project.mode),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "train_seconds": round(throughput.seconds, 1),
@@ -68,61 +77,60 @@ def write_summary(
         "git_commit": git_commit(),
         "versions": versions(),
     }
-    (place.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (run_dir.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
-    print_summary(summary, place, checkpoint, project.usage, is_sample=data.resolve().kind == "sample")
+    print_summary(summary, run_dir, project.usage, is_sample=data.resolve().kind == "sample")
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:
-    """The validation figures of the row that is best in `monitor`; empty if there was no validation."""
-    with_monitor = [row for row in rows if monitor in row]
-    if not with_monitor:
+    """Validation metrics and step of the row with the best monitored metric; empty without validation."""
+    rows = [row for row in rows if monitor in row]
+    if not rows:
         return {}
-    best = (max if mode == "max" else min)(with_monitor, key=lambda row: row[monitor])
+    best = (max if mode == "max" else min)(rows, key=lambda row: row[monitor])
     return {key: value for key, value in best.items() if key.startswith("val/")} | {"step": best["step"]}
 
 
 def git_commit() -> str | None:
-    """The commit of the working tree, with a `+` if it has changes; None outside of a repository."""
+    """Commit of the working tree, with a `+` if it has changes; None outside of a repository."""
     try:
         command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return done.stdout.strip() or None
 
 
 def versions() -> dict[str, str]:
-    """What the figures were made with."""
+    """Versions of Python and of the frameworks."""
     return {"python": sys.version.split()[0], "torch": torch.__version__, "lightning": lightning.__version__}
 
 
-def print_summary(summary: dict[str, Any], place: Run, checkpoint: Path | None, use: str, is_sample: bool) -> None:
-    """The last lines of a run: test figures, where everything is, and the commands that go on from here."""
+def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sample: bool) -> None:
+    """Prints the last lines of a run: test metrics, where everything is, and the commands that use it."""
     from rich.console import Console
     from rich.table import Table
 
     note = " (EMBEDDED SAMPLE, not the real data set)" if is_sample else ""
     table = Table(title=f"{summary['project']} on {summary['data_source']}{note}", title_justify="left")
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in summary["test"].items():
         table.add_row(name, f"{value:.4f}")
     table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
-    table.add_row("samples a second", f"{summary['samples_per_second']:.0f}")
+    table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    module = f"projects.{summary['project']}"
+    package, folder = f"python -m projects.{summary['project']}", run_dir.path
     lines = [
-        f"run folder: {place.folder} (plots, metrics.csv, config.yaml, summary.json)",
-        f"again:      python -m {module}.train --config {place.folder}/config.yaml",
+        f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
+        f"again:      {package}.train --config {folder}/config.yaml",
     ]
-    if checkpoint is not None:
+    if summary["checkpoint"] is not None:
         lines += [
-            f"resume:     python -m {module}.train --name {place.folder.name} --resume auto --max_epochs N",
-            f"use:        python -m projects.{summary['project']}.{use} --checkpoint {place.checkpoints / checkpoint.name}",
+            f"resume:     {package}.train --name {folder.name} --resume auto --max_epochs N",
+            f"use:        {package}.{usage} --checkpoint {run_dir.checkpoints / summary['checkpoint']}",
         ]
-    for line in lines:
-        console.print(line, markup=False)
+    console.print("\n".join(lines), markup=False)

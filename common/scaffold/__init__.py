@@ -1,1 +1,1 @@
-"""A project of one's own, begun from a capstone."""
+"""Scaffold: a new project from an existing one."""

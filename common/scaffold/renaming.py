@@ -1,4 +1,4 @@
-"""One project's text made another's: module paths, names and classes, but no data set's name; figures stay behind."""
+"""Renaming: the text of one project under the names of another, without its results."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 README = """# {new}
 
-Begun from {origin}, which says how everything works.
+Created from {origin}, which explains how everything works.
 
-{commands}
-## Figures
+{sections}
+## Results
 
-None yet. `python -m common.multirun {new} --seeds 0 1 2` makes some, `python -m common.compare runs/{new}` lists them.
-
-{rooms}
+None yet. `python -m common.multirun {new} --seeds 0 1 2` trains, `python -m common.compare runs/{new}` lists the results.
 """
+KEPT_SECTIONS = ("## Reading path", "## Files")
 
 
 @dataclass
 class Renaming:
-    """From the project `old` to `new`, and from each old class to a new one."""
+    """Names of the project `old` -> names of the project `new`; `classes` maps each old class to the new one."""
 
     old: str
     new: str
@@ -29,8 +28,8 @@ class Renaming:
     def apply(self, text: str) -> str:
         """`text` with the new names.
 
-        The project's name is replaced where it is a word of its own, or behind `projects/`, `runs/` or W&B's `capstones-`.
-        In a hub id or in the label of a data set, as `org/cifar10` or `cifar10-jpeg75`, it means the data, and stays.
+        The project's name is replaced where it is a word of its own, or after `projects/`, `runs/` or W&B's `capstones-`.
+        In a hub id or a data set's label, as `org/cifar10` or `cifar10-jpeg75`, it means the data, and stays.
 
         >>> Renaming("cifar10", "my_task", {"CIFAR10Data": "MyTaskData"}).apply("runs/cifar10: CIFAR10Data('org/cifar10')")
         "runs/my_task: MyTaskData('org/cifar10')"
@@ -44,19 +43,19 @@ class Renaming:
 
 
 def class_renames(source: str, old: str, new: str) -> dict[str, str]:
-    """The classes of `source` whose names begin with the project's, each with its new name.
+    """Classes of `source` whose names begin with the project's -> their new names.
 
     >>> class_renames("class CIFAR10Module(LightningModule):", "cifar10", "my_task")
     {'CIFAR10Module': 'MyTaskModule'}
     """
-    begins = old.replace("_", "")
+    prefix = old.replace("_", "")
     camel = "".join(part[:1].upper() + part[1:] for part in new.split("_"))
     names = re.findall(r"(?m)^class (\w+)", source)
-    return {name: camel + name[len(begins) :] for name in names if name.lower().startswith(begins)}
+    return {name: camel + name[len(prefix) :] for name in names if name.lower().startswith(prefix)}
 
 
 def new_test_name(name: str, renaming: Renaming) -> str:
-    """The name of a test file, with the new project's in it, as pytest wants every test file's to be different.
+    """Name of a test file for the new project, as pytest needs a different one for each; other files keep theirs.
 
     >>> [new_test_name(name, Renaming("bert_sentiment", "my_task", {})) for name in ("test_bert_runs.py", "conftest.py")]
     ['test_my_task_runs.py', 'conftest.py']
@@ -64,31 +63,32 @@ def new_test_name(name: str, renaming: Renaming) -> str:
     if not name.startswith("test_"):
         return name
     rest = name.removeprefix("test_")
-    for begins in (renaming.old, renaming.old.partition("_")[0]):
-        if rest == f"{begins}.py":
+    for prefix in (renaming.old, renaming.old.partition("_")[0]):
+        if rest == f"{prefix}.py":
             return f"test_{renaming.new}.py"
-        rest = rest.removeprefix(f"{begins}_")
+        rest = rest.removeprefix(f"{prefix}_")
     return f"test_{renaming.new}_{rest}"
 
 
-def unmeasured(recipe: str) -> str:
-    """A recipe's text without the figure that another project has reached with it."""
-    return re.sub(r"(?m)^# Reaches:.*\n(?:#  +.*\n)*", "# Reaches:  not measured yet\n", recipe)
+def new_recipe(text: str, renaming: Renaming) -> str:
+    """Recipe under the new names, without the result that the template reached with it."""
+    return re.sub(r"(?m)^# Result:.*\n(?:#  +.*\n)*", "# Result:   not measured yet\n", renaming.apply(text))
 
 
-def fresh_readme(text: str, renaming: Renaming, linked: bool) -> str:
-    """A README with the commands and the rooms of the template's, and nothing that has been measured.
+def new_readme(text: str, renaming: Renaming, link_template: bool) -> str:
+    """README with the template's commands, reading path and files, under the new names, and none of its results.
 
     Args:
-        text: the template's.
-        renaming: what is called how.
-        linked: whether the template stands beside the new project.
+        text: README of the template.
+        renaming: Old and new names.
+        link_template: Whether the template stands beside the new project, so that its README can be linked.
     """
-    commands = re.search(r"```sh\n.*?```\n", text, re.DOTALL)
-    rooms = re.search(r"## The rooms\n.*?(?=\n## |\Z)", text, re.DOTALL)
+    old, new = renaming.old, renaming.new
+    sections = re.findall(r"```sh\n.*?```\n", text, re.DOTALL)[:1]  # the commands that a README opens with
+    for heading in KEPT_SECTIONS:
+        sections += re.findall(rf"^{heading}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     return README.format(
-        new=renaming.new,
-        origin=f"[`{renaming.old}`](../{renaming.old}/README.md)" if linked else f"`{renaming.old}` of Lightning Capstones",
-        commands=renaming.apply(commands[0]) if commands else "",
-        rooms=renaming.apply(rooms[0]).rstrip() if rooms else "",
+        new=new,
+        origin=f"[`{old}`](../{old}/README.md)" if link_template else f"`{old}` of Lightning Capstones",
+        sections="\n".join(renaming.apply(section).rstrip() + "\n" for section in sections),
     )

@@ -1,1 +1,1 @@
-"""The least that a project needs: a number learned from a few others. Start your own from it with `common.scaffold`."""
+"""Regression from tabular data: the smallest complete project, and the template to begin one's own from."""

@@ -1,4 +1,4 @@
-"""The LightningModule: what is learned, how it is measured, what steps it takes."""
+"""Regression by mean squared error: the LightningModule with its loss, metrics, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -6,64 +6,66 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanSquaredError, R2Score
 
-from common.errors import UserError
 from common.nn.optim import warmup_schedule
 from common.trainer import training_steps
-from projects.blank.networks import Regressor
+from projects.blank.networks import MLPRegressor
 
 
 class BlankModule(LightningModule):
-    """A regression.
+    """Regression with an MLP, trained by AdamW.
 
     Args:
-        inputs: numbers in a row; the data's.
-        width: units of a hidden layer.
-        layers: hidden layers.
-        lr: AdamW's learning rate at its highest.
-        weight_decay: share of the learning rate by which weights shrink in a step.
+        num_features: Number of input features; taken from the data.
+        hidden_dim: Units of each hidden layer.
+        num_layers: Number of hidden layers.
+        lr: Peak learning rate of AdamW; it falls linearly to zero.
+        weight_decay: Decoupled weight decay: each step shrinks the weights by this times the learning rate.
     """
 
-    def __init__(self, inputs: int, width: int = 64, layers: int = 2, lr: float = 0.003, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        hidden_dim: PositiveInt = 64,
+        num_layers: PositiveInt = 2,
+        lr: PositiveFloat = 0.003,
+        weight_decay: NonNegativeFloat = 0.01,
+    ) -> None:
         super().__init__()
-        if min(width, layers) < 1 or lr <= 0:
-            raise UserError("--model.width and layers are at least 1, --model.lr is above 0")
         self.save_hyperparameters()
-        self.net = Regressor(inputs, width, layers)
-        # metrics, as a mean over several processes is not the mean of their means
+        self.net = MLPRegressor(num_features, hidden_dim, num_layers)
+        # losses are metrics too: the mean over several processes is not the mean of their means
         self.val_loss, self.test_loss, self.test_r2 = MeanSquaredError(), MeanSquaredError(), R2Score()
 
     def setup(self, stage: str) -> None:
-        """Takes the scales of inputs and targets from the training rows, the same in every process."""
         if stage == "fit":
-            self.net.fit_scales(*self.trainer.datamodule.train)  # type: ignore[attr-defined]
+            self.net.init_stats(*self.trainer.datamodule.train)  # type: ignore[attr-defined]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(batch, inputs) -> predictions (batch,)."""
+        """Features (batch, features) -> predictions (batch,)."""
         return self.net(inputs)
 
     def compute_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The mean squared error of rows (batch, inputs) and targets (batch,)."""
+        """Mean squared error of a batch: inputs (batch, features), targets (batch,)."""
         inputs, targets = batch
         return F.mse_loss(self(inputs), targets)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss."""
         loss = self.compute_loss(batch)
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The loss of the held-out rows."""
         inputs, targets = batch
         self.val_loss.update(self(inputs).float(), targets)
         self.log("val/loss", self.val_loss, prog_bar=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """The loss, and the share of the target's variance that is explained."""
+        """Mean squared error, and R²: the fraction of the targets' variance that is explained."""
         inputs, targets = batch
         predictions = self(inputs).float()
         self.test_loss.update(predictions, targets)
@@ -72,7 +74,6 @@ class BlankModule(LightningModule):
         self.log("test/r2", self.test_r2)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, whose rate falls linearly to zero at the last step."""
         h = self.hparams
         optimizer = torch.optim.AdamW(self.parameters(), lr=h["lr"], weight_decay=h["weight_decay"])
         return warmup_schedule(optimizer, training_steps(self.trainer), warmup_steps=0)

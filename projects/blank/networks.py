@@ -1,4 +1,4 @@
-"""The network. Needs torch alone."""
+"""Multilayer perceptron (MLP) for regression, with standardized inputs and targets. Needs torch alone."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ import torch
 from torch import Tensor, nn
 
 
-class Regressor(nn.Module):
-    """Hidden layers between standardised inputs and one number, which is scaled back to the target's range.
+class MLPRegressor(nn.Module):
+    """MLP with GELU activations that maps a row of features to one number.
+
+    Features are standardized and predictions are scaled back inside the network, by statistics of the training data that
+    are part of the state dict: a checkpoint is all that a prediction needs.
 
     Args:
-        inputs: numbers in a row.
-        width: units of a hidden layer.
-        layers: hidden layers.
+        num_features: Number of input features.
+        hidden_dim: Units of each hidden layer.
+        num_layers: Number of hidden layers.
     """
 
     input_mean: Tensor
-    input_scale: Tensor
+    input_std: Tensor
     target_mean: Tensor
-    target_scale: Tensor
+    target_std: Tensor
 
-    def __init__(self, inputs: int, width: int, layers: int) -> None:
+    def __init__(self, num_features: int, hidden_dim: int, num_layers: int) -> None:
         super().__init__()
-        widths = [inputs, *[width] * layers]
-        hidden = [nn.Sequential(nn.Linear(a, b), nn.GELU()) for a, b in pairwise(widths)]
-        self.stack = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
-        self.register_buffer("input_mean", torch.zeros(inputs))
-        self.register_buffer("input_scale", torch.ones(inputs))
+        dims = [num_features, *[hidden_dim] * num_layers]
+        hidden = [nn.Sequential(nn.Linear(a, b), nn.GELU()) for a, b in pairwise(dims)]
+        self.layers = nn.Sequential(*hidden, nn.Linear(dims[-1], 1))
+        self.register_buffer("input_mean", torch.zeros(num_features))
+        self.register_buffer("input_std", torch.ones(num_features))
         self.register_buffer("target_mean", torch.zeros(()))
-        self.register_buffer("target_scale", torch.ones(()))
+        self.register_buffer("target_std", torch.ones(()))
 
-    def fit_scales(self, inputs: Tensor, targets: Tensor) -> None:
-        """Takes means and standard deviations from rows (rows, inputs) and targets (rows,)."""
+    def init_stats(self, inputs: Tensor, targets: Tensor) -> None:
+        """Sets mean and standard deviation from the training data: inputs (rows, features), targets (rows,)."""
         for name, values in [("input", inputs), ("target", targets)]:
             self.get_buffer(f"{name}_mean").copy_(values.mean(0))
-            self.get_buffer(f"{name}_scale").copy_(values.std(0).clamp(min=1e-6))
+            self.get_buffer(f"{name}_std").copy_(values.std(0).clamp(min=1e-6))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(batch, inputs) -> predictions (batch,)."""
-        scaled = (inputs - self.input_mean) / self.input_scale  # (batch, inputs)
-        return self.stack(scaled).squeeze(1) * self.target_scale + self.target_mean
+        """Features (batch, features) -> predictions (batch,)."""
+        standardized = (inputs - self.input_mean) / self.input_std  # (batch, features)
+        return self.layers(standardized).squeeze(1) * self.target_std + self.target_mean

@@ -1,4 +1,4 @@
-"""Trains the regression: `python -m projects.blank.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
+"""Training command: `python -m projects.blank.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
 
 import sys
 
@@ -14,7 +14,7 @@ PROJECT = Project(
     monitor="val/loss",
     mode="min",
     usage="predict FILE",
-    links=(("data.inputs", "model.inputs"),),
+    links=(("data.num_features", "model.num_features"),),
 )
 
 if __name__ == "__main__":

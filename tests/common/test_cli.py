@@ -1,33 +1,37 @@
-"""The command line: flags beat files, help is quick and complete, and every mistake is one line."""
+"""Command line: flags override files, help is quick and complete, and every mistake is one line."""
 
 from __future__ import annotations
 
 import re
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from jsonargparse.typing import PositiveFloat
+from lightning.pytorch import Callback
+from toy.data import ToyData
+from toy.train import PROJECT
 
 from common.cli.command import report_errors
 from common.cli.flags import TRAINER_FLAGS, normalize_arguments
-from common.cli.main import main
+from common.cli.main import main, start
 from common.cli.parser import CapstoneCLI
 from common.cli.recipes import find_config, uses_sample, with_saved_config
 from common.errors import Preempted, UserError
-from projects.cifar10.data import CIFAR10Data
-from projects.cifar10.train import PROJECT
+from common.options import Fraction, PositiveFraction
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = Path("recipes/default.yaml")
 
 
-# the order and the form of arguments
+# arguments and configuration files
 
 
 @pytest.mark.parametrize(
-    "given, meant",
+    "args, expected",
     [
         ("--devices 2", "--trainer.devices 2"),
         ("--devices=2 --precision=16-mixed", "--trainer.devices=2 --trainer.precision=16-mixed"),
@@ -45,15 +49,17 @@ DEFAULT = Path("recipes/default.yaml")
         ("--config", "--config "),
     ],
 )
-def test_short_flags_mean_the_trainers_and_files_go_in_front(given, meant):
-    assert normalize_arguments(given.split(), None) == meant.split(" ")
+def test_short_flags_are_expanded_and_files_go_in_front(args, expected):
+    assert normalize_arguments(args.split(), None) == expected.split(" ")
 
 
-def test_the_default_recipe_is_used_where_no_file_is_named():
+def test_default_recipe_is_used_without_a_config():
     assert normalize_arguments(["--devices", "2"], DEFAULT) == ["--config", str(DEFAULT), "--trainer.devices", "2"]
     assert normalize_arguments(["-c", "x.yaml"], DEFAULT) == ["--config", "x.yaml"]
     assert normalize_arguments([], None) == []
-    assert CapstoneCLI(PROJECT, []).config.config[-1].relative.endswith("projects/cifar10/recipes/default.yaml")
+    for source, recipe in [("sample", "sample"), ("auto", "sample"), (".", "default")]:  # the hub is out of reach
+        config = CapstoneCLI(PROJECT, ["--data.source", source]).config
+        assert config.config[-1].relative.endswith(f"tests/toy/recipes/{recipe}.yaml") and config.recipe == recipe
 
 
 @pytest.mark.parametrize(
@@ -69,11 +75,11 @@ def test_the_default_recipe_is_used_where_no_file_is_named():
         ("--data.source sample --help", False),
     ],
 )
-def test_the_sample_has_a_recipe_of_its_own(args, sample):
-    assert uses_sample(args.split(), CIFAR10Data, PROJECT.default_recipe) is sample
+def test_sample_recipe_is_used_for_the_sample(args, sample):
+    assert uses_sample(args.split(), ToyData, PROJECT.default_recipe) is sample
 
 
-def test_a_recipe_that_names_its_data_is_not_the_samples(tmp_path):
+def test_source_in_the_default_recipe_decides(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     for text, sample in [
         ("", True),
@@ -82,55 +88,57 @@ def test_a_recipe_that_names_its_data_is_not_the_samples(tmp_path):
         ("data: {source: sample}", True),
     ]:
         recipe.write_text(text)
-        assert uses_sample([], CIFAR10Data, recipe) is sample, text
-    assert uses_sample(["--data.source", "sample"], CIFAR10Data, recipe)
+        assert uses_sample([], ToyData, recipe) is sample, text
+    assert uses_sample(["--data.source", "sample"], ToyData, recipe)
 
 
-def test_other_processes_are_told_whether_it_is_the_sample(monkeypatch):
-    assert uses_sample([], CIFAR10Data, PROJECT.default_recipe)
+def test_other_ranks_take_over_whether_it_is_the_sample(monkeypatch):
+    assert uses_sample([], ToyData, PROJECT.default_recipe)
     monkeypatch.setattr("common.data.sources.hub_is_reachable", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert uses_sample([], CIFAR10Data, PROJECT.default_recipe)
+    assert uses_sample([], ToyData, PROJECT.default_recipe)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert not uses_sample([], CIFAR10Data, PROJECT.default_recipe)
+    assert not uses_sample([], ToyData, PROJECT.default_recipe)
 
 
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("seed: 5\ntrainer:\n  max_epochs: 3\n  devices: 2\nmodel:\n  bn_momentum: 0.3\ndata:\n  pad: 1\n")
+    path.write_text("seed: 5\ntrainer:\n  max_epochs: 3\n  devices: 2\nmodel:\n  lr: 0.3\ndata:\n  val_size: 1\n")
     return str(path)
 
 
 @pytest.mark.parametrize("form", ["{flag} {value}", "{flag}={value}"])
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_a_flag_beats_the_file_wherever_it_stands(recipe, form, place):
-    flags = [("--max_epochs", 7), ("--trainer.devices", 1), ("--seed", 9), ("--data.pad", 4)]
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_flag_overrides_the_file_in_any_position(recipe, form, position):
+    flags = [("--max_epochs", 7), ("--trainer.devices", 1), ("--seed", 9), ("--data.val_size", 4)]
     words = [word for flag, value in flags for word in form.format(flag=flag, value=value).split()]
-    config = CapstoneCLI(PROJECT, [*words, "--config", recipe] if place == "before" else ["--config", recipe, *words]).config
-    assert (config.trainer.max_epochs, int(config.trainer.devices), config.seed, config.data.pad) == (7, 1, 9, 4)
-    assert config.model.bn_momentum == 0.3, "what no flag names comes from the file"
+    config = CapstoneCLI(
+        PROJECT, [*words, "--config", recipe] if position == "before" else ["--config", recipe, *words]
+    ).config
+    assert (config.trainer.max_epochs, int(config.trainer.devices), config.seed, config.data.val_size) == (7, 1, 9, 4)
+    assert config.model.lr == 0.3, "other values come from the file"
 
 
-def test_of_two_files_the_later_wins(recipe, tmp_path):
+def test_the_later_of_two_files_wins(recipe, tmp_path):
     (tmp_path / "more.yaml").write_text("trainer:\n  max_epochs: 4\n")
     config = CapstoneCLI(PROJECT, ["--config", recipe, "--config", str(tmp_path / "more.yaml")]).config
     assert (config.trainer.max_epochs, config.seed) == (4, 5)
 
 
-def test_a_recipe_is_found_from_anywhere(recipe, tmp_path, monkeypatch):
+def test_recipe_is_found_from_any_folder(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("recipe.yaml", Path("/nowhere")) == "recipe.yaml"
     assert find_config("recipes/default.yaml", PROJECT.folder) == str(PROJECT.folder / "recipes/default.yaml")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "default.yaml").write_text("seed: 1\n")
-    assert find_config("recipes/default.yaml", PROJECT.folder) == "recipes/default.yaml", "here goes first"
+    assert find_config("recipes/default.yaml", PROJECT.folder) == "recipes/default.yaml", "the working directory goes first"
 
 
-# mistakes
+# bad input
 
 
-def mistake(*args: str) -> str:
+def error_of(*args: str) -> str:
     with pytest.raises(UserError) as caught:
         CapstoneCLI(PROJECT, list(args))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
@@ -141,7 +149,7 @@ def mistake(*args: str) -> str:
     "args, line",
     [
         (["--bogus", "3"], r"Unrecognized arguments: --bogus 3 \(see --help\)"),
-        (["--max_epoch", "3"], "Unrecognized arguments: --max_epoch 3"),  # half a flag is none
+        (["--max_epoch", "3"], "Unrecognized arguments: --max_epoch 3"),  # no abbreviations
         (["--model.width", "3"], "--model.width"),
         (["--max_epochs", "x"], r"trainer\.max_epochs: x is none of int \(see --help\)"),
         (["--precision", "8"], r"trainer\.precision: 8 is none of Literal\[64, 32, 16\], .*'bf16-mixed'"),
@@ -150,12 +158,12 @@ def mistake(*args: str) -> str:
         (["--checkpoint_every", "-1"], "checkpoint_every.*-1 does not conform to restriction v>=0"),
         (["--patience", "-1"], "patience: -1 is none of NonNegativeInt"),
         (["--max_epochs"], r"trainer\.max_epochs: expected one argument"),
-        (["--config", "missing.yaml"], "--config missing.yaml: no such file, neither here nor in .*projects/cifar10"),
+        (["--config", "missing.yaml"], "--config missing.yaml: no such file, neither here nor in .*tests/toy"),
         (["--config"], "--config : no such file"),
     ],
 )
-def test_a_wrong_flag_is_named(args, line):
-    assert re.search(line, mistake(*args))
+def test_wrong_flag_is_named(args, line):
+    assert re.search(line, error_of(*args))
 
 
 @pytest.mark.parametrize(
@@ -170,29 +178,29 @@ def test_a_wrong_flag_is_named(args, line):
         ("trainer:\n  max_epochs: many\n", r"trainer\.max_epochs: many is none of int"),
     ],
 )
-def test_a_wrong_file_is_named(tmp_path, content, line):
+def test_wrong_file_is_named(tmp_path, content, line):
     (tmp_path / "bad.yaml").write_bytes(content.encode("latin1"))
-    assert re.search(line, mistake("--config", str(tmp_path / "bad.yaml")))
+    assert re.search(line, error_of("--config", str(tmp_path / "bad.yaml")))
 
 
 def test_parsing_builds_nothing(monkeypatch):
     for part in (PROJECT.module, PROJECT.data):
         monkeypatch.setattr(part, "setup", pytest.fail)
-    cli = CapstoneCLI(PROJECT, ["--model.bn_momentum", "0.3"])
+    cli = CapstoneCLI(PROJECT, ["--model.lr", "0.3"])
     assert not hasattr(cli, "model") and not hasattr(cli, "trainer")
 
 
-# the configuration that a resumed run takes up
+# configuration of a resumed run
 
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    """A run "a" that has written its configuration, and a run "b" that has not; we stand beside `runs`."""
+    """A run "a" that has written its configuration, and a run "b" that has not, below the working directory."""
     monkeypatch.chdir(tmp_path)
     for name in "ab":
-        Path("runs/cifar10", name, "checkpoints").mkdir(parents=True)
-    Path("runs/cifar10/a/config.yaml").touch()
-    return "runs/cifar10/a/config.yaml"
+        Path("runs/toy", name, "checkpoints").mkdir(parents=True)
+    Path("runs/toy/a/config.yaml").touch()
+    return "runs/toy/a/config.yaml"
 
 
 @pytest.mark.parametrize(
@@ -200,12 +208,12 @@ def saved(tmp_path, monkeypatch):
     [
         ["--resume", "auto", "--name", "a"],
         ["--name=a", "--max_epochs", "3", "--resume=auto"],
-        ["--resume", "runs/cifar10/a/checkpoints/step-1.ckpt"],
-        ["--resume", "runs/cifar10/a/checkpoints/step-1.ckpt", "--name", "new"],
+        ["--resume", "runs/toy/a/checkpoints/step-1.ckpt"],
+        ["--resume", "runs/toy/a/checkpoints/step-1.ckpt", "--name", "new"],
     ],
 )
-def test_a_resumed_run_keeps_its_configuration(saved, args):
-    config, path, *rest = with_saved_config(args, "cifar10")
+def test_resumed_run_keeps_its_configuration(saved, args):
+    config, path, *rest = with_saved_config(args, "toy")
     assert (config, Path(path).resolve(), rest) == ("--config", Path(saved).resolve(), args)
 
 
@@ -221,8 +229,8 @@ def test_a_resumed_run_keeps_its_configuration(saved, args):
         ["-c", "x.yaml", "--resume", "auto", "--name", "a"],
     ],
 )
-def test_otherwise_the_arguments_stay_as_they_are(saved, args):
-    assert with_saved_config(args, "cifar10") == args
+def test_other_arguments_are_unchanged(saved, args):
+    assert with_saved_config(args, "toy") == args
 
 
 # exit codes
@@ -243,18 +251,19 @@ def raiser(error: BaseException):
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_what_a_user_can_put_right_is_a_line_and_an_exit_code(capsys, error, code, line):
+def test_user_error_is_one_line_and_an_exit_code(capsys, error, code, line):
     assert report_errors(raiser(error)) == code
     assert capsys.readouterr() == ("", line)
 
 
-def test_of_several_processes_one_says_where_they_stopped(capsys, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
+def test_only_rank_0_prints_where_it_stopped(capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
     assert report_errors(raiser(Preempted("x.ckpt"))) == 75
     assert capsys.readouterr() == ("", "")
 
 
-def test_success_is_0_and_a_fault_of_ours_keeps_its_traceback():
+def test_success_is_0_and_other_errors_keep_their_traceback():
     assert report_errors(lambda: None) == 0 and report_errors(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         report_errors(raiser(ZeroDivisionError()))
@@ -271,32 +280,32 @@ def help_text(capsys) -> str:
 
 
 def options(text: str) -> dict[str, str]:
-    """flag -> what help says of it, in one line"""
+    """Flag -> its entry in the help, in one line."""
     blocks = re.findall(r"^  (-.*(?:\n(?: {3,}.*|))*)", text, re.MULTILINE)
     return {re.match(r"(?:-\w\b.*, )?(--[\w.]+)", block)[1]: " ".join(block.split()) for block in blocks}
 
 
 def test_help_gives_every_option_a_sentence_and_a_type(capsys):
     found = options(help_text(capsys))
-    assert len(found) > 80
+    assert len(found) > 70
     for flag, (kind, sentence) in TRAINER_FLAGS.items():
         assert found[f"--{flag}"] == f"--{flag} {kind} {sentence} (type: {kind})"
-    for flag in ("seed", "name", "wandb", "resume", "debug", "checkpoint_every", "patience"):
+    for flag in ("seed", "name", "wandb", "resume", "debug", "checkpoint_every", "patience", "model.mlp.activation"):
         assert f"--{flag}" in found
     for flag, text in found.items():
-        if flag in ("--help", "--config", "--print_config", "--trainer", "--model", "--data") or flag.endswith(".help"):
-            continue
+        if flag in ("--help", "--config", "--print_config") or flag.endswith(".help") or " CONFIG Path to a" in text:
+            continue  # (the last: a group of options, which may be a file)
         before, is_typed, _ = text.partition("(type: ")
         assert is_typed and len(before.split()) >= 5, text
 
 
-def test_help_says_what_the_command_is(capsys):
-    usage = "usage: python -m projects.cifar10.train [--config recipes/NAME.yaml] [flags]"
+def test_help_begins_with_the_usage(capsys):
+    usage = "usage: python -m projects.toy.train [--config recipes/NAME.yaml] [flags]"
     assert help_text(capsys).splitlines()[0] == usage
 
 
 def command(*args: str) -> tuple[float, subprocess.CompletedProcess]:
-    """Runs Python; returns its processor seconds, which do not depend on what else the machine does, and how it ended."""
+    """Runs Python; returns its CPU seconds, which do not depend on the machine's load, and the completed process."""
 
     def used() -> float:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -307,14 +316,15 @@ def command(*args: str) -> tuple[float, subprocess.CompletedProcess]:
     return used() - before, done
 
 
+@pytest.mark.slow
 def test_help_takes_little_longer_than_importing_the_framework():
     times: dict[str, float] = {"imports": 1e9, "help": 1e9}
     for _ in range(3):  # the first time reads from the disk
-        seconds, done = command("-X", "importtime", "-m", "projects.cifar10.train", "--help")
+        seconds, done = command("-X", "importtime", "-m", "projects.blank.train", "--help")
         assert done.returncode == 0 and done.stdout.startswith("usage: ")
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert all(line.startswith("import time:") for line in done.stderr.splitlines())
-        assert {"torch", "lightning", "projects.cifar10.module"} <= imported
+        assert {"torch", "lightning", "projects.blank.module"} <= imported
         assert not {"datasets", "wandb", "pyarrow", "PIL.JpegImagePlugin", "common.run"} & imported
         times["help"] = min(times["help"], seconds)
         times["imports"] = min(times["imports"], command("-c", "import torch, lightning")[0])
@@ -323,7 +333,47 @@ def test_help_takes_little_longer_than_importing_the_framework():
     assert times["help"] <= 2 * times["imports"], times
 
 
-def test_a_wrong_flag_ends_the_process_with_one_line():
-    _, done = command("-m", "projects.cifar10.train", "--bogus", "3")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: Unrecognized arguments: --bogus 3 (see --help)\n"
+def test_wrong_flag_ends_the_process_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--bogus", "3"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("projects.blank.train", run_name="__main__")
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "error: Unrecognized arguments: --bogus 3 (see --help)\n")
+
+
+# options
+
+
+def test_options_reach_module_and_data_as_plain_values():
+    args = ["--data.source", "sample", "--model.lr", "0.2", "--model.mlp.hidden_dim", "5", "--data.batch_size", "7"]
+    cli = CapstoneCLI(PROJECT, args)
+    assert type(cli.config.model.lr) is PositiveFloat
+    module, data, _ = cli.request().build()
+    values = {0.2: module.hparams["lr"], 5: module.hparams["mlp"].hidden_dim, 7: data.batch_size}
+    assert [(type(value), value) for value in values.values()] == [(type(expected), expected) for expected in values]
+    assert module.hparams["mlp"].activation == "relu" and module.hparams["num_classes"] == data.num_classes
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5])
+def test_fractions_know_their_bounds(value):
+    for kind, is_valid in [(Fraction, 0 <= value < 1), (PositiveFraction, 0 < value <= 1)]:
+        if is_valid:
+            assert kind(value) == value
+        else:
+            with pytest.raises(ValueError, match="does not conform to restriction"):
+                kind(value)
+
+
+def test_start_runs_from_python_with_callbacks_and_errors_as_exceptions(tmp_path, monkeypatch, capsys):
+    class Count(Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *args):
+            self.batches += 1
+
+    monkeypatch.chdir(tmp_path)
+    counter = Count()
+    start(PROJECT, ["--data.source", "sample", "--accelerator", "cpu", "--fast_dev_run"], [counter])
+    assert counter.batches == 1 and "dry run" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--seed -1"):
+        start(PROJECT, ["--data.source", "sample", "--accelerator", "cpu", "--seed", "-1"])

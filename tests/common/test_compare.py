@@ -1,4 +1,4 @@
-"""Comparisons say what the run folders say: figures by hand, what differs, and nothing that a broken folder could break."""
+"""Comparison of runs: means and deviations by hand, differing settings, damaged runs, and reports in every format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 from common.compare import __main__ as compare
 from common.compare import curves
 from common.compare.curves import draw_comparison, mean_curve
-from common.compare.groups import Figure, group_runs, make_tables
+from common.compare.groups import MeanStd, group_runs, make_tables
 from common.compare.records import choose_curve, flat_settings, read_run, read_runs
 from common.compare.wandb_runs import read_wandb
 from common.errors import UserError
@@ -43,7 +43,7 @@ def write_run(
     """A finished run's folder as `common.run` leaves it, two validations long."""
     folder = root / project / name
     folder.mkdir(parents=True)
-    settings = {"lr": 0.1, "widths": [8, 8], **model}
+    settings = {"lr": 0.1, "dims": [8, 8], **model}
     config = {"seed": seed, "recipe": "default", "wandb": False, "trainer": {"max_epochs": 2}, "model": settings}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     rows = ["step,train/loss,val/accuracy,val/loss", "4,2.0,,", f"9,,{accuracy - 0.1},1.5", f"19,,{accuracy},0.5"]
@@ -55,7 +55,7 @@ def write_run(
         "recipe": "default",
         "command": f"python -m projects.{project}.train --seed {seed} <&>",
         "seed": seed,
-        "test": {"test/accuracy": accuracy - 0.01, "test/accuracy_plain": accuracy - 0.02, "test/loss": 0.6},
+        "test": {"test/accuracy": accuracy - 0.01, "test/accuracy_tta": accuracy - 0.02, "test/loss": 0.6},
         "monitor": "val/accuracy",
         "mode": "max",
         "best_validation": {"val/accuracy": accuracy, "val/loss": 0.5, "step": 19.0},
@@ -69,7 +69,7 @@ def write_run(
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
-    """Three seeds of one kind, one run at another rate, and a run of another project."""
+    """Three seeds of one kind, one run with another learning rate, and a run of another project."""
     for seed, accuracy in ACCURACIES.items():
         write_run(tmp_path / "runs", f"base-seed{seed}", seed, accuracy)
     write_run(tmp_path / "runs", "slow", 0, 0.95, lr=0.01)
@@ -92,7 +92,7 @@ def run_compare(capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 def table_of(runs: Path, project: str = "painter") -> list[dict[str, Any]]:
-    """The table of one project, a dictionary for each line."""
+    """Table of one project, a dictionary for each row."""
     (table,) = [table for table in make_tables(group_runs(read_runs([runs])[0])) if table.project == project]
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
@@ -100,25 +100,25 @@ def table_of(runs: Path, project: str = "painter") -> list[dict[str, Any]]:
 # what is in a table
 
 
-def test_seeds_are_one_line_with_mean_and_deviation(runs):
+def test_seeds_are_one_row_with_mean_and_deviation(runs):
     slow, base = table_of(runs)  # the best first
     assert (base["run"], base["seeds"], slow["run"]) == ("base-seed*", "0, 1, 2", "slow")
     for name, off in [("val/accuracy", 0.0), ("test/accuracy", 0.01)]:
         values = [accuracy - off for accuracy in ACCURACIES.values()]
         assert base[name].mean == pytest.approx(statistics.mean(values))
-        assert base[name].deviation == pytest.approx(statistics.stdev(values))
-        assert (slow[name].mean, slow[name].deviation) == (pytest.approx(0.95 - off), None)
-    assert (base["training seconds"].mean, base["training seconds"].deviation) == (61.0, 1.0)
-    assert (base["samples a second"].mean, base["data"], base["recipe"]) == (500.0, "sample", "default")
+        assert base[name].std == pytest.approx(statistics.stdev(values))
+        assert (slow[name].mean, slow[name].std) == (pytest.approx(0.95 - off), None)
+    assert (base["training seconds"].mean, base["training seconds"].std) == (61.0, 1.0)
+    assert (base["samples per second"].mean, base["data"], base["recipe"]) == (500.0, "sample", "default")
 
 
 def test_only_settings_that_differ_are_columns(runs):
     assert [row["model.lr"] for row in table_of(runs)] == ["0.01", "0.1"]
-    assert not {"model.widths", "trainer.max_epochs", "device"} & table_of(runs)[0].keys()
+    assert not {"model.dims", "trainer.max_epochs", "device"} & table_of(runs)[0].keys()
     assert "model.lr" not in table_of(runs, "poet")[0]
-    write_run(runs, "wide", 0, 0.1, widths=[16, 16], extra=None)
+    write_run(runs, "wide", 0, 0.1, dims=[16, 16], extra=None)
     rows = {row["run"]: row for row in table_of(runs)}
-    assert (rows["wide"]["model.widths"], rows["slow"]["model.widths"]) == ("[16, 16]", "[8, 8]")
+    assert (rows["wide"]["model.dims"], rows["slow"]["model.dims"]) == ("[16, 16]", "[8, 8]")
     assert (rows["wide"]["model.extra"], rows["slow"]["model.extra"]) == ("null", None)
 
 
@@ -132,34 +132,34 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(runs, change)
     assert sorted(names) == ["base-seed*", "base-seed2", "rhymes", "slow"]
 
 
-def test_the_best_stands_first_whichever_way_is_better(runs):
+def test_the_best_group_comes_first_in_both_modes(runs):
     for folder in (runs / "painter").iterdir():
         summary = json.loads((folder / "summary.json").read_text())
         (folder / "summary.json").write_text(json.dumps({**summary, "mode": "min"}))
     assert [row["run"] for row in table_of(runs)] == ["base-seed*", "slow"]
 
 
-def test_variants_of_a_figure_are_left_to_the_csv(runs):
-    figures = [name for name in table_of(runs)[0] if name.startswith(("val/", "test/"))]
-    assert figures == ["val/accuracy", "test/accuracy", "test/loss"]
-    (every,) = [t for t in make_tables(group_runs(read_runs([runs])[0]), every_figure=True) if t.project == "poet"]
-    assert {"val/loss", "test/accuracy_plain"} <= set(every.header)
+def test_variants_of_a_metric_are_left_to_the_csv(runs):
+    metrics = [name for name in table_of(runs)[0] if name.startswith(("val/", "test/"))]
+    assert metrics == ["val/accuracy", "test/accuracy", "test/loss"]
+    (every,) = [t for t in make_tables(group_runs(read_runs([runs])[0]), all_metrics=True) if t.project == "poet"]
+    assert {"val/loss", "test/accuracy_tta"} <= set(every.header)
 
 
 @pytest.mark.parametrize(
-    "figure, text",
+    "value, text",
     [
-        (Figure(0.90634, 0.00041), "0.9063 ± 0.0004"),
-        (Figure(42450.4), "42,450"),
-        (Figure(24.0, 0.5), "24.00 ± 0.50"),
-        (Figure(0.0), "0.00"),
-        (Figure(-0.001234), "-0.001234"),
-        (Figure(float("nan"), 1.0), "nan"),
+        (MeanStd(0.90634, 0.00041), "0.9063 ± 0.0004"),
+        (MeanStd(42450.4), "42,450"),
+        (MeanStd(24.0, 0.5), "24.00 ± 0.50"),
+        (MeanStd(0.0), "0.00"),
+        (MeanStd(-0.001234), "-0.001234"),
+        (MeanStd(float("nan"), 1.0), "nan"),
     ],
     ids=str,
 )
-def test_figures_have_four_digits(figure, text):
-    assert str(figure) == text
+def test_values_have_four_significant_digits(value, text):
+    assert str(value) == text
 
 
 def test_what_is_a_runs_own_is_no_setting():
@@ -167,11 +167,11 @@ def test_what_is_a_runs_own_is_no_setting():
     assert flat_settings(config) == {"data.pad": 2, "model.a.seed": 3, "model.b": {}}
 
 
-def test_the_figures_of_a_run_that_diverged_stay_what_they_are(tmp_path):
+def test_metrics_of_a_diverged_run_stay_nan(tmp_path):
     folder = write_run(tmp_path, "lost", 0, 0.9)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "test": {"test/loss": float("nan")}}))
-    assert str(group_runs([read_run(folder)])[0].figure("test/loss")) == "nan"
+    assert str(group_runs([read_run(folder)])[0].metric("test/loss")) == "nan"
 
 
 # which folders are read
@@ -195,7 +195,7 @@ def damage(folder: Path, how: str) -> None:
         summary.write_text(summary.read_text()[:100])
     elif how == "a list":
         summary.write_text("[1, 2]")
-    elif how == "without figures":
+    elif how == "without metrics":
         summary.write_text(json.dumps({"project": "painter"}))
     elif how == "words for numbers":
         (folder / "metrics.csv").write_text("step,val/accuracy\n1,x\n")
@@ -205,26 +205,26 @@ def damage(folder: Path, how: str) -> None:
         (folder / "config.yaml").write_text("a: [")
     elif how == "not text":
         (folder / "config.yaml").write_bytes(b"\xff\xfe\x00")
-    elif how == "null for a figure":
+    elif how == "null for a number":
         summary.write_text(json.dumps({**json.loads(summary.read_text()), "train_seconds": None}))
     elif how == "only checkpoints":
         shutil.rmtree(folder)
         (folder / "checkpoints").mkdir(parents=True)
 
 
-DAMAGES = ["config.yaml", "metrics.csv", "summary.json", "truncated", "a list", "without figures", "words for numbers"]
-DAMAGES += ["no settings", "not YAML", "not text", "null for a figure", "only checkpoints"]
+DAMAGES = ["config.yaml", "metrics.csv", "summary.json", "truncated", "a list", "without metrics", "words for numbers"]
+DAMAGES += ["no settings", "not YAML", "not text", "null for a number", "only checkpoints"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_broken_run_is_one_line_and_passed_over(runs, run_compare, how):
+def test_a_damaged_run_is_skipped_with_one_line(runs, run_compare, how):
     damage(runs / "painter" / "base-seed1", how)
     code, out, err = run_compare(runs)
     assert code == 0 and "base-seed*" in out and "0, 2" in out
-    assert re.fullmatch(r"passed over: .*base-seed1.*\n", err), err
+    assert re.fullmatch(r"skipped: .*base-seed1.*\n", err), err
 
 
-def test_a_run_that_goes_on_is_passed_over(runs, run_compare):
+def test_an_unfinished_run_is_skipped(runs, run_compare):
     (runs / "painter" / "slow" / "summary.json").unlink()
     assert "slow: no summary.json; the run has not ended" in run_compare(runs)[2]
 
@@ -237,7 +237,7 @@ def test_a_run_that_goes_on_is_passed_over(runs, run_compare):
         (["broken"], "no finished run to compare"),
         (["runs", "--output", "a.txt"], "--output a.txt: name a file that ends in .md, .csv, .html"),
         (["runs", "--output", "letter.md"], "letter.md is there already and no comparison"),
-        (["runs", "--output", "picture.md"], "picture.png is there already and no comparison"),
+        (["runs", "--output", "plot.md"], "plot.png is there already and no comparison"),
         (["runs", "--output", "letter.md/a.md"], "--output letter.md/a.md: "),
         (["--bogus"], "unrecognized arguments: --bogus (see --help)"),
         (["--wandb", "somewhere"], "--wandb somewhere: name it as ENTITY/PROJECT"),
@@ -250,11 +250,11 @@ def test_bad_input_is_one_line_and_exit_code_2(runs, monkeypatch, run_compare, w
     Path("empty").mkdir()
     Path("broken/checkpoints").mkdir(parents=True)
     Path("letter.md").write_text("Dear all")
-    Path("picture.png").write_text("mine")
+    Path("plot.png").write_text("mine")
     code, out, err = run_compare(*words)
-    errors = [line for line in err.splitlines() if not line.startswith("passed over")]
+    errors = [line for line in err.splitlines() if not line.startswith("skipped")]
     assert (code, out) == (2, "") and len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0], err
-    assert (Path("letter.md").read_text(), Path("picture.png").read_text()) == ("Dear all", "mine")
+    assert (Path("letter.md").read_text(), Path("plot.png").read_text()) == ("Dear all", "mine")
 
 
 def test_help_and_listing_need_no_torch(runs):
@@ -268,11 +268,11 @@ def test_help_and_listing_need_no_torch(runs):
 # curves
 
 
-def test_the_mean_of_curves_is_taken_where_all_have_been(tmp_path):
+def test_mean_curve_covers_the_steps_that_all_curves_span(tmp_path):
     steps, means, deviations = mean_curve([[(0, 0.0), (10, 10.0)], [(5, 7.0), (10, 14.0), (20, 0.0)]])
-    assert (steps, means) == ([5, 10], [6.0, 12.0])
-    assert deviations == pytest.approx([statistics.stdev([5, 7]), statistics.stdev([10, 14])])
-    assert mean_curve([[(1, 2.0), (3, 4.0)]]) == ([1, 3], [2.0, 4.0], [0.0, 0.0])
+    assert (steps.tolist(), means.tolist()) == ([5, 10], [6.0, 12.0])
+    assert deviations.tolist() == pytest.approx([statistics.stdev([5, 7]), statistics.stdev([10, 14])])
+    assert [values.tolist() for values in mean_curve([[(1, 2.0), (3, 4.0)]])] == [[1, 3], [2.0, 4.0], [0.0, 0.0]]
 
 
 def test_each_project_has_a_panel_and_each_group_a_line(runs, tmp_path, monkeypatch):
@@ -305,15 +305,15 @@ def test_curves_of_several_sources_say_which(runs, tmp_path, monkeypatch):
         ("val/bleu", ["train/loss", "val/bleu", "val/loss"], "val/bleu"),
         ("val/bleu", ["train/loss", "val/loss"], "val/loss"),
         ("val/bleu", ["train/loss"], "train/loss"),
-        ("", ["val/distance", "perf/x"], "val/distance"),
+        ("", ["val/bleu_lc", "perf/x"], "val/bleu_lc"),
         ("", ["perf/x"], ""),
     ],
 )
-def test_the_curve_is_of_what_was_watched(monitor, names, chosen):
+def test_the_curve_is_of_the_monitored_metric(monitor, names, chosen):
     assert choose_curve(monitor, [{name: 1.0} for name in names]) == chosen
 
 
-def test_runs_without_a_curve_have_no_picture(runs, tmp_path):
+def test_runs_without_a_curve_have_no_plot(runs, tmp_path):
     for folder in (runs / "painter").iterdir():
         (folder / "metrics.csv").write_text("step\n1\n")
     assert draw_comparison(group_runs(read_runs([runs / "painter"])[0]), tmp_path / "a.png") is None
@@ -322,7 +322,7 @@ def test_runs_without_a_curve_have_no_picture(runs, tmp_path):
 # files
 
 
-def test_markdown_has_the_table_and_the_picture_beside_it(runs, tmp_path, run_compare):
+def test_markdown_has_the_table_and_a_plot_beside_it(runs, tmp_path, run_compare):
     target = tmp_path / "reports" / "a.md"
     for _ in range(2):  # a report may be written anew
         code, out, err = run_compare(runs, "--output", target)
@@ -335,16 +335,16 @@ def test_markdown_has_the_table_and_the_picture_beside_it(runs, tmp_path, run_co
         assert min(image.size) > 200
 
 
-def test_csv_has_every_figure_as_a_number(runs, tmp_path, run_compare):
+def test_csv_has_all_metrics_as_numbers(runs, tmp_path, run_compare):
     assert run_compare(runs, "--output", tmp_path / "a.csv")[0] == 0
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["slow", "base-seed*", "rhymes"]
     base = rows["base-seed*"]
     assert (base["project"], base["seeds"], base["model.lr"]) == ("painter", "0, 1, 2", "0.1")
-    assert float(base["test/accuracy_plain"]) == pytest.approx(0.90)
-    assert float(base["test/accuracy_plain deviation"]) == pytest.approx(0.02)
-    assert (rows["slow"]["test/accuracy deviation"], rows["rhymes"]["model.lr"]) == ("", "")
+    assert float(base["test/accuracy_tta"]) == pytest.approx(0.90)
+    assert float(base["test/accuracy_tta std"]) == pytest.approx(0.02)
+    assert (rows["slow"]["test/accuracy std"], rows["rhymes"]["model.lr"]) == ("", "")
 
 
 def test_a_narrow_terminal_has_a_column_for_each_run(runs, monkeypatch, run_compare):
@@ -412,7 +412,7 @@ def test_the_page_opens_in_a_browser_with_all_rows_no_errors_and_no_requests(run
     assert (base["model.lr"], base["val/accuracy"], base["training seconds"]) == ("0.1", "0.9200 ± 0.0200", "61.00 ± 1.00")
 
 
-def test_the_page_is_one_file_and_tells_nothing_but_text(runs, tmp_path, run_compare):
+def test_the_page_is_one_file_with_escaped_text(runs, tmp_path, run_compare):
     write_run(runs, "<script>", 0, 0.2, lr=3)
     assert run_compare(runs, "--output", tmp_path / "a.html")[0] == 0
     text = (tmp_path / "a.html").read_text()
@@ -433,7 +433,7 @@ class FakeRun(SimpleNamespace):
 
 
 def fake_run(name: str = "a-seed0", state: str = "finished", **changes: Any) -> FakeRun:
-    """A run as `common.run` logs it: the best of what is watched and of the loss, the last of all else."""
+    """A run as `common.run` logs it: the best value of the monitored metric and of the loss, the last of all else."""
     config = {"seed": 0, "recipe": "default", "wandb": True, "model": {"lr": 0.1}, "data": {"source": "auto"}}
     config |= {"data/source": "sample", "_wandb": {"cli_version": "0"}}
     summary = {
@@ -455,8 +455,8 @@ def fake_api(*runs: FakeRun) -> SimpleNamespace:
 
 
 def test_wandb_runs_are_read_like_folders(tmp_path):
-    (record,), complaints = read_wandb("me/capstones-painter", fake_api(fake_run()))
-    assert complaints == []
+    (record,), errors = read_wandb("me/capstones-painter", fake_api(fake_run()))
+    assert errors == []
     assert (record.project, record.name, record.source, record.recipe, record.seed) == (
         "painter",
         "a-seed0",
@@ -464,19 +464,19 @@ def test_wandb_runs_are_read_like_folders(tmp_path):
         "default",
         0,
     )
-    assert record.figures == {"val/accuracy": 0.9, "val/loss": 0.4, "test/accuracy": 0.88}
+    assert record.metrics == {"val/accuracy": 0.9, "val/loss": 0.4, "test/accuracy": 0.88}
     assert (record.monitor, record.mode, record.settings) == ("val/accuracy", "max", {"model.lr": 0.1})
     assert (record.train_seconds, record.samples_per_second) == (60.0, 500.0)
     assert (record.curve_name, record.curve) == ("val/accuracy", [(9.0, 0.7), (19.0, 0.9)])
 
 
-def test_wandb_runs_are_grouped_and_others_passed_over():
+def test_wandb_runs_are_grouped_and_others_skipped():
     other_seed = fake_run("a-seed1", config={**fake_run().config, "seed": 1})
     foreign = fake_run("foreign", config={"batch": 3})
-    records, complaints = read_wandb("me/p", fake_api(fake_run(), other_seed, fake_run("b", "running"), foreign))
+    records, errors = read_wandb("me/p", fake_api(fake_run(), other_seed, fake_run("b", "running"), foreign))
     (group,) = group_runs(records)
-    assert (group.name, group.figure("val/accuracy").deviation) == ("a-seed*", 0.0)
-    assert complaints[0] == "me/p/b: running" and complaints[1].startswith("me/p/foreign: not a run of this suite")
+    assert (group.name, group.metric("val/accuracy").std) == ("a-seed*", 0.0)
+    assert errors[0] == "me/p/b: running" and errors[1].startswith("me/p/foreign: not a run of this suite")
 
 
 def test_a_server_that_fails_is_one_line():

@@ -1,4 +1,4 @@
-"""A multi-run does each run once, goes on where it was stopped, and leaves them all comparable; `make` does the work."""
+"""Multirun: each run is done once, killed ones are resumed, and all are compared at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.multirun import is_done, makefile, plan_runs, read_grid
 
 ROOT = Path(__file__).resolve().parents[2]
-# stands in for a project's: trains for no time, fails for seed 9, and with --wait saves and goes on for a minute
+# train.py of a toy project: ends at once, fails for seed 9, and with --wait saves a checkpoint and runs for a minute
 TRAIN = """
     import json, pathlib, shlex, sys, time
     words = sys.argv[1:]
@@ -32,8 +32,8 @@ TRAIN = """
         time.sleep(60)
     if value("--seed") == "9":
         sys.exit(2)
-    rate = next((word.split("=")[1] for word in words if word.startswith("--model.lr=")), "1")
-    (folder / "config.yaml").write_text(f"model: {{lr: {rate}}}")
+    lr = next((word.split("=")[1] for word in words if word.startswith("--model.lr=")), "1")
+    (folder / "config.yaml").write_text(f"model: {{lr: {lr}}}")
     (folder / "metrics.csv").write_text("step,val/loss\\n1,0.5\\n")
     summary = {"project": "toy", "data_source": "sample", "recipe": "default", "device": "cpu", "train_seconds": 1.0}
     summary |= {"command": f"python -m projects.toy.train {shlex.join(words)}", "seed": int(value("--seed"))}
@@ -44,7 +44,7 @@ TRAIN = """
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
-    """The folder of a repository with one project, `toy`; the place to be."""
+    """Folder of a repository with one project, `toy`, as the working directory."""
     (tmp_path / "projects" / "toy").mkdir(parents=True)
     for package in ("projects", "projects/toy"):
         (tmp_path / package / "__init__.py").write_text("")
@@ -72,7 +72,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def trained(output: str) -> list[str]:
-    """The names of the runs that were started, in order."""
+    """Names of the runs that were started, in order."""
     words = [shlex.split(line) for line in output.splitlines() if line.startswith("toy --")]
     return [line[line.index("--name") + 1] for line in words]
 
@@ -80,17 +80,17 @@ def trained(output: str) -> list[str]:
 # what is planned
 
 
-def test_every_seed_meets_every_combination():
-    grid = read_grid(["model.lr=0.1,0.2", "--model.widths=[8,8],[4]"])
+def test_every_seed_is_run_with_every_combination():
+    grid = read_grid(["model.lr=0.1,0.2", "--model.dims=[8,8],[4]"])
     runs = plan_runs("toy", [0, 3], grid, None, ["--max_epochs", "2"])
     assert [run.folder.name for run in runs[:3]] == [
-        "default-lr0.1-widths_8_8_-seed0",
-        "default-lr0.1-widths_8_8_-seed3",
-        "default-lr0.1-widths_4_-seed0",
+        "default-lr0.1-dims_8_8_-seed0",
+        "default-lr0.1-dims_8_8_-seed3",
+        "default-lr0.1-dims_4_-seed0",
     ]
     assert len(runs) == 8 and len({run.folder for run in runs}) == 8
     assert runs[-1].flags == shlex.split(
-        "--max_epochs 2 --model.lr=0.2 --model.widths=[4] --seed 3 --name default-lr0.2-widths_4_-seed3"
+        "--max_epochs 2 --model.lr=0.2 --model.dims=[4] --seed 3 --name default-lr0.2-dims_4_-seed3"
     )
 
 
@@ -103,12 +103,12 @@ def test_every_seed_meets_every_combination():
         (["--config=a/c.yaml"], None, "c-seed0"),
     ],
 )
-def test_names_begin_with_the_recipes(flags, name, expected):
+def test_names_begin_with_the_recipes_name(flags, name, expected):
     (planned,) = plan_runs("toy", [0], {}, name, flags)
     assert planned.folder == Path("runs/toy") / expected
 
 
-def test_commands_survive_shell_and_make(toy):
+def test_commands_are_quoted_for_shell_and_make(toy):
     (planned,) = plan_runs("toy", [0], {}, "a", ["--data.source", "it's $HOME/x"])
     done = subprocess.run(["make", "-f", "-", "run-0"], input=makefile([planned]), capture_output=True, text=True)
     assert "toy --data.source it's $HOME/x --seed 0 --name a-seed0" in done.stdout, done.stderr
@@ -123,7 +123,7 @@ def test_commands_survive_shell_and_make(toy):
         ("toy --grid seed=1,2", "--grid seed=1,2: use --seeds"),
         ("toy --grid a=1 --grid a=2", "--grid a=2: a is given already"),
         ("toy --seeds 1 1", "two runs would be called default-seed1; every seed and value once"),
-        ("toy --seed 3", "--seed: this command gives every run its own; use --seeds"),
+        ("toy --seed 3", "--seed: multirun sets it for every run; use --seeds"),
         ("toy --jobs 0", "--jobs 0: use 1 or more"),
         ("toy --seeds x", "argument --seeds: invalid int value: 'x' (see --help)"),
     ],
@@ -137,7 +137,7 @@ def test_bad_input_is_one_line_and_exit_code_2(toy, monkeypatch, capsys, words, 
     assert (code, capsys.readouterr().err) == (2, f"error: {message}\n")
 
 
-def test_without_make_it_says_so(toy, monkeypatch, capsys):
+def test_missing_make_is_one_line(toy, monkeypatch, capsys):
     monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
     monkeypatch.setattr(multirun.shutil, "which", lambda name: None)
     assert multirun.main(["toy"]) == 2
@@ -149,7 +149,7 @@ def test_without_make_it_says_so(toy, monkeypatch, capsys):
 
 def test_all_are_run_once_and_compared(toy):
     words = ["toy", "--seeds", "0", "1", "2", "--grid", "model.lr=0.1,0.2", "--max_epochs", "2"]
-    names = [f"default-lr{rate}-seed{seed}" for rate in ("0.1", "0.2") for seed in (0, 1, 2)]
+    names = [f"default-lr{lr}-seed{seed}" for lr in ("0.1", "0.2") for seed in (0, 1, 2)]
     code, output = run(*words)
     assert code == 0 and trained(output) == names, output
     table = [line for line in output.splitlines() if line.startswith("│")]
@@ -162,7 +162,7 @@ def test_all_are_run_once_and_compared(toy):
     assert code == 0 and trained(output) == ["default-lr0.1-seed5", "default-lr0.2-seed5"], output
 
 
-def test_a_failure_stops_the_rest_unless_told_otherwise(toy):
+def test_a_failure_stops_the_rest_without_keep_going(toy):
     code, output = run("toy", "--seeds", "9", "1")
     assert code == 2 and trained(output) == ["default-seed9"] and "default-seed*" not in output
     code, output = run("toy", "--seeds", "9", "1", "--keep_going")
@@ -184,7 +184,7 @@ def test_a_signal_reaches_the_run_which_is_resumed_next_time(toy):
     assert "--name a-seed0 --resume auto" in output and "--name a-seed1 --resume" not in output
 
 
-def test_a_finished_run_of_other_settings_is_not_taken_for_done(toy):
+def test_a_finished_run_with_other_flags_is_refused(toy):
     (planned,) = plan_runs("toy", [0], {}, None, ["--max_epochs", "2"])
     planned.folder.mkdir(parents=True)
 

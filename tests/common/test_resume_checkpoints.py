@@ -1,5 +1,5 @@
-"""The checkpoints that a killed run continues from: the right ones, with everything in them. (Kills themselves are
-tested on a whole project, in `tests/projects`.)
+"""Checkpoints for resuming: when they are saved, what they hold, and SIGTERM. (Killed runs are tested on whole projects,
+in `tests/projects`.)
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
 from common.errors import Preempted
-from common.io.checkpoints import logged_steps, read_checkpoint
+from common.io.checkpoints import read_checkpoint
 from common.io.loggers import csv_logger, read_metrics
+from common.trainer import logged_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|resumable|is not empty).*")
 
 
 class Model(LightningModule):
-    """One weight, whose validation loss is `losses[epoch]`."""
+    """One weight; its validation loss is `losses[epoch]`."""
 
     def __init__(self, losses=(3.0, 1.0, 2.0, 2.5)) -> None:
         super().__init__()
@@ -86,19 +87,19 @@ def step_files(*steps: int) -> list[str]:
 # when
 
 
-def test_the_newest_two_are_kept(tmp_path):
+def test_the_latest_two_are_kept(tmp_path):
     fit([ResumeCheckpoints(tmp_path, "cifar10", 2)])
     assert names(tmp_path) == step_files(8, 10)
 
 
 @pytest.mark.parametrize("every, steps", [(0, [5, 10]), (2, [2, 4, 5, 6, 8, 10]), (5, [5, 10]), (3, [3, 5, 6, 9, 10])])
-def test_they_come_every_few_steps_and_at_the_ends_of_epochs(tmp_path, every, steps):
+def test_they_are_saved_every_few_steps_and_at_the_ends_of_epochs(tmp_path, every, steps):
     fit([KeepAll(tmp_path, "cifar10", every)])
     assert names(tmp_path) == step_files(*steps)
 
 
-def test_accumulated_gradients_are_never_left_out(tmp_path):
-    # the optimizer steps after batches 2, 4 and 5; what is between has no checkpoint that would be right
+def test_no_checkpoint_between_accumulated_gradients(tmp_path):
+    # the optimizer steps after batches 2, 4 and 5; accumulated gradients are in no checkpoint
     fit([KeepAll(tmp_path, "cifar10", 1)], accumulate_grad_batches=2)
     assert names(tmp_path) == step_files(1, 2, 3, 4, 5, 6)
     for path, batches in zip(sorted(tmp_path.iterdir()), [2, 4, 5, 2, 4, 5], strict=True):
@@ -114,9 +115,9 @@ def test_steps_of_several_optimizers_are_counted_together(tmp_path):
     assert loggers_count == [2, 3, 4, 5, 6, 7, 8, 10]
 
 
-def test_files_with_larger_numbers_do_not_push_out_a_new_one(tmp_path):
+def test_old_files_with_larger_steps_do_not_displace_a_new_one(tmp_path):
     fit([KeepAll(tmp_path, "cifar10", 0)], epochs=1)
-    for step in (100, 200):  # as a run leaves them that is taken back to an older checkpoint
+    for step in (100, 200):  # of a run that is resumed from an earlier checkpoint
         path = tmp_path / f"step-{step:08d}.ckpt"
         path.touch()
         os.utime(path, (1, 1))
@@ -124,7 +125,7 @@ def test_files_with_larger_numbers_do_not_push_out_a_new_one(tmp_path):
     assert names(tmp_path) == step_files(10, 15)
 
 
-def test_lightnings_own_checkpoints_do_not_come_on_top(tmp_path):
+def test_lightning_saves_no_checkpoints_of_its_own(tmp_path):
     fit([ResumeCheckpoints(tmp_path / "ours", "cifar10", 0)], default_root_dir=tmp_path, limit_val_batches=0)
     assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == step_files(5, 10)
 
@@ -132,24 +133,24 @@ def test_lightnings_own_checkpoints_do_not_come_on_top(tmp_path):
 # what
 
 
-def test_the_project_and_the_random_states_are_in_them(tmp_path):
-    class Throw(Callback):
+def test_they_hold_the_project_and_the_random_states(tmp_path):
+    class Sample(Callback):
         def on_train_batch_end(self, trainer, *args):
             self.state = torch.rand(1), random.random(), np.random.rand()
             if trainer.global_step == 4:
                 self.expected = random_state()
 
-    throw = Throw()
-    fit([throw, KeepAll(tmp_path, "cifar10", 4)], epochs=1)
+    sample = Sample()
+    fit([sample, KeepAll(tmp_path, "cifar10", 4)], epochs=1)
     checkpoint = read_checkpoint(tmp_path / "step-00000004.ckpt")
     assert checkpoint["project"] == "cifar10"
     (state,) = checkpoint["random_states"]
-    assert torch.equal(state["torch"], throw.expected["torch"])
-    assert state["python"] == throw.expected["python"]
-    assert torch.equal(state["numpy"][1], throw.expected["numpy"][1])
+    assert torch.equal(state["torch"], sample.expected["torch"])
+    assert state["python"] == sample.expected["python"]
+    assert torch.equal(state["numpy"][1], sample.expected["numpy"][1])
 
 
-def test_an_epochs_checkpoint_knows_that_epochs_best_and_its_patience(tmp_path):
+def test_checkpoint_of_an_epoch_holds_its_best_and_its_patience(tmp_path):
     best = ModelCheckpoint(tmp_path, filename="best-{step}", monitor="val/loss", save_on_train_epoch_end=True)
     fit([best, KeepAll(tmp_path, "cifar10", 0), EarlyStopping("val/loss", patience=9)], epochs=4)
     for step, loss, best_step, waited in [(5, 3.0, 5, 0), (10, 1.0, 10, 0), (15, 1.0, 10, 1), (20, 1.0, 10, 2)]:
@@ -160,7 +161,7 @@ def test_an_epochs_checkpoint_knows_that_epochs_best_and_its_patience(tmp_path):
         assert stopping["wait_count"] == waited
 
 
-def test_a_resumed_run_goes_on_with_the_best_so_far(tmp_path):
+def test_resumed_run_continues_with_the_best_so_far(tmp_path):
     def callbacks():
         best = ModelCheckpoint(tmp_path, filename="best-{step}", monitor="val/loss", save_on_train_epoch_end=True)
         return [best, ResumeCheckpoints(tmp_path, "cifar10", 0)]
@@ -193,7 +194,7 @@ class Terminate(Callback):
         (0, {"accumulate_grad_batches": 2}, 1),  # after the step that takes the gradients so far
     ],
 )
-def test_sigterm_ends_the_step_saves_it_and_is_given_back(tmp_path, batch, options, saved):
+def test_sigterm_finishes_the_step_saves_it_and_restores_the_handler(tmp_path, batch, options, saved):
     before = signal.getsignal(signal.SIGTERM)
     path = tmp_path / f"step-{saved:08d}.ckpt"
     with pytest.raises(Preempted, match=f"stopped by SIGTERM; state saved in {path}") as caught:
@@ -205,7 +206,7 @@ def test_sigterm_ends_the_step_saves_it_and_is_given_back(tmp_path, batch, optio
 
 
 @pytest.mark.parametrize("batch, steps", [(1, [0, 1]), (4, [0, 1, 2, 3, 4, 4])])  # and one of the validation
-def test_the_figures_of_the_last_step_before_sigterm_are_logged(tmp_path, batch, steps):
+def test_metrics_of_the_last_step_before_sigterm_are_logged(tmp_path, batch, steps):
     logger = csv_logger(tmp_path)
     with pytest.raises(Preempted):
         fit([Terminate(batch), ResumeCheckpoints(tmp_path, "cifar10", 0)], logger=logger)
@@ -220,19 +221,19 @@ def test_sigterm_in_the_last_epoch_leaves_the_test_to_the_next_run(tmp_path):
 # random states
 
 
-def draws() -> tuple:
+def sample_all() -> tuple:
     return torch.rand(3).tolist(), torch.randn(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.gauss(0, 1)
 
 
-def test_random_states_go_through_a_file_and_back(tmp_path):
-    draws()  # leaves half of a pair of normal numbers behind in python and numpy
+def test_random_states_are_restored_from_a_file(tmp_path):
+    sample_all()  # leaves the second of a pair of normal numbers cached in python and numpy
     torch.save(random_state(), tmp_path / "x.pt")
-    expected = [draws() for _ in range(300)]  # more than one block of a Mersenne twister
+    expected = [sample_all() for _ in range(300)]  # more than one block of the Mersenne Twister
     set_random_state(torch.load(tmp_path / "x.pt", weights_only=True))
-    assert [draws() for _ in range(300)] == expected
+    assert [sample_all() for _ in range(300)] == expected
 
 
-def test_states_of_another_number_of_processes_are_left(tmp_path):
+def test_random_states_of_another_world_size_are_ignored(tmp_path):
     callback = ResumeCheckpoints(tmp_path, "cifar10", 0)
     states = [random_state(), random_state()]
 

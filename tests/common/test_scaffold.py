@@ -1,8 +1,12 @@
-"""A new project has everything that its template has, under its own name, in a place where nothing was before."""
+"""Scaffold: a new project has all files of its template under its own name, and nothing existing is overwritten."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -13,22 +17,22 @@ from pathlib import Path
 
 import pytest
 
-from common.scaffold import __main__ as scaffold
-from common.scaffold.renaming import Renaming, class_renames, fresh_readme, new_test_name, unmeasured
+from common.scaffold.__main__ import main
+from common.scaffold.create import plan_renaming, write_files
+from common.scaffold.files import project_files, source_files, template_names
+from common.scaffold.renaming import Renaming, class_renames, new_readme, new_recipe, new_test_name
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = scaffold.template_names()
-# flags with which a template does a step of training, validation and test in no time
-STEP = {"blank": [], "gan": ["--data.source", "ring8", "--data.eval_samples", "50"]}
+TEMPLATES = template_names()
 
 
 @pytest.fixture
 def run(capsys) -> Callable[..., tuple[int, str, str]]:
-    """Calls the command; returns exit code, standard output and standard error."""
+    """Runs the command in this process; returns exit code, standard output and standard error."""
 
     def call(*words: object) -> tuple[int, str, str]:
         try:
-            code = scaffold.main([str(word) for word in words])
+            code = main([str(word) for word in words])
         except SystemExit as stop:
             code = int(stop.code or 0)
         return code, *capsys.readouterr()
@@ -38,15 +42,12 @@ def run(capsys) -> Callable[..., tuple[int, str, str]]:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory) -> Path:
-    """A repository with a project made from each template, `my_<template>`. Not to be written to but below `runs/`."""
+    """A repository with a project from each template, `my_<template>`. Read-only but for `runs/`."""
     target = tmp_path_factory.mktemp("scaffold") / "repository"
-    assert scaffold.main(["my_blank", "--from", "blank", "--to", str(target)]) == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scaffold, "tidy", lambda folders: None)  # a second for each
-        for template in TEMPLATES:
-            if template != "blank":
-                renaming = scaffold.plan_renaming(f"my_{template}", template)
-                scaffold.write_files(scaffold.project_files(renaming, linked=False), target)
+    assert main(["my_blank", "--from", "blank", "--to", str(target)]) == 0
+    for template in TEMPLATES:
+        if template != "blank":
+            write_files(project_files(plan_renaming(f"my_{template}", template), link_template=False), target)
     return target
 
 
@@ -55,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def python(cwd: Path, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a repository as its own tests would, with what this one has left in the environment gone."""
+    """Runs Python in a repository, without what this process has set in the environment."""
     other = ("PYTEST_", "CAPSTONES_", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(other)}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -67,7 +68,7 @@ def python(cwd: Path, *words: str, timeout: float = 120) -> subprocess.Completed
 # names
 
 
-def test_names_are_replaced_where_they_mean_the_project():
+def test_project_name_is_replaced_but_no_data_sets_name():
     text = """
         from projects.cifar10.data import CIFAR10Data  # see projects/cifar10/README.md and runs/cifar10/a
         HUB_ID = "uoft-cs/cifar10"
@@ -112,33 +113,40 @@ def test_classes_are_named_after_the_project(template, old, new):
         ("gan", "conftest.py", "conftest.py"),
     ],
 )
-def test_test_files_have_names_of_their_own(old, name, expected):
+def test_test_files_get_unique_names(old, name, expected):
     assert new_test_name(name, Renaming(old, "my_task", {})) == expected
 
 
-def test_figures_stay_behind():
-    recipe = "# Title.\n#\n# Reaches:  90 %\n#           on two cores (results/x.json)\n# Command:  train\nseed: 1\n"
-    assert unmeasured(recipe) == "# Title.\n#\n# Reaches:  not measured yet\n# Command:  train\nseed: 1\n"
-    text = "# T\n\n```sh\ntrain\n```\n\n## Figures\n\n90 %\n\n## The rooms\n\n| a |\n\n## More\n\n```sh\nx\n```\n"
-    readme = fresh_readme(text, Renaming("gan", "my_task", {}), linked=True)
-    assert "[`gan`](../gan/README.md)" in readme and "90 %" not in readme and "## More" not in readme
-    assert readme.index("```sh\ntrain\n```") < readme.index("None yet.") < readme.index("## The rooms\n\n| a |")
+def test_recipe_loses_its_result():
+    recipe = "# Title.\n#\n# Result:   90 %\n#           on two cores (results/x.json)\n# Command:  train\nseed: 1\n"
+    assert new_recipe(recipe, Renaming("gan", "my_task", {})) == (
+        "# Title.\n#\n# Result:   not measured yet\n# Command:  train\nseed: 1\n"
+    )
 
 
-# what is refused
+@pytest.mark.parametrize("path", [[], ["## Reading path\n\n1. `gan/module.py`\n\n"]])
+def test_readme_keeps_commands_reading_path_and_files(path):
+    commands, files = "```sh\ntrain gan\n```\n\n", "## Files\n\n| a |\n\n"
+    text = f"# T\n\n{commands}{''.join(path)}## Results\n\n90 %\n\n{files}## More\n\n```sh\nx\n```\n"
+    readme = new_readme(text, Renaming("gan", "my_task", {}), link_template=True)
+    kept = [part.replace("gan", "my_task") for part in (commands, *path, files)]
+    assert "".join([*kept, "## Results\n\nNone yet."]) in readme and "[`gan`](../gan/README.md)" in readme
+    assert "90 %" not in readme and "## More" not in readme
+
+
+# bad input
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("My-Task --from blank", "My-Task: a name is of small letters, digits and underscores"),
-        ("2x --from blank", "2x: a name is of small letters"),
-        ("größe --from blank", "größe: a name is of small letters"),
-        ("class --from blank", "class: a word of Python's own; choose another name"),
+        ("My-Task --from blank", "My-Task: a name has lower-case letters, digits and underscores"),
+        ("2x --from blank", "2x: a name has lower-case letters"),
+        ("größe --from blank", "größe: a name has lower-case letters"),
+        ("class --from blank", "class: a keyword of Python; choose another name"),
         ("gan --from blank", "gan: {root}/projects/gan is there already; choose another name"),
         ("lightning --from blank", "its BlankModule would be called LightningModule, which means something else"),
-        ("bert --from cifar10", "test_bert_data.py: {root}/tests/projects/bert_sentiment/test_bert_data.py has that name"),
-        ("x --from nothing", "--from nothing: no such project; there are bert_sentiment, blank, cifar10, gan"),
+        ("x --from nothing", "--from nothing: no such project; there are {templates}"),
         ("x --from blank --to {full}", "--to {full}: exists and is not empty; name a new folder"),
         ("x --from blank --to {file}", "--to {file}: exists and is not empty; name a new folder"),
         ("x --from blank --to {file}/y", "{file}/y"),
@@ -148,7 +156,7 @@ def test_figures_stay_behind():
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path, run, words, message):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    places = {"root": ROOT, "full": tmp_path / "full", "file": tmp_path / "full" / "file"}
+    places = {"root": ROOT, "full": tmp_path / "full", "file": tmp_path / "full" / "file", "templates": ", ".join(TEMPLATES)}
     before = sorted(path for part in ("projects", "tests") for path in (ROOT / part).rglob("*.py"))
     code, out, err = run(*words.format(**places).split())
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and message.format(**places) in err, err
@@ -156,30 +164,40 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, run, words, message
     assert sorted(path for part in ("projects", "tests") for path in (ROOT / part).rglob("*.py")) == before
 
 
-def test_a_file_that_is_there_is_never_written_over(tmp_path):
+def test_test_file_of_another_project_is_not_duplicated(tmp_path, run):
+    """A project named like the first word of another one's name would have test files of the same names."""
+    target = tmp_path / "own"
+    assert run("task_one", "--from", "blank", "--to", target)[0] == 0
+    (target / "tests/projects/task_one/test_task_one.py").rename(target / "tests/projects/task_one/test_task.py")
+    done = python(target, "-m", "common.scaffold", "task", "--from", "task_one")
+    assert done.returncode == 2 and not (target / "projects" / "task").exists()
+    assert re.match(r"error: test_task\.py: .*tests/projects/task_one/test_task\.py has that name already", done.stderr)
+
+
+def test_existing_files_are_never_overwritten(tmp_path):
     for content in ("new", ROOT / "LICENSE"):
         (tmp_path / "a").write_text("mine")
         with pytest.raises(FileExistsError):
-            scaffold.write_files({Path("a"): content}, tmp_path)
+            write_files({Path("a"): content}, tmp_path)
         assert (tmp_path / "a").read_text() == "mine"
 
 
-# what is made
+# the new project
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_new_project_has_all_rooms_and_no_trace_of_the_old_name(repository, template):
+def test_new_project_has_all_files_and_no_trace_of_the_old_name(repository, template):
     for part in ("projects", "tests/projects"):
         old, new = ROOT / part / template, repository / part / f"my_{template}"
-        count = len(scaffold.own_files(old))
-        assert count == len(scaffold.own_files(new)) >= (8 if part == "projects" else 1)
-        for path in scaffold.own_files(new):
+        count = len(source_files(old))
+        assert count == len(source_files(new)) >= (8 if part == "projects" else 1)
+        for path in source_files(new):
             text = path.read_bytes().decode(errors="replace")
             assert not re.search(rf"(projects[./]|runs/|capstones-)({template})\b", text), path
             assert not re.search(r"<!-- table:|results/\w+-\w+\.json", text), path
 
 
-def test_a_repository_is_complete_and_keeps_the_licence(repository):
+def test_repository_is_complete_and_keeps_the_license(repository):
     assert (repository / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     settings = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     assert (settings["name"], settings["license"]) == ("my-blank", "MIT") and "my_blank" in settings["description"]
@@ -196,30 +214,32 @@ def test_a_repository_is_complete_and_keeps_the_licence(repository):
     assert lint.returncode == 0, lint.stdout
 
 
-def test_new_projects_answer_train_and_are_compared(repository):
-    """One process for all: each answers `--help` under its name, some take a step; one trains and appears in a table."""
-    code = f"""
-import contextlib, importlib, io, json, pathlib, sys
-from common.compare import __main__ as compare
-from common.cli.main import main
-for template in {TEMPLATES}:
-    project = importlib.import_module(f"projects.my_{{template}}.train").PROJECT
-    module = importlib.import_module(f"projects.my_{{template}}.module")
-    assert pathlib.Path(module.__file__).is_relative_to({str(repository)!r}), module.__file__
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        main(project, ["--help"])
-    print(json.dumps([template, project.name, out.getvalue().split(" [")[0], project.module.__name__]))
-    flags = {STEP}.get(template)
-    if flags is not None:
-        assert main(project, ["--fast_dev_run", "--accelerator", "cpu", *flags]) == 0, template
-sys.stdout.flush()
-words = ["--name", "a", "--max_epochs", "1", "--accelerator", "cpu"]
-assert main(importlib.import_module("projects.my_blank.train").PROJECT, words) == 0
-assert compare.main(["runs", "--output", "runs/table.csv"]) == 0
-"""
-    done = python(repository, "-c", code)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+def in_repository(repository: Path, log: Path) -> None:
+    """All in one process: each new project answers `--help`; `my_blank` trains and is compared. Prints a line for each."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("common", "projects")]:
+        del sys.modules[name]  # of this repository: the new one has its own
+    sys.path[:0] = [str(repository)]
+    os.chdir(repository)
+    for module in ("common.cli.main", *(f"projects.my_{template}.module" for template in TEMPLATES)):
+        assert Path(importlib.import_module(module).__file__).is_relative_to(repository), module
+    train_main = importlib.import_module("common.cli.main").main
+    with log.open("w") as lines:
+        for template in TEMPLATES:
+            project = importlib.import_module(f"projects.my_{template}.train").PROJECT
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+                train_main(project, ["--help"])
+            print(json.dumps([template, project.name, out.getvalue().split(" [")[0], project.module.__name__]), file=lines)
+    project = importlib.import_module("projects.my_blank.train").PROJECT
+    assert train_main(project, ["--name", "a", "--max_epochs", "1", "--accelerator", "cpu"]) == 0
+    assert importlib.import_module("common.compare.__main__").main(["runs", "--output", "runs/table.csv"]) == 0
+
+
+def test_new_projects_answer_train_and_are_compared(repository, tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=in_repository, args=(repository, tmp_path / "log"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    answers = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [answer[0] for answer in answers] == TEMPLATES
     for template, name, usage, module in answers:
         assert name == f"my_{template}" and usage == f"usage: python -m projects.my_{template}.train"
@@ -228,14 +248,13 @@ assert compare.main(["runs", "--output", "runs/table.csv"]) == 0
     assert table[1].startswith("my_blank,a,sample,default,0,")
 
 
-def test_a_project_beside_the_others(repository, tmp_path, monkeypatch, run):
-    """In a repository that was itself made by the command; the second project comes from the first."""
+def test_project_beside_the_others(tmp_path, run):
+    """In a repository that was itself created by the command; the second project comes from the first."""
     target = tmp_path / "own"
     assert run("first", "--from", "blank", "--to", target)[0] == 0
     before = contents(target)
-    monkeypatch.setattr(scaffold, "ROOT", target)
-    code, out, err = run("second_one", "--from", "first")
-    assert (code, err) == (0, "") and "next: python -m projects.second_one.train --help" in out
+    done = python(target, "-B", "-m", "common.scaffold", "second_one", "--from", "first")
+    assert (done.returncode, done.stderr) == (0, "") and "next: python -m projects.second_one.train --help" in done.stdout
     after = contents(target)
     assert before.items() <= after.items(), "nothing else has changed"
     assert after.keys() - before.keys() == {
@@ -252,7 +271,7 @@ def test_a_project_beside_the_others(repository, tmp_path, monkeypatch, run):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_new_projects_own_tests_pass(tmp_path, template):
     target = tmp_path / "repository"
-    assert scaffold.main(["my_task", "--from", template, "--to", str(target)]) == 0
+    assert main(["my_task", "--from", template, "--to", str(target)]) == 0
     done = python(target, "-m", "pytest", "-q", "-n", "2", "tests/projects", timeout=1700)
     assert done.returncode == 0, done.stdout[-5000:]
     assert re.search(r"\d+ passed", done.stdout) and "failed" not in done.stdout

@@ -1,4 +1,4 @@
-"""What the tests of all capstones share."""
+"""Shared by the tests of all capstones."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory) -> Path:
-    """260 training and 61 test pictures as `split/<class name>/<number>.png`."""
-    root = tmp_path_factory.mktemp("pictures")
+    """260 training and 61 test images as `split/<class name>/<number>.png`."""
+    root = tmp_path_factory.mktemp("images")
     for seed, (split, count) in enumerate({"train": 260, "test": 61}.items()):
         images, labels = render_images(count, seed)
         for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):

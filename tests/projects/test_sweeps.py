@@ -1,4 +1,4 @@
-"""W&B's agent can start every project's sweep: its command parses with any value, and it looks for the right figure."""
+"""Sweeps: W&B's agent can start every project's, with any value of its parameters, and optimizes the monitored metric."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from common.cli.parser import CapstoneCLI
 from common.errors import UserError
+from common.options import plain_numbers
 from common.project import Project
 
 PROJECTS = Path(__file__).resolve().parents[2] / "projects"
@@ -27,14 +28,14 @@ def project(name: str) -> Project:
 
 
 def agent_command(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """What W&B's agent starts for these values, by its own functions."""
+    """Command of W&B's agent for these values, by its own functions."""
     made = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
     macros = {"${args}": made["args"], "${env}": ["/usr/bin/env"]}
     return [word for part in create_sweep_command(sweep["command"]) for word in macros.get(part, [part])]
 
 
 def ends(parameter: dict[str, Any]) -> tuple[Any, Any]:
-    """The first and the last value that a parameter may take."""
+    """First and last value of a parameter."""
     if "value" in parameter:
         return parameter["value"], parameter["value"]
     if "values" in parameter:
@@ -43,7 +44,7 @@ def ends(parameter: dict[str, Any]) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_agent_starts_runs_that_differ_in_the_parameters(name):
+def test_agent_starts_runs_with_the_parameters(name):
     sweep, capstone = read_sweep(name), project(name)
     parameters = {option: ends(parameter) for option, parameter in sweep["parameters"].items()}
     for end in (0, 1):
@@ -52,19 +53,22 @@ def test_an_agent_starts_runs_that_differ_in_the_parameters(name):
         config = CapstoneCLI(capstone, [*command[4:], "--data.source", "sample"]).config
         assert config.wandb is True
         for option, values in parameters.items():
-            found = config.trainer.max_epochs if option == "max_epochs" else config[option]
+            found = plain_numbers(config.trainer.max_epochs if option == "max_epochs" else config[option])
             assert found == values[end] and type(found) is type(values[end]), option
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_looks_for_the_figure_that_picks_the_best(name):
+def test_sweep_optimizes_the_monitored_metric(name):
     sweep, capstone = read_sweep(name), project(name)
     goal = {"max": "maximize", "min": "minimize"}[capstone.mode]
-    assert sweep["metric"] == {"name": capstone.monitor, "goal": goal}
+    monitor = capstone.monitor
+    if not isinstance(monitor, str):
+        monitor = monitor(capstone.data(**CapstoneCLI(capstone, ["--config", "recipes/default.yaml"]).config.data.as_dict()))
+    assert sweep["metric"] == {"name": monitor, "goal": goal}
     assert sweep["project"] == f"capstones-{name}"
     assert sweep["method"] in ("bayes", "random", "grid")
 
 
-def test_a_sweep_is_no_recipe():
+def test_sweep_is_no_recipe():
     with pytest.raises(UserError, match=r"recipes/sweep\.yaml: a sweep, not a recipe; start it with `wandb sweep "):
         CapstoneCLI(project(NAMES[0]), ["--config", "recipes/sweep.yaml"])

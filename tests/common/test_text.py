@@ -1,4 +1,4 @@
-"""What the commands that use a checkpoint share."""
+"""Text input of the commands."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from common.errors import UserError
 from common.io.text import read_lines
 
 
-def test_lines_keep_rare_breaks_and_lose_their_ends(tmp_path):
+def test_lines_end_at_line_feeds_alone(tmp_path):
     file = tmp_path / "rare.txt"
     file.write_bytes("a\u2028b\r\nc\x0bd\n\nlast".encode())
     assert read_lines(file) == ["a\u2028b", "c\x0bd", "", "last"]
 
 
-def test_a_line_that_is_not_utf8_is_numbered(tmp_path):
+def test_line_that_is_not_utf8_is_numbered(tmp_path):
     file = tmp_path / "latin.txt"
     file.write_bytes("gut\nschön\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt: line 2 is not UTF-8"):

@@ -1,0 +1,85 @@
+"""Run folder `runs/<project>/<name>/`: its name, its layout, and the checkpoint that a run resumes from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from common.errors import UserError
+from common.io.checkpoints import latest_valid_checkpoint, sorted_by_step
+from common.io.ranks import is_global_zero
+
+RUNS = Path("runs")
+NAME_VARIABLE = "CAPSTONES_RUN_NAME"  # carries the run's name from rank 0 to the processes that it launches
+
+
+@dataclass
+class RunDir:
+    """Run folder, and the checkpoint that the run resumes from, if any."""
+
+    path: Path
+    checkpoint: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the run's plots."""
+        return self.path / "plots"
+
+    def run_exists(self) -> bool:
+        """Whether a run has begun here. A start that failed on its settings leaves neither metrics nor checkpoints."""
+        return (self.path / "metrics.csv").exists() or any(self.checkpoints.glob("*"))
+
+
+def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str) -> RunDir:
+    """Run folder for the flags `--name` and `--resume`; rank 0 creates it.
+
+    Raises:
+        UserError: Another run of that name exists, or there is nothing to resume from.
+    """
+    if name is None and resume == "auto":
+        raise UserError("--resume auto: of which run? add --name")
+    if name is None and resume is not None:
+        run_dir = RunDir(Path(os.path.relpath(Path(resume).resolve().parent.parent)))
+    else:
+        if name is None:
+            name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+            name = unique_name(RUNS / project, name) if is_global_zero() else os.environ.get(NAME_VARIABLE, name)
+        os.environ[NAME_VARIABLE] = name
+        run_dir = RunDir(RUNS / project / name)
+    if resume is not None:
+        run_dir.checkpoint = resumable_checkpoint(resume, run_dir, project)
+    if is_global_zero():
+        continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
+        if not continues and run_dir.run_exists():
+            raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume auto to continue it")
+        run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def unique_name(folder: Path, name: str) -> str:
+    """`name`, or `name-2`, `name-3` ... if a run that began in the same second has it; creates the run's folder."""
+    candidate, number = name, 1
+    while True:
+        try:
+            (folder / candidate).mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = f"{name}-{number}"
+
+
+def resumable_checkpoint(resume: str, run_dir: RunDir, project: str) -> Path:
+    """Checkpoint for `--resume`: the run's latest valid one for `auto`; else the one named, or an earlier one if damaged."""
+    if resume == "auto":
+        return latest_valid_checkpoint(sorted_by_step(run_dir.checkpoints), project)
+    path = Path(resume)
+    if not path.is_file():
+        raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
+    return latest_valid_checkpoint([path, *(other for other in sorted_by_step(path.parent) if other != path)], project)

@@ -1,0 +1,67 @@
+"""Fit of a run: `trainer.fit` with one-line errors, the warnings that are expected, and the best checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from common.data.sources import SourceDataModule
+from common.errors import UserError, one_line
+from common.io.run_dir import RunDir
+
+# by design: loaders without workers, resuming inside an epoch, epochs without validation, epochs shorter than the logging
+# interval (see `common.trainer.should_log`)
+EXPECTED_WARNINGS = [
+    "does not have many workers",
+    "dataloader is not resumable",
+    "exists and is not empty",
+    "Total length of",
+    "smaller than the logging interval",
+    "could not find the monitored key",
+]
+
+
+@contextmanager
+def expected_warnings_ignored() -> Iterator[None]:
+    """Context without Lightning's warnings about what is by design here."""
+    with warnings.catch_warnings():
+        for text in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", f".*{text}.*")
+        yield
+
+
+def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_dir: RunDir | None) -> None:
+    """`trainer.fit`, from the run's checkpoint if it resumes.
+
+    Raises:
+        UserError: Lightning rejects a setting, or the checkpoint is of another network.
+    """
+    checkpoint = None if run_dir is None else run_dir.checkpoint
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
+    except MisconfigurationException as error:
+        raise UserError(one_line(error)) from error
+    except ValueError as error:
+        if "val_check_interval" not in str(error):
+            raise
+        raise UserError(f"--trainer.val_check_interval: {one_line(error)}") from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        difference = str(error).splitlines()[1].strip()
+        raise UserError(f"checkpoint {checkpoint}: not of the network that --model describes: {difference}") from error
+
+
+def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:
+    """Path of the best checkpoint; None for the weights as they are."""
+    for callback in trainer.checkpoint_callbacks:
+        if run_dir is not None and isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+            path = run_dir.checkpoints / Path(callback.best_model_path).name  # the directory of a resumed run may have moved
+            return str(path) if path.is_file() else None
+    return None
