@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,11 +172,3 @@ def explain(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     line, reason = lines[0] if lines else type(error).__name__, " ".join(str(cause).split())[:200]
     return line if reason in line or cause is error else f"{line}: {reason}"
-
-
-def announce_sample(hub_id: str, say: Callable[[str], None]) -> None:
-    """Prints that `auto` has fallen back to the sample."""
-    say(
-        f"NOTE: {hub_id} is neither cached nor reachable; training on the embedded SAMPLE instead. "
-        "Its figures are not the real data set's. Use --data.source FOLDER for a local copy."
-    )
