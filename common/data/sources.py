@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.connectivity import reachable
 
 HUB = "https://huggingface.co"
@@ -170,5 +170,5 @@ def explain(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     lines = str(error).strip().splitlines()
-    line, reason = lines[0] if lines else type(error).__name__, " ".join(str(cause).split())[:200]
+    line, reason = lines[0] if lines else type(error).__name__, one_line(cause, 200)
     return line if reason in line or cause is error else f"{line}: {reason}"
