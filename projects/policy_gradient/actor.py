@@ -14,12 +14,7 @@ from projects.policy_gradient.networks import GaussianHead, PolicyNetwork, Runni
 
 
 class Actor:
-    """Greedy (deterministic) actions: observations (envs, obs_dim), masks (envs, action_dim) or None -> actions (envs, ...).
-
-    Args:
-        policy: The policy network.
-        obs_rms: Normalization of its observations, if any.
-    """
+    """Greedy (deterministic) actions (envs, ...) of observations (envs, obs_dim) and masks (envs, action_dim) or None."""
 
     def __init__(self, policy: PolicyNetwork, obs_rms: RunningMeanStd | None) -> None:
         self.layers = [(to_numpy(p.weight).T, to_numpy(p.bias)) for p in policy.mlp if isinstance(p, nn.Linear)]
@@ -45,10 +40,6 @@ class StochasticActor:
 
     Gumbel-max trick: the argmax of logits plus independent Gumbel noise is a sample from their softmax (Gumbel, 1954), so
     the noise of a whole rollout can be sampled beforehand.
-
-    Args:
-        actor: The policy.
-        noise: (steps, envs, action_dim), see `sample_noise`.
     """
 
     def __init__(self, actor: Actor, noise: Tensor) -> None:

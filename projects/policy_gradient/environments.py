@@ -93,12 +93,10 @@ def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
 
 
 def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step") -> VectorEnv:
-    """Vector environment of `num_envs` environments: the environment's own vector form if it has one, else one by one.
+    """Vector environment: the environment's own vector form if it has one, else environments that step one by one.
 
     Args:
-        env_info: The environment.
-        num_envs: Number of environments.
-        autoreset: Autoreset mode, `next_step` or `same_step`, see `rollout.py`; the latter without the own vector form.
+        autoreset: Autoreset mode, `next_step` or `same_step`, see `rollout.py`; own vector forms have the first.
 
     Raises:
         UserError: it cannot be made.

@@ -45,11 +45,7 @@ def episode_metrics(returns: Tensor, lengths: Tensor) -> dict[str, float]:
 def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seeds: Sequence[int]) -> EpisodeStats:
     """Evaluates a policy on one episode for each seed, all at the same time, with one call of the policy for a step of all.
 
-    Args:
-        envs: At least as many environments as seeds.
-        env_info: Their spaces.
-        policy: The policy; a deterministic one, or the result depends on which episodes are played together.
-        seeds: Seed of each episode.
+    There are at least as many `envs` as `seeds`.
     """
     count = len(seeds)
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)

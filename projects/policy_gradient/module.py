@@ -18,21 +18,16 @@ from common.errors import UserError
 from common.nn.optim import average_gradients
 from common.trainer import attached_trainer, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
-from projects.policy_gradient.advantages import (
-    generalized_advantage_estimate,
-    is_complete,
-    next_values,
-    rewards_to_go,
-)
+from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
 from projects.policy_gradient.losses import explained_variance, policy_gradient_loss, ppo_clip_loss
 from projects.policy_gradient.metrics import EpisodeStats, episode_metrics
 from projects.policy_gradient.minibatches import Transitions, minibatch_indices
 from projects.policy_gradient.networks import PolicyNetwork, RunningMeanStd, ValueNetwork, moments
-from projects.policy_gradient.overfit import behavior_cloning_loss
 from projects.policy_gradient.rollout import Rollout
 from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 PRECISIONS = ("32-true", "64-true")
+OVERFIT_TRANSITIONS = 16
 
 
 class PolicyGradientModule(LightningModule):
@@ -126,8 +121,6 @@ class PolicyGradientModule(LightningModule):
         Lightning counts the last optimizer step alone, and calls the callbacks for it: a weight that is not finite stays so,
         and they still stop the run before it is in a checkpoint.
         """
-        if self.overfit:
-            return self.overfit_step(rollout)
         h, trainer, optimizer = self.hparams, self.trainer, cast(LightningOptimizer, self.optimizers())
         parameters = list(self.parameters())
         batch, valid = self.compute_advantages(rollout)  # once, by the networks that collected the rollout
@@ -182,6 +175,8 @@ class PolicyGradientModule(LightningModule):
     @torch.no_grad()
     def compute_advantages(self, rollout: Rollout) -> tuple[Transitions, Tensor]:
         """Transitions of a rollout with advantages, old log-probabilities and returns; mask (steps, envs) of these steps."""
+        if self.overfit:
+            return self.supervised_targets(rollout)
         h = self.hparams
         obs = self.normalize(rollout.observations)  # (steps, envs, obs_dim)
         rewards = rollout.rewards * h["reward_scale"]
@@ -283,19 +278,24 @@ class PolicyGradientModule(LightningModule):
         """Mean loss of a rollout as a function of all weights; its advantages and returns stay those of the first call."""
         if self.debug_batch is None or self.debug_batch[0] is not rollout:
             self.debug_batch = rollout, self.compute_advantages(rollout)[0]
-        if self.overfit:
-            return behavior_cloning_loss(self.debug_batch[1], self.policy, self.value)
         return self.ppo_losses(self.debug_batch[1])[0].mean()
 
     def prepare_overfit(self) -> None:
-        """For `--debug overfit`: fits the actions and returns of the rollout instead, see `overfit.py`."""
+        """For `--debug overfit`: a policy gradient loss has no minimum, so that fixed targets are memorized instead."""
         self.overfit = True
 
-    def overfit_step(self, rollout: Rollout) -> None:
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        optimizer.optimizer.zero_grad()
-        self.manual_backward(self.compute_loss(rollout))
-        optimizer.step()
+    def supervised_targets(self, rollout: Rollout) -> tuple[Transitions, Tensor]:
+        """Like `compute_advantages`: actions to imitate, as their advantages are 1, and returns without a value network.
+
+        The transitions are few and evenly spaced: neighbors are too much alike to be memorized apart.
+        """
+        n = int(rollout.valid.sum())
+        index = torch.linspace(0, n - 1, min(n, OVERFIT_TRANSITIONS)).long()
+        obs, actions = self.normalize(rollout.observations)[rollout.valid][index], rollout.actions[rollout.valid][index]
+        masks = None if rollout.action_masks is None else rollout.action_masks[rollout.valid][index]
+        returns = rewards_to_go(rollout.rewards, rollout.done, rollout.valid, self.hparams["gamma"])[rollout.valid][index]
+        returns = (returns - returns.mean()) / (returns.std() + 1e-8)
+        return Transitions(obs, actions, masks, torch.ones_like(returns), None, returns), torch.ones(len(index), 1).bool()
 
     # ---- checkpoints
 

@@ -53,12 +53,7 @@ class CategoricalHead(nn.Module):
 
 
 class GaussianHead(nn.Module):
-    """Diagonal Gaussian distribution over continuous actions; its standard deviation does not depend on the state.
-
-    Args:
-        action_dim: Dimension of an action.
-        log_std_init: Initial logarithm of the standard deviation.
-    """
+    """Diagonal Gaussian distribution over continuous actions; its standard deviation does not depend on the state."""
 
     def __init__(self, action_dim: int, log_std_init: float = 0.0) -> None:
         super().__init__()
@@ -73,15 +68,7 @@ class GaussianHead(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """Policy pi(a|s) (actor): an MLP and the head of its action distribution.
-
-    Args:
-        obs_dim: Dimension of an observation.
-        hidden_dims: Units of each hidden layer.
-        action_dim: Number of discrete actions, or dimension of a continuous action.
-        discrete: Whether actions are discrete.
-        log_std_init: Initial logarithm of the standard deviation of continuous actions.
-    """
+    """Policy pi(a|s) (actor): an MLP and the head of its action distribution."""
 
     def __init__(
         self, obs_dim: int, hidden_dims: Sequence[int], action_dim: int, discrete: bool, log_std_init: float = 0.0
@@ -97,12 +84,7 @@ class PolicyNetwork(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """State value V(s) (critic): an MLP with one output.
-
-    Args:
-        obs_dim: Dimension of an observation.
-        hidden_dims: Units of each hidden layer.
-    """
+    """State value V(s) (critic): an MLP with one output."""
 
     def __init__(self, obs_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
@@ -114,11 +96,7 @@ class ValueNetwork(nn.Module):
 
 
 class RunningMeanStd(nn.Module):
-    """Running mean and standard deviation of all observations so far, which it normalizes; buffers of the checkpoint.
-
-    Args:
-        obs_dim: Dimension of an observation.
-    """
+    """Running mean and standard deviation of all observations so far, by which it normalizes; kept in the checkpoint."""
 
     def __init__(self, obs_dim: int) -> None:
         super().__init__()

@@ -33,11 +33,7 @@ GRID_SIZE = 81  # of the policy map, on each side
 
 
 class AgentPlots(Callback):
-    """After the test `video.gif`, an untrained agent beside this one; for CartPole also `policy_map.png`.
-
-    Args:
-        folder: Where the plots go.
-    """
+    """After the test `video.gif`, an untrained agent beside this one; for CartPole also `policy_map.png`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

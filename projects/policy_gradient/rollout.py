@@ -59,13 +59,7 @@ class Collector:
     The actions since `reset` are kept, so that another collector can bring its environments to the same state by `replay`:
     environments that follow from their seed and their actions repeat themselves exactly, also those whose state cannot be
     copied.
-
-    Args:
-        envs: The vector environment.
-        env_info: What it is made of.
-
-    Raises:
-        UserError: the vector environment leaves resetting to its user.
+    Raises UserError if the vector environment leaves resetting to its user.
     """
 
     def __init__(self, envs: VectorEnv, env_info: EnvInfo) -> None:

@@ -144,6 +144,7 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
 @pytest.mark.parametrize("source", ["CartPole-v1", "Pendulum-v1"])
 def test_debug_switches(train, capsys, switch, source):
     flags = ["--data.source", source, "--data.num_envs", "8", "--model.hidden_dims", "[32, 32]", "--model.lr", "0.01"]
+    flags += ["--model.update_epochs", "2", "--model.num_minibatches", "1"]
     assert train(*flags, "--debug", switch) == 0
     expected = {"overfit": "One batch can be", "gradients": "Autograd agrees", "shapes": "policy"}
     assert expected[switch] in capsys.readouterr().out
