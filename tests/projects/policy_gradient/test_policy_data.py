@@ -142,13 +142,13 @@ def test_evaluation_episodes_are_sharded_and_counted_once():
     (test,) = EvaluationLoader(data, "test")
     assert torch.equal(episodes.returns, again.returns) and len(test) == 100
     assert not set(episodes.returns.tolist()) & set(test.returns.tolist())
-    shares = {}
+    shards = {}
     for rank in range(3):
         part = PolicyGradientData("Scripted-v0", eval_episodes=7)
         with_module(part, rank, 3)
-        (share,) = part.val_dataloader()
-        shares.update(zip(range(rank, 7, 3), zip(share.returns.tolist(), share.lengths.tolist(), strict=True), strict=True))
-    assert [shares[i] for i in range(7)] == list(zip(episodes.returns.tolist(), episodes.lengths.tolist(), strict=True))
+        (shard,) = part.val_dataloader()
+        shards.update(zip(range(rank, 7, 3), zip(shard.returns.tolist(), shard.lengths.tolist(), strict=True), strict=True))
+    assert [shards[i] for i in range(7)] == list(zip(episodes.returns.tolist(), episodes.lengths.tolist(), strict=True))
 
 
 def test_an_evaluation_episode_is_that_of_playing_it_alone():
@@ -158,13 +158,13 @@ def test_an_evaluation_episode_is_that_of_playing_it_alone():
     episodes = evaluate_policy([make_env(env_info) for _ in seeds], env_info, module.actor(), seeds)
     for seed, total, length in zip(seeds, episodes.returns.tolist(), episodes.lengths.tolist(), strict=True):
         env = gym.make("Acrobot-v1")
-        seen, _ = env.reset(seed=seed)
-        rewards, over = [], False
-        while not over:
-            action = int(module.policy.mlp(torch.from_numpy(seen).float()).argmax())
-            seen, reward, terminated, truncated, _ = env.step(action)
+        obs, _ = env.reset(seed=seed)
+        rewards, done = [], False
+        while not done:
+            action = int(module.policy.mlp(torch.from_numpy(obs).float()).argmax())
+            obs, reward, terminated, truncated, _ = env.step(action)
             rewards.append(reward)
-            over = terminated or truncated
+            done = terminated or truncated
         assert (total, length) == (sum(rewards), len(rewards))
 
 

@@ -40,10 +40,10 @@ class Batches(Callback):
     """Keeps the rollouts of a run."""
 
     def __init__(self):
-        self.seen = []
+        self.rollouts = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(batch)
+        self.rollouts.append(batch)
 
 
 def bandit(actions: list[int], arms: list[float]) -> Rollout:
@@ -116,9 +116,9 @@ def test_beyond_the_clip_range_there_is_no_gradient():
 
 
 def test_explained_variance_is_1_for_perfect_values_and_0_for_a_constant():
-    targets = torch.randn(30)
-    assert explained_variance(targets, targets) == 1
-    assert float(explained_variance(torch.full((30,), 7.0), targets)) == pytest.approx(0, abs=1e-5)
+    returns = torch.randn(30)
+    assert explained_variance(returns, returns) == 1
+    assert float(explained_variance(torch.full((30,), 7.0), returns)) == pytest.approx(0, abs=1e-5)
 
 
 def slow_advantages(rollout, values, last_values, gamma, gae_lambda):
@@ -126,18 +126,18 @@ def slow_advantages(rollout, values, last_values, gamma, gae_lambda):
     steps, envs = rollout.rewards.shape
     advantages = torch.zeros(steps, envs, dtype=values.dtype)
     for env in range(envs):
-        following = 0.0
+        next_advantage = 0.0
         for t in reversed(range(steps)):
             if not rollout.valid[t, env]:
-                following = 0.0
+                next_advantage = 0.0
                 continue
-            beyond = values[t + 1, env] if t + 1 < steps else last_values[env]
+            next_value = values[t + 1, env] if t + 1 < steps else last_values[env]
             if rollout.terminated[t, env]:
-                beyond = 0.0
+                next_value = 0.0
             if rollout.done[t, env]:
-                following = 0.0
-            td_error = rollout.rewards[t, env].to(values.dtype) + gamma * beyond - values[t, env]
-            advantages[t, env] = following = td_error + gamma * gae_lambda * following
+                next_advantage = 0.0
+            td_error = rollout.rewards[t, env].to(values.dtype) + gamma * next_value - values[t, env]
+            advantages[t, env] = next_advantage = td_error + gamma * gae_lambda * next_advantage
     return advantages
 
 
@@ -146,19 +146,19 @@ def plain_loop(start, rollouts, seed):
     policy, value = copy.deepcopy(start.policy), copy.deepcopy(start.value)
     parameters = [*policy.parameters(), *value.parameters()]
     adam = torch.optim.Adam(parameters, 1e-2, eps=1e-5)
-    everything, mean, deviation = [], torch.zeros(4).double(), torch.ones(4).double()
-    for number, rollout in enumerate(rollouts):
+    everything, mean, std = [], torch.zeros(4).double(), torch.ones(4).double()
+    for rollout_idx, rollout in enumerate(rollouts):
         for group in adam.param_groups:
-            group["lr"] = 1e-2 * (1 - number / len(rollouts))
-        seen, last = ((x.double() - mean) / deviation for x in (rollout.observations, rollout.next_obs))
+            group["lr"] = 1e-2 * (1 - rollout_idx / len(rollouts))
+        obs, last = ((x.double() - mean) / std for x in (rollout.observations, rollout.next_obs))
         with torch.no_grad():
-            values = value(seen)
+            values = value(obs)
             advantages = slow_advantages(rollout, values, value(last), 0.95, 0.9)[rollout.valid]
             targets = advantages + values[rollout.valid]
             advantages = (advantages - advantages.mean()) / advantages.std(correction=0)
-            observations, actions = seen[rollout.valid], rollout.actions[rollout.valid]
+            observations, actions = obs[rollout.valid], rollout.actions[rollout.valid]
             old = Categorical(logits=policy.mlp(observations)).log_prob(actions)
-        generator = make_generator(seed, MINIBATCHES, number)
+        generator = make_generator(seed, MINIBATCHES, rollout_idx)
         for batch in [index for _ in range(3) for index, _ in minibatch_indices(rollout.valid[None], 2, generator)]:
             distribution = Categorical(logits=policy.mlp(observations[batch]))
             ratio = (distribution.log_prob(actions[batch]) - old[batch]).exp()
@@ -170,8 +170,8 @@ def plain_loop(start, rollouts, seed):
             torch.nn.utils.clip_grad_norm_(parameters, 0.4)
             adam.step()
         everything.append(rollout.observations.double().flatten(0, 1))
-        mean, deviation = torch.cat(everything).mean(0), (torch.cat(everything).var(0, correction=0) + 1e-8).sqrt()
-    return policy, value, mean, deviation
+        mean, std = torch.cat(everything).mean(0), (torch.cat(everything).var(0, correction=0) + 1e-8).sqrt()
+    return policy, value, mean, std
 
 
 def test_ppo_is_the_plain_loop_and_counts_rollouts():
@@ -192,14 +192,14 @@ def test_ppo_is_the_plain_loop_and_counts_rollouts():
     ).double()
     start, data, batches = copy.deepcopy(module), small_data(), Batches()
     trainer = fit(module, data, batches, precision="64-true")
-    assert trainer.global_step == len(batches.seen) == 4
-    assert any(rollout.done.any() for rollout in batches.seen) and not all(r.valid.all() for r in batches.seen)
-    policy, value, mean, deviation = plain_loop(start, batches.seen, data.seed)
+    assert trainer.global_step == len(batches.rollouts) == 4
+    assert any(rollout.done.any() for rollout in batches.rollouts) and not all(r.valid.all() for r in batches.rollouts)
+    policy, value, mean, std = plain_loop(start, batches.rollouts, data.seed)
     for ours, theirs in [(module.policy, policy), (module.value, value)]:
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(module.obs_rms.mean, mean, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(module.obs_rms.std, deviation, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(module.obs_rms.std, std, rtol=1e-7, atol=1e-9)
 
 
 def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
@@ -219,7 +219,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
     start = copy.deepcopy(module.policy)
     fit(module, data, batches, precision="64-true")
     adam = torch.optim.Adam(start.parameters(), 1e-2, eps=1e-5)
-    for rollout in batches.seen:
+    for rollout in batches.rollouts:
         terms = []
         for env in range(3):
             begun = 0
@@ -241,7 +241,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
 
 def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():
     module, data = PolicyGradientModule(hidden_dims=[8], lr=0.05, normalize_observations=True), small_data()
-    made, learned = [], []
+    collected, learned = [], []
 
     def state() -> torch.Tensor:
         return torch.cat([value.flatten() for value in module.state_dict().values()]).clone()
@@ -251,12 +251,12 @@ def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():
     def actor():
         act = original()
 
-        def outputs(seen, usual=act.outputs):
-            made[-1].append(state())
-            return usual(seen)
+        def outputs(obs, usual=act.outputs):
+            collected[-1].append(state())
+            return usual(obs)
 
         act.outputs = outputs
-        made.append([])
+        collected.append([])
         return act
 
     module.actor = actor
@@ -268,8 +268,8 @@ def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():
 
     module.training_step = training_step
     fit(module, data, epochs=2)
-    assert [len(states) for states in made] == [24] * 8 and len(learned) == 8
-    for acted, before in zip(made, learned, strict=True):
+    assert [len(states) for states in collected] == [24] * 8 and len(learned) == 8
+    for acted, before in zip(collected, learned, strict=True):
         assert all(torch.equal(now, before) for now in acted)
     assert all(not torch.equal(a, b) for a, b in pairwise(learned)), "it has to learn to prove anything"
 
