@@ -299,10 +299,10 @@ def test_minibatches_have_each_transition_once_an_epoch_and_processes_split_thos
 
 
 def test_training_stops_once_a_validation_reaches_the_threshold():
-    module, data = PolicyGradientModule(reward_threshold=0.0), small_data()
-    assert fit(module, data, epochs=5, limit_val_batches=None).global_step == 4
+    module, data = PolicyGradientModule(reward_threshold=0.0), small_data(rollouts_per_epoch=2)
+    assert fit(module, data, epochs=5, limit_val_batches=None).global_step == 2
     module = PolicyGradientModule(reward_threshold=501.0)
-    assert fit(module, small_data(), epochs=2, limit_val_batches=None).global_step == 8
+    assert fit(module, small_data(rollouts_per_epoch=2), epochs=2, limit_val_batches=None).global_step == 4
 
 
 def test_weights_that_are_not_finite_stop_the_run(tmp_path):
