@@ -1,1 +1,1 @@
-"""Policy gradient: REINFORCE and what improves it, inside a LightningModule, on any gymnasium environment."""
+"""Policy gradient methods: REINFORCE and PPO on any gymnasium environment."""

@@ -1,8 +1,8 @@
-"""How much better than expected each action turned out, from the rewards that followed it; as functions of tensors.
+"""Advantage estimation: returns (rewards-to-go) and generalized advantage estimation, GAE(lambda).
 
-All tensors are (steps, envs). A transition counts if it is `valid`; the chain of what follows it breaks where its episode
-ended. What lies beyond the last row, or beyond a truncation, is unknown and stands for what a value network says of it; a
-terminated episode has nothing beyond its end.
+Functions of (steps, envs) tensors. A transition counts if it is `valid`; sums stop at the end of its episode. A terminated
+episode has no value beyond its end. A truncated one, and one that goes on beyond the last row, is bootstrapped: the value
+network estimates the rest.
 """
 
 from __future__ import annotations
@@ -11,76 +11,75 @@ import torch
 from torch import Tensor
 
 
-def discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
-    """y with y[t] = terms[t] + factors[t] * y[t + 1] along dimension 0, where y is 0 beyond the last row.
+def discounted_cumsum(terms: Tensor, factors: Tensor) -> Tensor:
+    """Discounted cumulative sum y[t] = terms[t] + factors[t] * y[t + 1] along dimension 0; y is 0 beyond the last row.
 
-    In log2(steps) passes over whole tensors instead of a loop over the steps: once a row holds its own term and those of
-    the n - 1 rows after it, and `reach` the product of the n factors that lead beyond them, adding the sums of the row n
-    further on doubles n (Hillis and Steele, "Data parallel algorithms", 1986).
+    A parallel scan in log2(steps) passes over whole tensors: once a row holds its own term and those of the n - 1 rows after
+    it, and `reach` the product of the n factors that lead beyond them, adding the sums of the row n further on doubles n
+    (Hillis and Steele, "Data parallel algorithms", 1986).
     """
     sums, reach, distance = terms.clone(), factors.clone(), 1
     while distance < len(terms):
         sums[:-distance] += reach[:-distance] * sums[distance:]  # the right side is computed before any of it is written
-        reach[:-distance] *= reach[distance:].clone()  # of what leads beyond the last row nobody asks
+        reach[:-distance] *= reach[distance:].clone()  # rows whose reach leaves the tensor are not read again
         distance *= 2
     return sums
 
 
-def rewards_to_go(rewards: Tensor, ended: Tensor, valid: Tensor, discount: float) -> Tensor:
-    """The discounted sum of the rewards from each step to its episode's end, as far as the rows go; 0 where not valid.
+def rewards_to_go(rewards: Tensor, done: Tensor, valid: Tensor, gamma: float) -> Tensor:
+    """Return of each step: discounted sum of the rewards from it to its episode's end; 0 where not valid.
 
-    The return without the rewards that came before the action, which it cannot have caused (Williams, 1992; Sutton et al.,
-    2000). See `is_complete` for where it is all there is to know.
+    Rewards before an action are left out, as it cannot have caused them (Williams, 1992; Sutton et al., 2000). The sum stops
+    at the last row; `is_complete` tells where it is the whole return.
     """
-    return discounted_sums(rewards * valid, discount * (valid & ~ended).to(rewards.dtype))
+    return discounted_cumsum(rewards * valid, gamma * (valid & ~done).to(rewards.dtype))
 
 
-def is_complete(ended: Tensor, valid: Tensor) -> Tensor:
-    """(steps, envs) bool: whether a valid transition's episode ends within the rows, so that its reward-to-go is known."""
-    ends_left = ended.flip(0).cumsum(0).flip(0)  # now or later; the first of them is its own episode's
+def is_complete(done: Tensor, valid: Tensor) -> Tensor:
+    """Mask (steps, envs) of valid transitions whose episode ends within the rows, so that their return is known."""
+    ends_left = done.flip(0).cumsum(0).flip(0)  # now or later; the first of them is its own episode's
     return valid & (ends_left > 0)
 
 
-def generalized_advantages(
+def generalized_advantage_estimate(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
     terminated: Tensor,
     truncated: Tensor,
     valid: Tensor,
-    discount: float,
-    trace: float,
+    gamma: float,
+    gae_lambda: float,
 ) -> Tensor:
-    """Generalised advantage estimates (Schulman et al., arXiv 1506.02438, eq. 16); 0 where not valid.
+    """Generalized advantage estimation, GAE(gamma, lambda) (Schulman et al., arXiv 1506.02438, eq. 16); 0 where not valid.
 
-    The temporal difference r + discount * V(next) - V of a step, plus those of the steps after it in its episode, each
-    weighed by `discount * trace` once more. `trace` 1 gives the reward-to-go, with what the value network says of the rest,
-    minus V; 0 the temporal difference alone.
+    The sum of the TD errors of a step and of those after it in its episode, each weighted by gamma * lambda once more.
+    lambda 1 is the return minus V (high variance); lambda 0 the one-step TD error (high bias).
 
     Args:
-        rewards: of each step.
-        values: of the observation before it.
-        next_values: of the observation after it: at an episode's end of its last one.
-        terminated: whether nothing comes after it.
-        truncated: whether the episode was cut off there.
-        valid: whether it was a step at all.
-        discount: what a reward one step later is worth.
-        trace: lambda of the paper.
+        rewards: Reward of each step.
+        values: V of the observation before the step.
+        next_values: V of the observation after it; at the end of an episode, of its final observation.
+        terminated: Termination: nothing comes after the step.
+        truncated: Truncation: the episode was cut off after the step.
+        valid: Whether the step is a transition at all.
+        gamma: Discount factor.
+        gae_lambda: lambda of the paper.
     """
-    surprise = valid * (rewards + discount * next_values * ~terminated - values)
-    goes_on = valid & ~(terminated | truncated)
-    return discounted_sums(surprise, discount * trace * goes_on.to(rewards.dtype))
+    td_error = valid * (rewards + gamma * next_values * ~terminated - values)
+    not_done = valid & ~(terminated | truncated)
+    return discounted_cumsum(td_error, gamma * gae_lambda * not_done.to(rewards.dtype))
 
 
-def following_values(values: Tensor, last_values: Tensor, ends: Tensor, end_values: Tensor) -> Tensor:
-    """(steps, envs): the value of what was seen after each step.
+def next_values(values: Tensor, last_values: Tensor, final_obs_index: Tensor, final_values: Tensor) -> Tensor:
+    """Values (steps, envs) of the observation after each step.
 
     Args:
-        values: (steps, envs) of what was seen before it.
-        last_values: (envs,) of what was seen after the last step.
-        ends: (ends, 2) int64, step and environment of ends whose last observation is in no row; see `Rollout`.
-        end_values: (ends,) of these observations.
+        values: (steps, envs), V of the observation before each step.
+        last_values: (envs,), V of the observation after the last step.
+        final_obs_index: (ends, 2) int64, see `Rollout`.
+        final_values: (ends,), V of the final observations at these steps.
     """
     following = torch.cat([values[1:], last_values[None]])
-    following[ends[:, 0], ends[:, 1]] = end_values
+    following[final_obs_index[:, 0], final_obs_index[:, 1]] = final_values
     return following

@@ -1,68 +1,60 @@
-"""An agent out of a checkpoint: the policy, and the environment that it is for."""
+"""Inference: the agent of a checkpoint, which is its policy and the environment that it was trained in."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError
-from common.io.checkpoints import check_project, read_checkpoint
-from projects.policy_gradient.acting import Sampler, draw_noise
-from projects.policy_gradient.chance import ACTIONS, generator_of
-from projects.policy_gradient.environments import Task, inspect, make_single
-from projects.policy_gradient.evaluation import LONGEST, Episodes, play_episodes
+from common.io.checkpoints import load_module
+from projects.policy_gradient.actor import StochasticActor, sample_noise
+from projects.policy_gradient.environments import EnvInfo, inspect_env, make_env
+from projects.policy_gradient.metrics import MAX_EPISODE_STEPS, EpisodeStats, evaluate_policy
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.rollout import Policy
+from projects.policy_gradient.seeding import ACTIONS, make_generator
 
 
 @dataclass
 class Agent:
-    """A trained policy and its environment."""
+    """Trained policy and its environment."""
 
     module: PolicyGradientModule
-    task: Task
+    env_info: EnvInfo
 
-    def policy(self, sample: bool = False, seed: int = 0) -> Policy:
-        """What it does: its likeliest actions, or for one environment actions drawn from its distribution."""
-        actor = self.module.actor()
-        if not sample:
+    def policy(self, stochastic: bool = False, seed: int = 0) -> Policy:
+        """Greedy policy; or the stochastic one, for a single environment, with action noise from `seed`."""
+        actor, env_info = self.module.actor(), self.env_info
+        if not stochastic:
             return actor
-        noise = draw_noise(LONGEST, 1, self.task.action_size, self.task.discrete, generator_of(seed, ACTIONS))
-        return Sampler(actor, noise)
+        generator = make_generator(seed, ACTIONS)
+        noise = sample_noise(MAX_EPISODE_STEPS, 1, env_info.action_dim, env_info.discrete, generator)
+        return StochasticActor(actor, noise)
 
     def untrained(self) -> Agent:
-        """One that has the same networks and has learned nothing."""
-        return Agent(PolicyGradientModule(**self.module.hparams).eval(), self.task)
+        """Agent with the same networks, newly initialized."""
+        return Agent(PolicyGradientModule(**self.module.hparams).eval(), self.env_info)
+
+    def evaluate(self, seeds: Sequence[int], stochastic: bool = False) -> EpisodeStats:
+        """Plays an episode from each seed, with greedy or stochastic actions."""
+        if not stochastic:
+            return evaluate_policy([make_env(self.env_info) for _ in seeds], self.env_info, self.policy(), seeds)
+        env = make_env(self.env_info)
+        played = [evaluate_policy([env], self.env_info, self.policy(True, seed), [seed]) for seed in seeds]
+        return EpisodeStats(torch.cat([p.returns for p in played]), torch.cat([p.lengths for p in played]))
 
 
-def load_agent(path: Path) -> Agent:
-    """The agent of a checkpoint.
+def load(checkpoint: Path) -> Agent:
+    """Agent of a run's checkpoint.
 
     Raises:
-        UserError: it is not a good checkpoint of this project, or its environment cannot be made here.
+        UserError: the file is missing, damaged or another project's, or its environment cannot be made here.
     """
-    checkpoint = read_checkpoint(path)
-    check_project(checkpoint, "policy_gradient", path)
-    try:
-        module = PolicyGradientModule(**checkpoint["hyper_parameters"])
-        module.load_state_dict(checkpoint["state_dict"])
-        environment = checkpoint["environment"]
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
-    task = inspect(environment["id"], environment["kwargs"])
-    names = ("observation_size", "action_size", "discrete")
-    if any(getattr(task, name) != module.hparams[name] for name in names):
-        raise UserError(f"checkpoint {path}: its {task.id} was another environment than this machine's of that name")
-    return Agent(module.eval(), task)
-
-
-def score(agent: Agent, seeds: list[int], sample: bool = False) -> Episodes:
-    """Plays an episode from each of `seeds`, with the likeliest actions or with drawn ones."""
-    if not sample:
-        return play_episodes([make_single(agent.task) for _ in seeds], agent.task, agent.policy(), seeds)
-    env = make_single(agent.task)
-    played = [play_episodes([env], agent.task, agent.policy(True, seed=seed), [seed]) for seed in seeds]
-    return Episodes(*(torch.cat(parts) for parts in zip(*((p.returns, p.lengths) for p in played), strict=True)))
+    module, saved = load_module(checkpoint, PolicyGradientModule, "policy_gradient")
+    env_info = inspect_env(saved["environment"]["id"], saved["environment"]["kwargs"])
+    if any(getattr(env_info, name) != module.hparams[name] for name in ("obs_dim", "action_dim", "discrete")):
+        raise UserError(f"checkpoint {checkpoint}: {env_info.id} has other spaces here than where it was trained")
+    return Agent(module, env_info)

@@ -1,69 +1,64 @@
-"""The LightningModule: what a rollout says about the policy that made it, and the steps that follow from it."""
+"""Proximal policy optimization (PPO) and REINFORCE: the LightningModule with the update, its metrics and the optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import CatMetric
 
 from common.errors import UserError
 from common.nn.optim import average_gradients
-from common.trainer import no_sync, rank_and_world_size, should_log, training_steps
-from projects.policy_gradient.acting import Actor
-from projects.policy_gradient.advantages import (
-    following_values,
-    generalized_advantages,
-    is_complete,
-    rewards_to_go,
-)
-from projects.policy_gradient.chance import MINIBATCHES, generator_of
-from projects.policy_gradient.evaluation import Episodes
-from projects.policy_gradient.losses import clipped_policy_loss, explained_variance, policy_loss
-from projects.policy_gradient.networks import PolicyNetwork, RunningScale, ValueNetwork, moments
+from common.trainer import attached_trainer, no_sync, should_log, training_steps
+from projects.policy_gradient.actor import Actor
+from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
+from projects.policy_gradient.losses import explained_variance, policy_gradient_loss, ppo_clip_loss
+from projects.policy_gradient.metrics import EpisodeStats, episode_metrics
+from projects.policy_gradient.minibatches import Transitions, minibatch_indices
+from projects.policy_gradient.networks import PolicyNetwork, RunningMeanStd, ValueNetwork, moments
 from projects.policy_gradient.rollout import Rollout
-from projects.policy_gradient.samples import Samples, deal
+from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 PRECISIONS = ("32-true", "64-true")
-OVERFIT_SAMPLES = 16
+OVERFIT_TRANSITIONS = 16
 
 
 class PolicyGradientModule(LightningModule):
-    """A policy that learns from its own experience: REINFORCE, and by option what improves it.
+    """Proximal policy optimization (PPO; Schulman et al., arXiv 1707.06347), down to REINFORCE when its parts are off.
 
-    One step of training takes in one rollout: `passes` times through its transitions, in `minibatches` parts of random
-    order. Lightning counts it as one step, however many the optimizer makes.
+    A training step learns from one rollout: `update_epochs` epochs over its transitions, in `num_minibatches` random
+    minibatches. Lightning counts it as one step, however many optimizer steps it has.
 
     Args:
-        observation_size: numbers in an observation; the data's.
-        action_size: choices, or numbers in an action; the data's.
-        discrete: whether actions are choices; the data's.
-        threshold: the mean return of a validation at which training stops; the data's.
-        hidden: units of each hidden layer, of policy and value network alike.
-        log_std: logarithm of the standard deviation, at the start, of actions that are numbers.
-        baseline: whether a value network says what was to be expected. Without it a reward-to-go counts as it is, and
-            transitions whose episode goes on beyond the rollout are left out, as theirs is not known.
-        discount: what a reward one step later is worth.
-        gae_lambda: how far an advantage looks before it trusts the value network; 1 for to the end.
-        normalize_advantages: whether a rollout's advantages are brought to mean 0 and variance 1.
-        normalize_observations: whether observations are, by all that came before; kept in the checkpoint.
-        reward_scale: what rewards are multiplied by before anything is learned from them.
-        entropy: weight of the policy's entropy, which keeps it from deciding too early.
-        passes: how often a rollout is learned from.
-        minibatches: parts of a pass, each with its step of the optimizer.
-        clip_ratio: how far from 1 a probability's ratio to its old one is followed; 0 for the plain policy gradient,
-            which holds for one step from each rollout.
-        value_weight: of the value network's squared error in the loss.
-        lr: Adam's learning rate.
-        schedule: `constant`, or `linear` down to zero at the end.
-        clip_norm: limit of the gradient's norm; 0 for none.
+        obs_dim: Dimension of an observation; taken from the data.
+        action_dim: Number of discrete actions, or dimension of a continuous action; taken from the data.
+        discrete: Whether actions are discrete; taken from the data.
+        reward_threshold: Mean validation return at which training stops; taken from the data.
+        hidden_dims: Units of each hidden layer, of policy and value network alike.
+        log_std_init: Initial logarithm of the standard deviation of continuous actions.
+        baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and transitions whose
+            episode goes on beyond the rollout are left out, as their return is not known.
+        gamma: Discount factor: a reward one step later counts gamma times.
+        gae_lambda: Lambda of GAE: how far an advantage looks before it trusts the value network; 1 for to the end.
+        normalize_advantages: Advantage normalization: mean 0 and variance 1 over a rollout.
+        normalize_observations: Observation normalization by a running mean and variance, kept in the checkpoint.
+        reward_scale: Factor on all rewards, before anything is learned from them.
+        ent_coef: Entropy coefficient: weight of the entropy bonus, which keeps the policy exploring.
+        update_epochs: Epochs over a rollout.
+        num_minibatches: Minibatches in each of them, with one optimizer step each.
+        clip_coef: Clipping coefficient epsilon of PPO's surrogate objective; 0 for the plain policy gradient, which is valid
+            for one optimizer step from each rollout.
+        vf_coef: Value function coefficient: weight of the squared error of the value network.
+        lr: Learning rate of Adam.
+        schedule: Learning-rate schedule: `constant`, or `linear` down to zero at the end of the training.
+        max_grad_norm: Gradient clipping: maximum norm of the gradient of all weights; 0 for none.
     """
 
     automatic_optimization = False
@@ -71,50 +66,42 @@ class PolicyGradientModule(LightningModule):
 
     def __init__(
         self,
-        observation_size: int = 4,
-        action_size: int = 2,
+        obs_dim: int = 4,
+        action_dim: int = 2,
         discrete: bool = True,
-        threshold: float | None = None,
-        hidden: Sequence[int] = (64, 64),
-        log_std: float = 0.0,
+        reward_threshold: float | None = None,
+        hidden_dims: Sequence[PositiveInt] = (64, 64),
+        log_std_init: float = 0.0,
         baseline: bool = True,
-        discount: float = 0.99,
-        gae_lambda: float = 0.95,
+        gamma: ClosedUnitInterval = 0.99,
+        gae_lambda: ClosedUnitInterval = 0.9,
         normalize_advantages: bool = True,
         normalize_observations: bool = False,
-        reward_scale: float = 1.0,
-        entropy: float = 0.0,
-        passes: int = 1,
-        minibatches: int = 1,
-        clip_ratio: float = 0.0,
-        value_weight: float = 0.5,
-        lr: float = 1e-3,
-        schedule: str = "constant",
-        clip_norm: float = 0.5,
+        reward_scale: PositiveFloat = 0.1,
+        ent_coef: NonNegativeFloat = 0.0,
+        update_epochs: PositiveInt = 3,
+        num_minibatches: PositiveInt = 6,
+        clip_coef: NonNegativeFloat = 0.2,
+        vf_coef: NonNegativeFloat = 0.5,
+        lr: PositiveFloat = 4e-3,
+        schedule: Literal["constant", "linear"] = "constant",
+        max_grad_norm: NonNegativeFloat = 0.5,
     ) -> None:
         super().__init__()
-        if schedule not in ("constant", "linear"):
-            raise UserError(f"--model.schedule {schedule}: use one of constant, linear")
-        if min([passes, minibatches, *hidden]) < 1 or lr <= 0 or reward_scale <= 0:
-            raise UserError("--model.passes, minibatches and hidden are at least 1, lr and reward_scale above 0")
-        if not (0 <= discount <= 1 and 0 <= gae_lambda <= 1):
-            raise UserError("--model.discount and gae_lambda are from 0 to 1")
-        if min(entropy, clip_ratio, value_weight, clip_norm) < 0:
-            raise UserError("--model.entropy, clip_ratio, value_weight and clip_norm are at least 0")
         if not baseline and gae_lambda < 1:
             raise UserError(f"--model.gae_lambda {gae_lambda:g}: below 1 it needs a value network; set baseline, or 1 here")
-        if passes * minibatches > 1 and not clip_ratio:
+        if update_epochs * num_minibatches > 1 and not clip_coef:
             raise UserError(
-                "--model.clip_ratio 0: after one step the actions are an older policy's; use 0.2, or 1 pass and 1 minibatch"
+                "--model.clip_coef 0: after one optimizer step the actions are an older policy's; "
+                "use 0.2, or update_epochs 1 and num_minibatches 1"
             )
-        hidden = list(hidden)
         self.save_hyperparameters()
-        self.policy = PolicyNetwork(observation_size, hidden, action_size, discrete, log_std)
-        self.value = ValueNetwork(observation_size, hidden) if baseline else None
-        self.scale = RunningScale(observation_size) if normalize_observations else None
-        self.played: list[Episodes] = []  # in this evaluation
-        self.prepared: tuple[Rollout, Samples, Tensor] | None = None  # the last rollout, and what came of it
-        self.by_heart = False  # see `prepare_overfit`
+        self.policy = PolicyNetwork(obs_dim, hidden_dims, action_dim, discrete, log_std_init)
+        self.value = ValueNetwork(obs_dim, hidden_dims) if baseline else None
+        self.obs_rms = RunningMeanStd(obs_dim) if normalize_observations else None
+        self.eval_returns, self.eval_lengths = CatMetric(), CatMetric()
+        self.overfit = False  # see `prepare_overfit`
+        self.debug_batch: tuple[Rollout, Transitions] | None = None  # see `compute_loss`
         self.metadata: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -123,255 +110,209 @@ class PolicyGradientModule(LightningModule):
             raise UserError(f"--precision {self.trainer.precision}: a policy trains in {' or '.join(PRECISIONS)}")
 
     def actor(self) -> Actor:
-        """The policy as it is now, for environments."""
-        return Actor(self.policy, self.scale)
+        """The current policy, for environments."""
+        return Actor(self.policy, self.obs_rms)
 
-    # ---- learning
+    # ---- the update
 
     def training_step(self, rollout: Rollout, batch_idx: int) -> None:
-        """Learns from a rollout.
+        """PPO's update from a rollout; with one epoch, one minibatch and no clipping, that of REINFORCE or A2C.
 
-        The optimizer is the plain one but for the last step: that one Lightning counts, and the callbacks see. Weights that
-        are not finite stay so, so the last step still stops a run before they are in a checkpoint.
+        Lightning counts the last optimizer step alone, and calls the callbacks for it: a weight that is not finite stays so,
+        and they still stop the run before it is in a checkpoint.
         """
-        optimizer, parameters = cast(LightningOptimizer, self.optimizers()), list(self.parameters())
-        samples, counted = self.prepare(rollout)
-        batches = self.minibatches(counted)
-        counts = self.total(torch.tensor([len(batch) for batch in batches], dtype=torch.float64)).tolist()
-        with no_sync(self.trainer.strategy):
-            for number, (batch, count) in enumerate(zip(batches, counts, strict=True), 1):
-                part = samples if len(batch) == len(samples) else samples[batch]
-                # each transition of any process weighs the same, also where one process has fewer of them
-                loss = self.losses(part).sum() * (self.trainer.world_size / max(count, 1.0))
-                optimizer.optimizer.zero_grad()
-                if number < len(batches):
-                    loss.backward()
-                    self.tame_gradients(parameters)
-                    optimizer.optimizer.step()
-                else:
-                    self.manual_backward(loss)
-                    self.tame_gradients(parameters)
-                    optimizer.step()
+        h, trainer, optimizer = self.hparams, self.trainer, cast(LightningOptimizer, self.optimizers())
+        parameters = list(self.parameters())
+        batch, valid = self.compute_advantages(rollout)  # once, by the networks that collected the rollout
+        valid = self.gather(valid.byte()).bool()  # (world_size, steps, envs)
+        generator = make_generator(trainer.datamodule.seed, MINIBATCHES, trainer.global_step)  # type: ignore[attr-defined]
+        with no_sync(trainer.strategy):
+            for epoch in range(h["update_epochs"]):
+                minibatches = minibatch_indices(valid, h["num_minibatches"], generator, trainer.global_rank)
+                for i, (index, size) in enumerate(minibatches):
+                    losses, metrics = self.ppo_losses(batch[index.to(self.device)])  # (n,)
+                    loss = losses.sum() * (trainer.world_size / max(size, 1))  # mean over the minibatch of all processes
+                    is_last = (epoch + 1, i + 1) == (h["update_epochs"], h["num_minibatches"])
+                    adam = optimizer if is_last else optimizer.optimizer
+                    adam.zero_grad()
+                    self.manual_backward(loss) if is_last else loss.backward()
+                    average_gradients(parameters, trainer.world_size)
+                    if h["max_grad_norm"]:
+                        clip_grad_norm_(parameters, h["max_grad_norm"])
+                    adam.step()
         cast(LambdaLR, self.lr_schedulers()).step()
-        if self.scale is not None:
-            self.take_in(self.scale, rollout.observations)
-        if should_log(self.trainer):
-            self.log_step(rollout, loss.detach(), samples)
+        if self.obs_rms is not None:
+            for row in self.gather(moments(rollout.observations.flatten(0, 1))):
+                self.obs_rms.update(row[0], *row[1:].chunk(2))
+        if should_log(trainer):
+            self.log_update(rollout, batch, {"loss": loss, **metrics})
 
-    @torch.no_grad()
-    def prepare(self, rollout: Rollout) -> tuple[Samples, Tensor]:
-        """What is learned from a rollout, and (steps, envs) bool, which transitions count. Computed once for each."""
-        if self.prepared is not None and self.prepared[0] is rollout:
-            return self.prepared[1:]
-        h = self.hparams
-        seen = self.scaled(rollout.observations)  # (steps, envs, size)
-        rewards = rollout.rewards * h["reward_scale"]
-        targets: Tensor | None = None
-        if self.value is None:
-            counted = is_complete(rollout.ended, rollout.valid)
-            advantages = rewards_to_go(rewards, rollout.ended, rollout.valid, h["discount"])
-        else:
-            counted = rollout.valid
-            values = self.value(seen)  # (steps, envs)
-            last, at_ends = (self.value(self.scaled(x)) for x in (rollout.last_observations, rollout.end_observations))
-            following = following_values(values, last, rollout.ends, at_ends)
-            flags = rollout.terminated, rollout.truncated, rollout.valid
-            advantages = generalized_advantages(rewards, values, following, *flags, h["discount"], h["gae_lambda"])
-            targets = (advantages + values)[counted]
-        advantages = advantages[counted]
-        if h["normalize_advantages"]:
-            advantages = self.normalized(advantages)
-        masks = None if rollout.masks is None else rollout.masks[counted]
-        samples = Samples(seen[counted], rollout.actions[counted], masks, advantages, None, targets)
-        if h["clip_ratio"]:
-            samples.old_log_probs = self.policy(samples.observations, samples.actions, masks)[0]
-        self.prepared = rollout, samples, counted
-        return samples, counted
+    def ppo_losses(self, mb: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of each transition of a minibatch, (n,), and metrics, each (n,).
 
-    def losses(self, samples: Samples) -> Tensor:
-        """The loss of each transition, (n,)."""
-        h = self.hparams
-        if self.by_heart:
-            return self.imitation(samples)
-        log_probs, entropy = self.policy(samples.observations, samples.actions, samples.masks)
-        if samples.old_log_probs is None:
-            loss = policy_loss(log_probs, samples.advantages)
-        else:
-            loss = clipped_policy_loss(log_probs, samples.old_log_probs, samples.advantages, h["clip_ratio"])
-        if h["entropy"]:
-            loss = loss - h["entropy"] * entropy
-        if self.value is not None and samples.targets is not None:
-            loss = loss + h["value_weight"] * (self.value(samples.observations) - samples.targets).square()
-        return loss
-
-    def minibatches(self, counted: Tensor) -> list[Tensor]:
-        """Which samples each of the optimizer's steps takes; see `deal`."""
-        h = self.hparams
-        if h["passes"] * h["minibatches"] == 1 or self.by_heart:
-            count = int(counted.sum())
-            return [spread(count) if self.by_heart else torch.arange(count, device=self.device)] * h["passes"]
-        seed = 0 if self._trainer is None else self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        generator = generator_of(seed, MINIBATCHES, self.trainer.global_step)
-        place = rank_and_world_size(self._trainer)
-        batches = deal(counted.cpu(), h["passes"], h["minibatches"], generator, *place)
-        return [batch.to(self.device) for batch in batches]
-
-    def tame_gradients(self, parameters: list[Parameter]) -> None:
-        """Averages the gradients over the processes and limits their norm."""
-        average_gradients(parameters, self.trainer.world_size)
-        if self.hparams["clip_norm"]:
-            clip_grad_norm_(parameters, self.hparams["clip_norm"])
-
-    def scaled(self, observations: Tensor) -> Tensor:
-        """Observations (..., size) as the networks see them."""
-        return observations if self.scale is None else self.scale(observations)
-
-    def normalized(self, advantages: Tensor) -> Tensor:
-        """Advantages (n,) brought to mean 0 and variance 1, over all processes."""
-        wide = advantages.cpu().double()
-        count, total, squares = self.total(torch.stack([wide.new_tensor(len(wide)), wide.sum(), wide.square().sum()]))
-        mean = total / count.clamp(min=1)
-        deviation = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-        return ((wide - mean) / (deviation + 1e-8)).to(advantages)
-
-    def take_in(self, scale: RunningScale, observations: Tensor) -> None:
-        """Adds a rollout's observations (steps, envs, size) of every process to the running scale, in the same order."""
-        mine = moments(observations.flatten(0, 1))
-        for count, mean, variance in self.gathered(torch.cat([part.view(-1) for part in mine])):
-            scale.take_in(count, mean, variance)
-
-    def total(self, values: Tensor) -> Tensor:
-        """The sum of `values`, on the CPU, over the processes."""
-        if self._trainer is not None and self.trainer.world_size > 1:
-            everywhere = values.to(self.device)
-            dist.all_reduce(everywhere)
-            return everywhere.cpu()
-        return values
-
-    def gathered(self, values: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """What each process has in `values` (1 + 2 size,): a count, a mean (size,) and a variance (size,)."""
-        rows = [values]
-        if self._trainer is not None and self.trainer.world_size > 1:
-            mine = values.to(self.device)
-            rows = [torch.empty_like(mine) for _ in range(self.trainer.world_size)]
-            dist.all_gather(rows, mine)
-        size = (len(values) - 1) // 2
-        return [(row[0], row[1 : 1 + size], row[1 + size :]) for row in (row.cpu() for row in rows)]
-
-    @torch.no_grad()
-    def log_step(self, rollout: Rollout, loss: Tensor, samples: Samples) -> None:
-        """Logs what this process's rollout was like, and what has come of it.
-
-        `kl` is an estimate of how far the policy has moved, in nats, that is never below 0; `clipped` the share of actions
-        whose probability has moved beyond the clip.
+        `approx_kl` estimates KL(old policy || policy) in nats and is never negative (Schulman, "Approximating KL
+        divergence", 2020); `clip_fraction` is the fraction of actions whose probability ratio is beyond the clip range.
         """
-        logged = {"loss": loss}
-        if len(rollout.returns):
-            logged |= {"return": rollout.returns.mean(), "length": rollout.lengths.float().mean()}
-        log_probs, entropy = self.policy(samples.observations, samples.actions, samples.masks)
-        logged["entropy"] = entropy.mean()
-        if samples.old_log_probs is not None:
-            change = log_probs - samples.old_log_probs
-            logged["kl"] = (change.exp() - 1 - change).mean()
-            logged["clipped"] = ((change.exp() - 1).abs() > self.hparams["clip_ratio"]).float().mean()
-        if self.value is not None and samples.targets is not None:
-            values = self.value(samples.observations)
-            logged["value_loss"] = (values - samples.targets).square().mean()
-            logged["explained_variance"] = explained_variance(values, samples.targets)
-        self.log_dict({f"train/{name}": value for name, value in logged.items()})
-
-    # ---- looking at it without training it
-
-    def prepare_overfit(self) -> None:
-        """For `--debug overfit`: this loss has no least value, but which actions were taken can be learned by heart."""
-        self.by_heart = True
-
-    def imitation(self, samples: Samples) -> Tensor:
-        """(n,): how far the networks are from repeating the actions, and the targets in units of their deviation."""
-        if self.hparams["discrete"]:
-            loss = -self.policy(samples.observations, samples.actions, samples.masks)[0]
+        h, metrics = self.hparams, {}
+        log_probs, entropy = self.policy(mb.observations, mb.actions, mb.action_masks)
+        if mb.old_log_probs is None:  # REINFORCE: one optimizer step, by the policy that has sampled the actions
+            pg_loss = policy_gradient_loss(log_probs, mb.advantages)
         else:
-            loss = (self.policy.stack(samples.observations) - samples.actions).square().mean(-1)
-        if self.value is not None and samples.targets is not None:
-            targets = (samples.targets - samples.targets.mean()) / (samples.targets.std() + 1e-8)
-            loss = loss + (self.value(samples.observations) - targets).square()
-        return loss
+            logratio = log_probs - mb.old_log_probs
+            ratio = logratio.exp()
+            with torch.no_grad():
+                metrics["approx_kl"] = (ratio - 1) - logratio
+                metrics["clip_fraction"] = ((ratio - 1).abs() > h["clip_coef"]).float()
+            pg_loss = ppo_clip_loss(ratio, mb.advantages, h["clip_coef"])
+        loss = pg_loss
+        if h["ent_coef"]:  # else a backward pass through the entropy would cost time for nothing
+            loss = loss - h["ent_coef"] * entropy
+        if self.value is not None and mb.returns is not None:
+            metrics["value_loss"] = v_loss = (self.value(mb.observations) - mb.returns).square()
+            loss = loss + h["vf_coef"] * v_loss
+        return loss, {"policy_loss": pg_loss, "entropy": entropy, **metrics}
 
-    def compute_loss(self, rollout: Rollout) -> Tensor:
-        """The loss of a rollout as a function of all weights, with its advantages and targets as they were first found."""
-        samples, _ = self.prepare(rollout)
-        if self.by_heart:
-            samples = samples[spread(len(samples))]
-        return self.losses(samples).mean()
+    @torch.no_grad()
+    def compute_advantages(self, rollout: Rollout) -> tuple[Transitions, Tensor]:
+        """Transitions of a rollout with advantages, old log-probabilities and returns; mask (steps, envs) of these steps."""
+        if self.overfit:
+            return self.supervised_targets(rollout)
+        h = self.hparams
+        obs = self.normalize(rollout.observations)  # (steps, envs, obs_dim)
+        rewards = rollout.rewards * h["reward_scale"]
+        returns: Tensor | None = None
+        if self.value is None:
+            valid = is_complete(rollout.done, rollout.valid)
+            advantages = rewards_to_go(rewards, rollout.done, rollout.valid, h["gamma"])
+        else:
+            valid = rollout.valid
+            values = self.value(obs)  # (steps, envs)
+            last_values, final_values = (self.value(self.normalize(x)) for x in (rollout.next_obs, rollout.final_obs))
+            advantages = generalized_advantage_estimate(
+                rewards,
+                values,
+                next_values(values, last_values, rollout.final_obs_index, final_values),
+                rollout.terminated,
+                rollout.truncated,
+                valid,
+                h["gamma"],
+                h["gae_lambda"],
+            )
+            returns = (advantages + values)[valid]
+        advantages = advantages[valid]
+        if h["normalize_advantages"]:
+            advantages = self.normalize_advantages(advantages)
+        masks = None if rollout.action_masks is None else rollout.action_masks[valid]
+        batch = Transitions(obs[valid], rollout.actions[valid], masks, advantages, None, returns)
+        if h["clip_coef"]:
+            batch.old_log_probs = self.policy(batch.observations, batch.actions, masks)[0]
+        return batch, valid
 
-    # ---- measuring
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Observations (..., obs_dim) as the networks take them."""
+        return observations if self.obs_rms is None else self.obs_rms(observations)
 
-    def validation_step(self, episodes: Episodes, batch_idx: int) -> None:
-        """Takes in whole episodes of the policy's likeliest actions."""
-        self.played.append(episodes)
+    def normalize_advantages(self, advantages: Tensor) -> Tensor:
+        """Advantages (n,) with mean 0 and variance 1 over all processes."""
+        wide = advantages.cpu().double()
+        sums = torch.stack([wide.new_tensor(len(wide)), wide.sum(), wide.square().sum()])
+        count, total, squares = self.gather(sums).sum(0)
+        mean = total / count.clamp(min=1)
+        std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+        return ((wide - mean) / (std + 1e-8)).to(advantages)
 
-    def test_step(self, episodes: Episodes, batch_idx: int) -> None:
-        """The same for the test."""
-        self.played.append(episodes)
+    def gather(self, values: Tensor) -> Tensor:
+        """`values` of every process, (world_size, ...), on the CPU."""
+        trainer = attached_trainer(self)
+        if trainer is None or trainer.world_size == 1:
+            return values.cpu()[None]
+        return cast(Tensor, trainer.strategy.all_gather(values.to(self.device))).cpu()
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the results, and ends the training if the task is solved."""
-        mean = self.log_episodes("val")
-        threshold = self.hparams["threshold"]
-        if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
-            self.trainer.should_stop = True
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the results."""
-        self.log_episodes("test")
-
-    def log_episodes(self, split: str) -> float:
-        """Logs returns and lengths of what all processes have played; returns the mean return."""
-        played, self.played = self.played, []
-        if self.trainer.world_size > 1:
-            shares: list[Any] = [None] * self.trainer.world_size
-            dist.all_gather_object(shares, played)
-            played = [episodes for share in shares for episodes in share]
-        returns = torch.cat([episodes.returns for episodes in played]).cpu().double()
-        figures = {
-            "return": returns.mean(),
-            "deviation": returns.std(correction=0),
-            "lowest": returns.min(),
-            "length": torch.cat([episodes.lengths for episodes in played]).float().mean(),
-        }
-        for name, value in figures.items():
-            self.log(f"{split}/{name}", float(value), prog_bar=name == "return", sync_dist=True)  # the same everywhere
-        return float(figures["return"])
-
-    # ---- the rest
+    @torch.no_grad()
+    def log_update(self, rollout: Rollout, batch: Transitions, metrics: dict[str, Tensor]) -> None:
+        """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network."""
+        metrics = {name: value.mean() for name, value in metrics.items()}
+        if len(rollout.episode_returns):
+            metrics["return_mean"] = rollout.episode_returns.mean()
+            metrics["episode_length"] = rollout.episode_lengths.float().mean()
+        if self.value is not None and batch.returns is not None:
+            metrics["explained_variance"] = explained_variance(self.value(batch.observations), batch.returns)
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
 
     def configure_optimizers(self) -> Any:
-        """Adam, and its rate for each rollout, stepped by `training_step`."""
+        """Adam, and its learning rate for each rollout; `training_step` steps both."""
         h = self.hparams
         steps = training_steps(self.trainer) if h["schedule"] == "linear" else 0
         optimizer = torch.optim.Adam(self.parameters(), h["lr"], eps=1e-5, fused=True)
         return [optimizer], [LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) if steps else 1.0)]
 
+    # ---- evaluation
+
+    def validation_step(self, episodes: EpisodeStats, batch_idx: int) -> None:
+        self.eval_returns.update(episodes.returns)
+        self.eval_lengths.update(episodes.lengths)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics of all episodes, and stops the training if the environment is solved."""
+        mean, threshold = self.log_episodes("val"), self.hparams["reward_threshold"]
+        if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
+            self.trainer.should_stop = True
+
+    def on_test_epoch_end(self) -> None:
+        self.log_episodes("test")
+
+    def log_episodes(self, split: str) -> float:
+        """Logs the metrics of the episodes of all processes; returns their mean return."""
+        metrics = episode_metrics(self.eval_returns.compute(), self.eval_lengths.compute())
+        self.eval_returns.reset()
+        self.eval_lengths.reset()
+        for name, value in metrics.items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "return_mean", sync_dist=True)  # the same everywhere
+        return metrics["return_mean"]
+
+    # ---- debugging
+
+    def compute_loss(self, rollout: Rollout) -> Tensor:
+        """Mean loss of a rollout as a function of all weights; its advantages and returns stay those of the first call."""
+        if self.debug_batch is None or self.debug_batch[0] is not rollout:
+            self.debug_batch = rollout, self.compute_advantages(rollout)[0]
+        return self.ppo_losses(self.debug_batch[1])[0].mean()
+
+    def prepare_overfit(self) -> None:
+        """For `--debug overfit`: a policy gradient loss has no minimum, so that fixed targets are memorized instead."""
+        self.overfit = True
+
+    def supervised_targets(self, rollout: Rollout) -> tuple[Transitions, Tensor]:
+        """Like `compute_advantages`: actions to imitate, as their advantages are 1, and returns without a value network.
+
+        The transitions are few and evenly spaced: neighbors are too much alike to be memorized apart.
+        """
+        n = int(rollout.valid.sum())
+        index = torch.linspace(0, n - 1, min(n, OVERFIT_TRANSITIONS)).long()
+        obs, actions = self.normalize(rollout.observations)[rollout.valid][index], rollout.actions[rollout.valid][index]
+        masks = None if rollout.action_masks is None else rollout.action_masks[rollout.valid][index]
+        returns = rewards_to_go(rollout.rewards, rollout.done, rollout.valid, self.hparams["gamma"])[rollout.valid][index]
+        returns = (returns - returns.mean()) / (returns.std() + 1e-8)
+        return Transitions(obs, actions, masks, torch.ones_like(returns), None, returns), torch.ones(len(index), 1).bool()
+
+    # ---- checkpoints
+
     def on_train_end(self) -> None:
-        """Notes how much experience it took."""
+        """Records the number of environment steps."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if hasattr(data, "steps"):
-            self.metadata["environment_steps"] = self.trainer.global_step * data.steps * data.envs * self.trainer.world_size
+        steps = self.trainer.global_step * data.num_steps * data.num_envs * self.trainer.world_size
+        self.metadata["environment_steps"] = steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what playing needs beside the weights."""
-        data = getattr(self._trainer, "datamodule", None)
-        if data is not None:
-            checkpoint["environment"] = {"id": data.task.id, "kwargs": data.task.kwargs}
+        """Adds the environment, which the policy is played in."""
+        env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
+        checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the weights of a policy for another environment, which may well fit."""
-        data = getattr(self._trainer, "datamodule", None)
+        data = getattr(attached_trainer(self), "datamodule", None)
         saved = checkpoint.get("environment", {}).get("id")
-        if data is not None and saved != data.task.id:
-            raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.task.id}")
-
-
-def spread(count: int) -> Tensor:
-    """A few of `count` places, evenly apart: neighbours are too much alike to be told apart by heart."""
-    return torch.linspace(0, count - 1, min(count, OVERFIT_SAMPLES)).long()
+        if data is not None and saved != data.env_info.id:
+            raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.env_info.id}")

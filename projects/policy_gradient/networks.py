@@ -1,7 +1,9 @@
-"""A policy and a value network for vectors of numbers, and the running scale of what they see; needs torch alone.
+"""Policy network, value network, and running observation normalization. Needs torch alone.
 
-A policy maps observations (batch, size) to what its head makes a distribution of: logits (batch, actions) of choices, or
-means (batch, numbers) of independent normal distributions.
+The policy network maps observations (batch, obs_dim) to the parameters of an action distribution: logits (batch, action_dim)
+of a categorical one for discrete actions, means (batch, action_dim) of a Gaussian one for continuous actions.
+
+The heads write out what `torch.distributions` computes, as its objects cost more than the arithmetic of such small batches.
 """
 
 from __future__ import annotations
@@ -14,138 +16,120 @@ import torch
 from torch import Tensor, nn
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int, gain: float) -> nn.Sequential:
-    """Hidden layers with tanh, and a last layer without; weights orthogonal times sqrt(2), the last one's times `gain`.
+def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int, out_gain: float) -> nn.Sequential:
+    """MLP with tanh activations and orthogonal weights: gain sqrt(2) in hidden layers, `out_gain` in the last one.
 
-    A policy starts with a small `gain`, so that all its actions are equally likely (Andrychowicz et al., arXiv 2006.05990,
+    A policy starts with a small `out_gain`, so that all actions are equally likely (Andrychowicz et al., arXiv 2006.05990,
     section 3.2).
     """
+    dims = [in_dim, *hidden_dims]
     layers: list[nn.Module] = []
-    for a, b in pairwise([inputs, *hidden]):
-        layers += [scaled(nn.Linear(a, b), math.sqrt(2)), nn.Tanh()]
-    return nn.Sequential(*layers, scaled(nn.Linear(([inputs, *hidden])[-1], outputs), gain))
+    for a, b in pairwise(dims):
+        layers += [layer_init(nn.Linear(a, b), math.sqrt(2)), nn.Tanh()]
+    return nn.Sequential(*layers, layer_init(nn.Linear(dims[-1], out_dim), out_gain))
 
 
-def scaled(layer: nn.Linear, gain: float) -> nn.Linear:
-    """The layer with orthogonal weights times `gain` and zero biases."""
+def layer_init(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Orthogonal initialization of the weights with `gain`; biases are 0."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class CategoricalHead(nn.Module):
-    """A choice among actions by their logits (batch, actions)."""
+    """Categorical distribution over discrete actions, from logits (batch, action_dim)."""
 
-    def forward(self, logits: Tensor, actions: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probability (batch,) of each of `actions` (batch,) int64, and entropy (batch,), in nats.
+    def forward(self, logits: Tensor, actions: Tensor, action_masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability of `actions` (batch,) int64 and entropy, both (batch,), in nats.
 
-        Where `masks` (batch, actions) is false the action is not allowed: its probability is 0, and no gradient reaches its
-        logit (Huang and Ontañón, arXiv 2006.14171).
+        Invalid action masking: where `action_masks` (batch, action_dim) is false the probability is 0, and no gradient
+        reaches the logit (Huang and Ontañón, arXiv 2006.14171).
         """
-        if masks is not None:
-            logits = logits.masked_fill(~masks, torch.finfo(logits.dtype).min)
-        log_probabilities = logits.log_softmax(-1)
-        entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
-        return log_probabilities.gather(-1, actions[:, None]).squeeze(-1), entropy
+        if action_masks is not None:
+            logits = logits.masked_fill(~action_masks, torch.finfo(logits.dtype).min)
+        log_probs = logits.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return log_probs.gather(-1, actions[:, None]).squeeze(-1), entropy
 
 
 class GaussianHead(nn.Module):
-    """Independent normal distributions around means (batch, numbers), as wide in every state.
+    """Diagonal Gaussian distribution over continuous actions; its standard deviation does not depend on the state."""
 
-    Args:
-        size: numbers in an action.
-        log_std: the logarithm of their standard deviation at the start.
-    """
-
-    def __init__(self, size: int, log_std: float = 0.0) -> None:
+    def __init__(self, action_dim: int, log_std_init: float = 0.0) -> None:
         super().__init__()
-        self.log_std = nn.Parameter(torch.full((size,), log_std))
+        self.log_std = nn.Parameter(torch.full((action_dim,), log_std_init))
 
-    def forward(self, means: Tensor, actions: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-density (batch,) of `actions` (batch, numbers) and entropy (batch,), in nats; numbers know no masks."""
-        scaled_squares = ((actions - means) * (-self.log_std).exp()).square()
-        log_density = -(0.5 * scaled_squares + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+    def forward(self, means: Tensor, actions: Tensor, action_masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-density of `actions` (batch, action_dim) and entropy, both (batch,), in nats; there are no masks here."""
+        squares = ((actions - means) * (-self.log_std).exp()).square()
+        log_probs = -(0.5 * squares + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
         entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
-        return log_density, entropy.expand(len(means))
+        return log_probs, entropy.expand(len(means))
 
 
 class PolicyNetwork(nn.Module):
-    """What to do: an MLP and the head that its outputs are for.
+    """Policy pi(a|s) (actor): an MLP and the head of its action distribution."""
 
-    Args:
-        size: numbers in an observation.
-        hidden: units of each hidden layer.
-        actions: choices, or numbers in an action.
-        discrete: whether they are choices.
-        log_std: of numbers, at the start.
-    """
-
-    def __init__(self, size: int, hidden: Sequence[int], actions: int, discrete: bool, log_std: float = 0.0) -> None:
+    def __init__(
+        self, obs_dim: int, hidden_dims: Sequence[int], action_dim: int, discrete: bool, log_std_init: float = 0.0
+    ) -> None:
         super().__init__()
-        self.stack = mlp(size, hidden, actions, gain=0.01)
-        self.head: CategoricalHead | GaussianHead = CategoricalHead() if discrete else GaussianHead(actions, log_std)
+        self.mlp = mlp(obs_dim, hidden_dims, action_dim, out_gain=0.01)
+        self.head: CategoricalHead | GaussianHead
+        self.head = CategoricalHead() if discrete else GaussianHead(action_dim, log_std_init)
 
-    def forward(self, observations: Tensor, actions: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probability of each action in its state, and the distribution's entropy there, both (batch,)."""
-        return self.head(self.stack(observations), actions, masks)
+    def forward(self, observations: Tensor, actions: Tensor, action_masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probability of each action in its state, and the policy's entropy there, both (batch,)."""
+        return self.head(self.mlp(observations), actions, action_masks)
 
 
 class ValueNetwork(nn.Module):
-    """What is still to come: an MLP to one number.
+    """State value V(s) (critic): an MLP with one output."""
 
-    Args:
-        size: numbers in an observation.
-        hidden: units of each hidden layer.
-    """
-
-    def __init__(self, size: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
-        self.stack = mlp(size, hidden, 1, gain=1.0)
+        self.mlp = mlp(obs_dim, hidden_dims, 1, out_gain=1.0)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(..., size) -> (...)."""
-        return self.stack(observations).squeeze(-1)
+        """Observations (..., obs_dim) -> values (...)."""
+        return self.mlp(observations).squeeze(-1)
 
 
-class RunningScale(nn.Module):
-    """Brings each number of an observation to mean 0 and variance 1, by all observations so far. Kept in the checkpoint.
+class RunningMeanStd(nn.Module):
+    """Running mean and standard deviation of all observations so far, by which it normalizes; kept in the checkpoint."""
 
-    Args:
-        size: numbers in an observation.
-    """
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, obs_dim: int) -> None:
         super().__init__()
         self.count: Tensor
         self.mean: Tensor
-        self.variance: Tensor
+        self.var: Tensor
         self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("mean", torch.zeros(obs_dim))
+        self.register_buffer("var", torch.ones(obs_dim))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(..., size) -> (..., size)."""
-        return (observations - self.mean) / self.deviation
+        """Observations (..., obs_dim) -> normalized observations (..., obs_dim)."""
+        return (observations - self.mean) / self.std
 
     @property
-    def deviation(self) -> Tensor:
-        """(size,), what observations are divided by; above 0 for a number that never changes, too."""
-        return (self.variance + 1e-8).sqrt()
+    def std(self) -> Tensor:
+        """Standard deviation (obs_dim,); above 0 also for a feature that never changes."""
+        return (self.var + 1e-8).sqrt()
 
-    def take_in(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Adds `count` observations of `mean` and `variance`, as if all had been seen at once (Chan et al., 1983)."""
-        before, old_mean, old_variance = (buffer.cpu().double() for buffer in (self.count, self.mean, self.variance))
-        total, shift = before + count, mean - old_mean
-        squares = old_variance * before + variance * count + shift.square() * (before * count / total)
-        self.mean.copy_(old_mean + shift * (count / total))
-        self.variance.copy_(squares / total)
+    def update(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Merges the moments of `count` observations, in float64, as if all had come at once (Chan et al., 1983)."""
+        old_count, old_mean, old_var = (buffer.cpu().double() for buffer in (self.count, self.mean, self.var))
+        total, delta = old_count + count, mean - old_mean
+        squares = old_var * old_count + var * count + delta.square() * (old_count * count / total)
+        self.mean.copy_(old_mean + delta * (count / total))
+        self.var.copy_(squares / total)
         self.count.copy_(total)
 
 
-def moments(observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, mean (size,) and variance (size,) of observations (n, size), for `RunningScale.take_in`.
+def moments(observations: Tensor) -> Tensor:
+    """Moments for `RunningMeanStd.update`: count, means and variances of observations (n, obs_dim), as (1 + 2 obs_dim,).
 
     In float64, and so on the CPU: not every device has it.
     """
     wide = observations.cpu().double()
-    return wide.new_tensor(len(wide)), wide.mean(0), wide.var(0, correction=0)
+    return torch.cat([wide.new_tensor([len(wide)]), wide.mean(0), wide.var(0, correction=0)])

@@ -1,4 +1,4 @@
-"""Trains a policy: `python -m projects.policy_gradient.train [--config recipes/x.yaml] [flags]`; `--help` lists all."""
+"""Training command: `python -m projects.policy_gradient.train [--config recipes/x.yaml] [flags]`; `--help` lists all."""
 
 import sys
 
@@ -6,21 +6,21 @@ from common.cli.main import main
 from common.project import Project
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.module import PolicyGradientModule
-from projects.policy_gradient.pictures import AgentPictures
+from projects.policy_gradient.plots import AgentPlots
 
 PROJECT = Project(
     "policy_gradient",
     PolicyGradientModule,
     PolicyGradientData,
-    monitor="val/return",
+    monitor="val/return_mean",
     mode="max",
-    plot_callbacks=(AgentPictures,),
+    plot_callbacks=(AgentPlots,),
     usage="play",
     links=(
-        ("data.observation_size", "model.observation_size"),
-        ("data.action_size", "model.action_size"),
+        ("data.obs_dim", "model.obs_dim"),
+        ("data.action_dim", "model.action_dim"),
         ("data.discrete", "model.discrete"),
-        ("data.threshold", "model.threshold"),
+        ("data.reward_threshold", "model.reward_threshold"),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What the policy gradient's tests share: small runs, in this process or by the command line."""
+"""Fixtures of the policy gradient's tests: small runs, in this process or by the command line."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from commands import CPU, Command, commands
 from common.cli.main import main
 from projects.policy_gradient.train import PROJECT
 
-SMALL = [
-    "--model.hidden",
-    "[16]",
-    "--data.eval_episodes",
-    "3",
-    "--data.test_episodes",
-    "5",
-    "--trainer.log_every_n_steps",
-    "1",
-]
+
+def flags(options: dict[str, object]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+SMALL = flags(
+    {
+        "model.hidden_dims": [16],
+        "data.eval_episodes": 3,
+        "data.test_episodes": 5,
+        "trainer.log_every_n_steps": 1,
+    }
+)
 # everything that could go wrong over processes or in a resumed run
-LEARNER = [
-    "--data.envs",
-    "8",
-    "--data.steps",
-    "16",
-    "--data.rollouts",
-    "6",
-    "--max_epochs",
-    "2",
-    "--data.vectorization",
-    "sync",
-]
-LEARNER += ["--model.passes", "2", "--model.minibatches", "3", "--model.clip_ratio", "0.2", "--model.entropy", "0.01"]
-LEARNER += ["--model.normalize_observations", "true", "--model.lr", "0.01", "--model.schedule", "linear"]
+FULL = flags(
+    {
+        "data.num_envs": 8,
+        "data.num_steps": 16,
+        "data.rollouts_per_epoch": 6,
+        "max_epochs": 2,
+        "model.update_epochs": 2,
+        "model.num_minibatches": 3,
+        "model.ent_coef": 0.01,
+        "model.normalize_observations": "true",
+        "model.lr": 0.01,
+        "model.schedule": "linear",
+    }
+)
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +49,9 @@ def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture(scope="session")
-def learner() -> list[str]:
-    """The flags of a small run with everything in it."""
-    return LEARNER
+def full() -> list[str]:
+    """Flags of a small run with every option in use."""
+    return FULL
 
 
 @pytest.fixture

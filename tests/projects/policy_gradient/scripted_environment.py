@@ -1,4 +1,4 @@
-"""A small environment whose episodes end in every way, at moments that follow from its seed; and some odd ones."""
+"""Scripted environment for tests: short episodes that end in every way, as its seed says; and environments of odd spaces."""
 
 from __future__ import annotations
 
@@ -8,52 +8,51 @@ from gymnasium import spaces
 
 
 class Scripted(gym.Env):
-    """Episodes of 1 to 6 steps that are terminated, truncated, or both; what is seen and earned depends on the action too.
+    """Episodes of 1 to 6 steps that are terminated, truncated, or both; observations and rewards depend on the actions.
 
     Args:
-        masked: whether `info` says which actions are allowed; always two of the three.
-        numbers: whether actions are two numbers from 1 to 3 in place of choices from 5 to 7.
-        seeded: whether it repeats itself.
+        masked: Whether `info` holds action masks, always of two of the three actions.
+        continuous: Actions from [1, 3]^2 instead of discrete ones from 5 to 7.
+        seeded: Whether it is reproducible from its seed.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, masked: bool = False, numbers: bool = False, seeded: bool = True) -> None:
+    def __init__(self, masked: bool = False, continuous: bool = False, seeded: bool = True) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-        self.action_space = spaces.Box(1.0, 3.0, (2,), np.float32) if numbers else spaces.Discrete(3, start=5)
+        self.action_space = spaces.Box(1.0, 3.0, (2,), np.float32) if continuous else spaces.Discrete(3, start=5)
         self.masked, self.seeded = masked, seeded
-        self.episode = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.source = self.np_random if self.seeded else np.random.default_rng()
-        self.length = int(self.source.integers(1, 7))
-        self.kind = int(self.source.integers(3))
-        self.episode, self.step_number, self.last_action = self.episode + 1, 0, 0.0
-        return self.look()
+        self.rng = self.np_random if self.seeded else np.random.default_rng()
+        self.length = int(self.rng.integers(1, 7))
+        self.kind = int(self.rng.integers(3))
+        self.t, self.last_action = 0, 0.0
+        return self.observe()
 
-    def look(self):
-        seen = np.array([self.source.random(), self.step_number, self.last_action], np.float32)
+    def observe(self):
+        observation = np.array([self.rng.random(), self.t, self.last_action], np.float32)
         if not self.masked:
-            return seen, {}
-        forbidden = int(self.source.integers(3))
-        return seen, {"action_mask": (np.arange(3) != forbidden).astype(np.int8)}
+            return observation, {}
+        forbidden = int(self.rng.integers(3))
+        return observation, {"action_mask": (np.arange(3) != forbidden).astype(np.int8)}
 
     def step(self, action):
         assert self.action_space.contains(action), action
-        self.step_number += 1
+        self.t += 1
         self.last_action = float(np.sum(action))
-        over = self.step_number == self.length
-        reward = float(self.source.normal()) + self.last_action
-        seen, info = self.look()
-        return seen, reward, over and self.kind != 1, over and self.kind != 0, info
+        done = self.t == self.length
+        reward = float(self.rng.normal()) + self.last_action
+        observation, info = self.observe()
+        return observation, reward, done and self.kind != 1, done and self.kind != 0, info
 
 
 class Odd(gym.Env):
-    """An environment with the given spaces, of one step."""
+    """An environment of the given spaces whose episodes have one step."""
 
-    def __init__(self, observed: spaces.Space, acted: spaces.Space) -> None:
-        self.observation_space, self.action_space = observed, acted
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -63,11 +62,11 @@ class Odd(gym.Env):
         return self.observation_space.sample(), 1.0, True, False, {}
 
 
-def line() -> spaces.Box:
+def box() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 
 gym.register("Scripted-v0", entry_point=Scripted)
-gym.register("Switches-v0", entry_point=lambda: Odd(line(), spaces.MultiBinary(3)))
-gym.register("Letters-v0", entry_point=lambda: Odd(spaces.Sequence(line()), spaces.Discrete(2)))
-gym.register("Nested-v0", entry_point=lambda: Odd(spaces.Dict(a=line(), b=spaces.Discrete(3)), spaces.Discrete(2)))
+gym.register("Switches-v0", entry_point=lambda: Odd(box(), spaces.MultiBinary(3)))
+gym.register("Letters-v0", entry_point=lambda: Odd(spaces.Sequence(box()), spaces.Discrete(2)))
+gym.register("Nested-v0", entry_point=lambda: Odd(spaces.Dict(a=box(), b=spaces.Discrete(3)), spaces.Discrete(2)))

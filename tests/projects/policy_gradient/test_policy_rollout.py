@@ -1,4 +1,4 @@
-"""A rollout is what gymnasium's single environments do, one after the other, when they are told the same."""
+"""Rollouts: what gymnasium's single environments do, one after the other, with the same actions."""
 
 from __future__ import annotations
 
@@ -8,152 +8,164 @@ import pytest
 import torch
 
 from common.errors import UserError
-from projects.policy_gradient.environments import inspect, make_vector
+from projects.policy_gradient.actor import choose_actions
+from projects.policy_gradient.environments import inspect_env, make_vec_env
 from projects.policy_gradient.rollout import Collector, Rollout
 
 MODES = ["next_step", "same_step"]
 ENVS = 4
 
 
-def collector_of(kwargs: dict, mode: str, envs: int = ENVS, id: str = "Scripted-v0") -> Collector:
-    task = inspect(id, kwargs)
-    return Collector(make_vector(task, envs, "sync", mode), task)
+def make_collector(kwargs: dict, mode: str) -> Collector:
+    env_info = inspect_env("Scripted-v0", kwargs)
+    return Collector(make_vec_env(env_info, ENVS, mode), env_info)
 
 
 def random_policy(collector: Collector, seed: int = 0):
-    source, task = np.random.default_rng(seed), collector.task
+    rng, env_info = np.random.default_rng(seed), collector.env_info
 
-    def act(seen, masks):
-        if not task.discrete:
-            return source.normal(size=(len(seen), task.action_size)).astype(np.float32)
-        noise = source.random((len(seen), task.action_size))
-        return (noise if masks is None else np.where(masks, noise, -1)).argmax(1)
+    def act(obs, masks):
+        noise = rng.normal(size=(len(obs), env_info.action_dim)).astype(np.float32)
+        return choose_actions(noise, masks, env_info.discrete)
 
     return act
 
 
-def check_against_single(rollouts: list[Rollout], task, seeds: list[int]) -> int:
-    """Replays what each environment was told in one of its own, resetting by hand; returns how many steps that took."""
-    found = 0
-    for number, seed in enumerate(seeds):
-        env = gym.make(task.id, **task.kwargs)
-        seen, info = env.reset(seed=seed)
+def check_against_single(rollouts: list[Rollout], env_info, seeds: list[int]) -> int:
+    """Replays the actions of each environment in a single one, resetting by hand; returns the number of steps."""
+    steps = 0
+    for env_id, seed in enumerate(seeds):
+        env = gym.make(env_info.id, **env_info.kwargs)
+        obs, info = env.reset(seed=seed)
         for rollout in rollouts:
-            ends = {(t, e): seen for (t, e), seen in zip(rollout.ends.tolist(), rollout.end_observations, strict=True)}
+            final_obs = {tuple(i): x for i, x in zip(rollout.final_obs_index.tolist(), rollout.final_obs, strict=True)}
             for t in range(len(rollout.rewards)):
-                if not rollout.valid[t, number]:
-                    assert rollout.rewards[t, number] == 0 and not rollout.ended[t, number]
+                if not rollout.valid[t, env_id]:
+                    assert rollout.rewards[t, env_id] == 0 and not rollout.done[t, env_id]
                     continue
-                torch.testing.assert_close(rollout.observations[t, number], torch.from_numpy(seen))
-                if task.masked:
-                    assert rollout.masks[t, number].tolist() == info["action_mask"].astype(bool).tolist()
-                action = task.to_environment(rollout.actions[t, number : number + 1].numpy())[0]
-                seen, reward, terminated, truncated, info = env.step(action)
-                torch.testing.assert_close(float(rollout.rewards[t, number]), reward, rtol=1e-6, atol=1e-6)
-                assert (bool(rollout.terminated[t, number]), bool(rollout.truncated[t, number])) == (terminated, truncated)
+                torch.testing.assert_close(rollout.observations[t, env_id], torch.from_numpy(obs))
+                if env_info.has_action_masks:
+                    assert rollout.action_masks[t, env_id].tolist() == info["action_mask"].astype(bool).tolist()
+                action = env_info.to_env(rollout.actions[t, env_id : env_id + 1].numpy())[0]
+                obs, reward, terminated, truncated, info = env.step(action)
+                torch.testing.assert_close(float(rollout.rewards[t, env_id]), reward, rtol=1e-6, atol=1e-6)
+                assert (bool(rollout.terminated[t, env_id]), bool(rollout.truncated[t, env_id])) == (terminated, truncated)
                 last = t + 1 == len(rollout.rewards)
-                beyond = rollout.last_observations[number] if last else rollout.observations[t + 1, number]
-                torch.testing.assert_close(ends.get((t, number), beyond), torch.from_numpy(seen))
+                next_row = rollout.next_obs[env_id] if last else rollout.observations[t + 1, env_id]
+                torch.testing.assert_close(final_obs.get((t, env_id), next_row), torch.from_numpy(obs))
                 if terminated or truncated:
-                    seen, info = env.reset()
-                found += 1
-    return found
+                    obs, info = env.reset()
+                steps += 1
+    return steps
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"numbers": True}], ids=["choices", "masked", "numbers"])
-def test_every_transition_is_a_single_environments(mode, kwargs):
-    collector = collector_of(kwargs, mode)
+@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"continuous": True}], ids=["discrete", "masked", "continuous"])
+def test_transitions_are_those_of_single_environments(mode, kwargs):
+    collector = make_collector(kwargs, mode)
     policy, seeds = random_policy(collector), [3, 1, 4, 15]
     collector.reset(seeds)
-    rollouts = [collector.collect(policy, steps) for steps in (37, 1, 24)]
-    found = check_against_single(rollouts, collector.task, seeds)
+    rollouts = [collector.collect(policy, num_steps) for num_steps in (37, 1, 24)]
+    steps = check_against_single(rollouts, collector.env_info, seeds)
     valid = sum(int(rollout.valid.sum()) for rollout in rollouts)
-    assert found == valid == (ENVS * 62 if mode == "same_step" else valid) and valid > ENVS * 40
-    kinds = torch.cat([torch.stack([r.terminated, r.truncated], -1)[r.ended] for r in rollouts]).unique(dim=0)
+    assert steps == valid == (ENVS * 62 if mode == "same_step" else valid) and valid > ENVS * 40
+    kinds = torch.cat([torch.stack([r.terminated, r.truncated], -1)[r.done] for r in rollouts]).unique(dim=0)
     assert len(kinds) == 3, "terminated, truncated, and both"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_episodes_are_counted_across_rollouts(mode):
-    collector = collector_of({}, mode)
+def test_episode_returns_and_lengths_go_on_across_rollouts(mode):
+    collector = make_collector({}, mode)
     policy, seeds = random_policy(collector), [9, 2, 6, 5]
     collector.reset(seeds)
     rollouts = [collector.collect(policy, steps) for steps in (10, 3, 30, 2, 1)]
     expected: list[tuple[float, int]] = []
-    for number in range(ENVS):
+    for env_id in range(ENVS):
         total, length = 0.0, 0
         for index, rollout in enumerate(rollouts):
             for t in range(len(rollout.rewards)):
-                total, length = total + float(rollout.rewards[t, number]), length + int(rollout.valid[t, number])
-                if rollout.ended[t, number]:
+                total, length = total + float(rollout.rewards[t, env_id]), length + int(rollout.valid[t, env_id])
+                if rollout.done[t, env_id]:
                     expected.append((index, total, length))
                     total, length = 0.0, 0
-    got = [(i, *pair) for i, r in enumerate(rollouts) for pair in zip(r.returns.tolist(), r.lengths.tolist(), strict=True)]
-    assert len(got) > 30
-    np.testing.assert_allclose(sorted(got), sorted(expected), rtol=1e-6)
+    actual = [
+        (i, *pair)
+        for i, r in enumerate(rollouts)
+        for pair in zip(r.episode_returns.tolist(), r.episode_lengths.tolist(), strict=True)
+    ]
+    assert len(actual) > 30
+    np.testing.assert_allclose(sorted(actual), sorted(expected), rtol=1e-6)
 
 
-def test_cartpoles_own_vector_form_obeys_the_laws_of_the_single_one():
-    task = inspect("CartPole-v1")
-    envs = make_vector(task, 6)
+def test_cartpoles_own_vector_form_has_the_dynamics_of_the_single_one():
+    env_info = inspect_env("CartPole-v1")
+    envs = make_vec_env(env_info, 6)
     assert type(envs).__name__ == "CartPoleVectorEnv"
-    collector = Collector(envs, task)
+    collector = Collector(envs, env_info)
     collector.reset(3)
     rollout = collector.collect(random_policy(collector), 120)
     single = gym.make("CartPole-v1").unwrapped
     single.reset(seed=0)
-    assert 0 < int((~rollout.valid).sum()) == int(rollout.ended[:-1].sum())
-    following = torch.cat([rollout.observations[1:], rollout.last_observations[None]])
+    assert 0 < int((~rollout.valid).sum()) == int(rollout.done[:-1].sum())
+    next_obs = torch.cat([rollout.observations[1:], rollout.next_obs[None]])
     for t, env in rollout.valid.nonzero().tolist():
         single.state, single.steps_beyond_terminated = rollout.observations[t, env].double().numpy(), None
-        seen, reward, terminated, _, _ = single.step(int(rollout.actions[t, env]))
-        torch.testing.assert_close(following[t, env], torch.from_numpy(seen), rtol=1e-4, atol=1e-5)
+        obs, reward, terminated, _, _ = single.step(int(rollout.actions[t, env]))
+        torch.testing.assert_close(next_obs[t, env], torch.from_numpy(obs), rtol=1e-4, atol=1e-5)
         assert (reward, terminated) == (1.0, bool(rollout.terminated[t, env]))
 
 
-def test_a_time_limit_truncates_and_the_last_observation_is_kept():
-    task = inspect("Pendulum-v1")
+def test_a_time_limit_truncates_and_the_final_observation_is_kept():
+    env_info = inspect_env("Pendulum-v1")
     for mode in MODES:
-        collector = Collector(make_vector(task, 2, "auto", mode), task)
+        collector = Collector(make_vec_env(env_info, 2, mode), env_info)
         collector.reset([0, 1])
         rollout = collector.collect(random_policy(collector), 210)
-        assert rollout.ended.nonzero().tolist() == [[199, 0], [199, 1]] and not rollout.terminated.any()
-        assert rollout.lengths.tolist() == [200, 200]
+        assert rollout.done.nonzero().tolist() == [[199, 0], [199, 1]] and not rollout.terminated.any()
+        assert rollout.episode_lengths.tolist() == [200, 200]
         if mode == "next_step":
-            assert len(rollout.ends) == 0 and rollout.valid.all(1).tolist() == [t != 200 for t in range(210)]
+            assert len(rollout.final_obs_index) == 0 and rollout.valid.all(1).tolist() == [t != 200 for t in range(210)]
         else:
-            assert rollout.ends.tolist() == [[199, 0], [199, 1]] and rollout.valid.all()
+            assert rollout.final_obs_index.tolist() == [[199, 0], [199, 1]] and rollout.valid.all()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_replay_leads_to_where_the_environments_were(mode):
-    first, second = collector_of({"masked": True}, mode), collector_of({"masked": True}, mode)
+def test_a_replay_leads_to_the_same_state(mode):
+    first, second = make_collector({"masked": True}, mode), make_collector({"masked": True}, mode)
     first.reset([1, 2, 3, 4])
     policy = random_policy(first)
     for _ in range(3):
         first.collect(policy, 7)
     second.reset([1, 2, 3, 4])
-    second.replay(first.history())
+    second.replay(first.state_dict())
     rollouts = []
     for collector in (first, second):
         rollouts.append(collector.collect(random_policy(collector, 5), 20))
-    for name in ("observations", "rewards", "terminated", "truncated", "valid", "masks", "returns", "lengths"):
+    for name in (
+        "observations",
+        "rewards",
+        "terminated",
+        "truncated",
+        "valid",
+        "action_masks",
+        "episode_returns",
+        "episode_lengths",
+    ):
         assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), name
-    assert torch.equal(second.history()["actions"], first.history()["actions"])
+    assert torch.equal(second.state_dict()["actions"], first.state_dict()["actions"])
 
 
-def test_an_environment_that_does_not_repeat_itself_is_not_resumed_into_something_else():
-    first, second = collector_of({"seeded": False}, "next_step"), collector_of({"seeded": False}, "next_step")
+def test_an_environment_that_does_not_repeat_itself_is_not_replayed():
+    first, second = make_collector({"seeded": False}, "next_step"), make_collector({"seeded": False}, "next_step")
     for collector in (first, second):
         collector.reset([1, 2, 3, 4])
     first.collect(random_policy(first), 5)
     with pytest.raises(UserError, match="does not repeat itself from its seed"):
-        second.replay(first.history())
+        second.replay(first.state_dict())
 
 
-def test_an_environment_that_leaves_resetting_to_others_is_refused():
-    task = inspect("Scripted-v0")
+def test_a_vector_environment_without_autoreset_is_refused():
+    env_info = inspect_env("Scripted-v0")
     envs = gym.make_vec("Scripted-v0", 2, vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.DISABLED})
     with pytest.raises(UserError, match="does not reset by itself"):
-        Collector(envs, task)
+        Collector(envs, env_info)

@@ -10,25 +10,29 @@ import torch
 from PIL import Image
 
 from commands import Life, last_checkpoint, newest_checkpoint, same
-from common.io.loggers import read_metrics
-from projects.policy_gradient import films
-from projects.policy_gradient.curves import main as curves
+from common.io.metrics import read_metrics
+from projects.policy_gradient import video
+from projects.policy_gradient.inference import load
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.play import main as play
+from projects.policy_gradient.plots import main as plots
+
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
 
 @pytest.fixture(autouse=True)
-def short_films(monkeypatch):
-    monkeypatch.setattr(films, "MOST_FRAMES", 5)
+def short_videos(monkeypatch):
+    monkeypatch.setattr(video, "MAX_FRAMES", 5)
+    monkeypatch.setattr(video, "MAX_STEPS", 40)
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("source", ["CartPole-v1", "Scripted-v0"])
-def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, monkeypatch, learner, source):
-    flags = [*learner, "--data.vectorization", "auto", "--data.source", source, "--checkpoint_every", "2"]
+def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, monkeypatch, full):
+    monkeypatch.setattr("projects.policy_gradient.plots.AgentPlots.on_test_end", lambda *args: None)
+    flags = [*full, "--checkpoint_every", "2"]
     assert train("--name", "whole", *flags) == 0
     usual = PolicyGradientModule.training_step
 
@@ -46,8 +50,8 @@ def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, mo
     assert train("--name", "killed", *flags, "--resume", "auto") == 0
     whole, killed = (tmp_path / "runs/policy_gradient" / name for name in ("whole", "killed"))
     a, b = last_checkpoint(whole), last_checkpoint(killed)
-    assert a["state_dict"].keys() >= {"scale.mean", "scale.count"} and a["global_step"] == 12
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+    assert a["state_dict"].keys() >= {"obs_rms.mean", "obs_rms.count"} and a["global_step"] == 12
+    for part in STATE:
         assert same(a[part], b[part]), part
     curves = [
         [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(f / "metrics.csv")]
@@ -57,24 +61,22 @@ def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_resumes_bitwise_equal(command, learner):
-    flags = [*learner, "--data.rollouts", "150", "--checkpoint_every", "3", "--trainer.limit_test_batches", "0"]
+def test_a_run_killed_twice_resumes_bitwise_equal(command, full):
+    flags = [*full, "--data.rollouts_per_epoch", "150", "--checkpoint_every", "3", "--trainer.limit_test_batches", "0"]
     whole = command("train", "--name", "whole", *flags)
     life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
     killed = life.live()
     whole.wait()
     a, b = last_checkpoint(whole.runs / "whole"), last_checkpoint(killed)
     assert all(step % 150 for step in life.resumed_from), "killed at an epoch's end: nothing was shown"
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+    for part in STATE:
         assert same(a[part], b[part]), part
 
 
-def test_two_processes_learn_like_one_with_all_the_environments_and_play_every_episode_once(
-    command, train, tmp_path, learner
-):
-    exact = [*learner, "--precision", "64-true"]
-    halves = ["--data.envs", "4", "--devices", "2", "--strategy", "ddp"]
-    both = command("train", "--name", "two", *exact, *halves)
+def test_two_processes_learn_like_one_and_play_every_evaluation_episode_once(command, train, tmp_path, full):
+    # (environments that step one by one have a seed each; CartPole's own vector form has one for all of them)
+    exact = [*full, "--precision", "64-true", "--data.autoreset", "same_step"]
+    both = command("train", "--name", "two", *exact, "--data.num_envs", "4", "--devices", "2", "--strategy", "ddp")
     assert train("--name", "one", *exact) == 0
     both.wait()
     folders = [tmp_path / "runs/policy_gradient/one", both.runs / "two"]
@@ -89,55 +91,49 @@ def test_two_processes_learn_like_one_with_all_the_environments_and_play_every_e
     assert summaries[1]["devices"] == 2
     assert summaries[0]["metadata"] == summaries[1]["metadata"] == {"environment_steps": 12 * 16 * 8}
     assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-9)
-    curves = [[row["val/return"] for row in read_metrics(f / "metrics.csv") if "val/return" in row] for f in folders]
+    name = "val/return_mean"
+    curves = [[row[name] for row in read_metrics(f / "metrics.csv") if name in row] for f in folders]
     assert len(curves[0]) == 2 and curves[1] == pytest.approx(curves[0], rel=1e-9)
 
 
-def test_a_run_learns_leaves_pictures_and_an_agent_that_plays(train, tmp_path, capsys):
-    flags = [
-        "--data.envs",
-        "16",
-        "--data.steps",
-        "64",
-        "--data.rollouts",
-        "8",
-        "--max_epochs",
-        "4",
-        "--data.eval_episodes",
-        "10",
-    ]
-    flags += ["--model.passes", "6", "--model.minibatches", "4", "--model.clip_ratio", "0.2", "--model.lr", "0.005"]
-    flags += ["--data.solved", "300"]
+def test_a_run_learns_leaves_plots_and_an_agent_that_plays(train, tmp_path, capsys):
+    flags = ["--data.num_envs", "16", "--data.rollouts_per_epoch", "20", "--max_epochs", "2", "--data.eval_episodes", "10"]
+    flags += ["--model.lr", "0.005", "--data.reward_threshold", "300"]
     assert train("--name", "agent", *flags) == 0
     folder = tmp_path / "runs/policy_gradient/agent"
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["data_source"] == "CartPole-v1" and summary["test"]["test/return"] > 150
-    assert summary["samples_per_second"] > 1000
-    assert (folder / "plots/map.png").stat().st_size > 10_000
-    with Image.open(folder / "plots/film.gif") as film:
-        assert film.size == (600, 200) and film.n_frames > 3
-    checkpoint = str(next(folder.glob("checkpoints/best-*.ckpt")))
+    assert summary["data_source"] == "CartPole-v1" and summary["test"]["test/return_mean"] > 150
+    assert (folder / "plots/policy_map.png").stat().st_size > 10_000
+    with Image.open(folder / "plots/video.gif") as gif:
+        assert gif.size == (600, 200) and gif.n_frames > 3
+
+    checkpoint = next(folder.glob("checkpoints/best-*.ckpt"))
     capsys.readouterr()
-    assert play(["--checkpoint", checkpoint, "--episodes", "3", "--film", "one.gif"]) == 0
+    assert play(["--checkpoint", str(checkpoint), "--episodes", "3", "--video", "one.gif"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and lines[0].startswith("episode 0: return") and lines[4] == "one.gif"
     assert lines[3].startswith("CartPole-v1, 3 episodes: mean return")
-    with Image.open("one.gif") as film:
-        assert film.size == (300, 200)
-    assert play(["--checkpoint", checkpoint, "--episodes", "2", "--sample"]) == 0
-    assert curves([str(folder), "--output", "learning.png"]) == 0 and (tmp_path / "learning.png").stat().st_size > 5000
-    assert curves([str(tmp_path)]) == 2
-    capsys.readouterr()
-    assert play(["--checkpoint", checkpoint, "--episodes", "1", "--film", "film.xyz"]) == 2
-    assert "film.xyz" in capsys.readouterr().err
+    with Image.open("one.gif") as gif:
+        assert gif.size == (300, 200)
+    assert play(["--checkpoint", str(checkpoint), "--episodes", "2", "--stochastic"]) == 0
+    assert play(["--checkpoint", str(checkpoint), "--episodes", "1", "--video", "video.xyz"]) == 2
+    assert "video.xyz" in capsys.readouterr().err
+    assert plots([str(folder), "--output", "learning.png"]) == 0 and (tmp_path / "learning.png").stat().st_size > 5000
+    assert plots([str(tmp_path)]) == 2
 
 
-def test_a_checkpoint_of_another_environment_is_refused(train, tmp_path, capsys):
-    short = ["--max_epochs", "1", "--data.rollouts", "1", "--data.steps", "4"]
-    assert train("--name", "taught", *short, "--data.env_kwargs", "{max_episode_steps: 20}") == 0
-    checkpoint = str(newest_checkpoint(tmp_path / "runs/policy_gradient/taught")[1])
+def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(train, tmp_path, capsys):
+    short = ["--max_epochs", "1", "--data.rollouts_per_epoch", "1", "--data.num_steps", "4"]
+    options = ["--model.gamma", "0.9", "--model.ent_coef", "0.02", "--data.env_kwargs", "{max_episode_steps: 20}"]
+    assert train("--name", "first", *short, *options) == 0
+    checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/first")[1]
+    saved = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
+    assert {type(value) for value in saved.values()} == {int, float, bool, str, list}
+    assert (saved["gamma"], saved["ent_coef"], saved["hidden_dims"]) == (0.9, 0.02, [16])
+    agent = load(checkpoint)
+    assert agent.env_info.kwargs == {"max_episode_steps": 20} and agent.evaluate([0]).lengths <= 20
     capsys.readouterr()
-    assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", checkpoint) == 2
+    assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", str(checkpoint)) == 2
     assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
     assert play(["--checkpoint", "no.ckpt"]) == 2
     assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
@@ -146,22 +142,29 @@ def test_a_checkpoint_of_another_environment_is_refused(train, tmp_path, capsys)
 @pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])
 @pytest.mark.parametrize("source", ["CartPole-v1", "Pendulum-v1"])
 def test_debug_switches(train, capsys, switch, source):
-    flags = ["--data.source", source, "--data.steps", "32", "--model.hidden", "[32, 32]", "--model.lr", "0.01"]
+    flags = ["--data.source", source, "--data.num_envs", "8", "--model.hidden_dims", "[32, 32]", "--model.lr", "0.01"]
+    flags += ["--model.update_epochs", "2", "--model.num_minibatches", "1"]
     assert train(*flags, "--debug", switch) == 0
-    expected = {"overfit": "can be learnt by heart", "gradients": "Autograd agrees", "shapes": "policy"}
+    expected = {"overfit": "One batch can be", "gradients": "Autograd agrees", "shapes": "policy"}
     assert expected[switch] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--data.source", "CartPole-v9"], "CartPole-v9: gymnasium knows no such environment"),
+        (["--data.source", "CartPole-v9"], "Environment version `v9` for environment `CartPole` doesn't exist"),
         (["--data.source", "Switches-v0"], "actions of kind MultiBinary"),
         (["--data.env_kwargs", "{gravitas: 1}"], "gravitas"),
         (["--precision", "16-true"], "--precision 16-true: a policy trains in 32-true or 64-true"),
         (["--trainer.gradient_clip_val", "1.0"], "gradient clipping"),
-        (["--model.passes", "2"], "--model.clip_ratio 0"),
+        (["--model.clip_coef", "0"], "--model.clip_coef 0"),
         (["--max_epochs", "-1", "--max_steps", "-1", "--model.schedule", "linear"], "--max_epochs -1"),
+        (["--model.gamma", "1.1"], "model.gamma"),
+        (["--model.hidden_dims", "[0]"], "model.hidden_dims"),
+        (["--model.ent_coef", "-1"], "model.ent_coef"),
+        (["--model.schedule", "cosine"], "model.schedule"),
+        (["--data.num_envs", "0"], "data.num_envs"),
+        (["--data.autoreset", "never"], "data.autoreset"),
     ],
 )
 def test_bad_input_is_one_line(train, capsys, flags, line):

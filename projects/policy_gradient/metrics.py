@@ -1,0 +1,70 @@
+"""Evaluation episodes: return and length of whole episodes, each in its own environment and from its own seed.
+
+The first hundred episodes that end in a vector environment would be the shortest ones; here every episode is played to its
+end, and its result does not depend on which others are played beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import Env
+from torch import Tensor
+
+from projects.policy_gradient.environments import EnvInfo
+from projects.policy_gradient.rollout import Policy
+
+MAX_EPISODE_STEPS = 50_000  # an episode without an end of its own ends here
+
+
+@dataclass
+class EpisodeStats:
+    """Returns and lengths of evaluation episodes."""
+
+    returns: Tensor  # (episodes,) float32
+    lengths: Tensor  # (episodes,) int64
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+
+def episode_metrics(returns: Tensor, lengths: Tensor) -> dict[str, float]:
+    """Mean, standard deviation (population) and minimum of the returns (episodes,), and mean length."""
+    returns = returns.cpu().double()
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std(correction=0)),
+        "return_min": float(returns.min()),
+        "episode_length": float(lengths.float().mean()),
+    }
+
+
+def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seeds: Sequence[int]) -> EpisodeStats:
+    """Evaluates a policy on one episode for each seed, all at the same time, with one call of the policy for a step of all.
+
+    There are at least as many `envs` as `seeds`.
+    """
+    count = len(seeds)
+    returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+    obs = np.zeros((count, env_info.obs_dim), np.float32)
+    masks = np.ones((count, env_info.action_dim), bool) if env_info.has_action_masks else None
+    for i, seed in enumerate(seeds):
+        obs[i], info = envs[i].reset(seed=seed)
+        if masks is not None:
+            masks[i] = info["action_mask"]
+    playing = np.arange(count)
+    while len(playing):
+        actions = env_info.to_env(policy(obs[playing], None if masks is None else masks[playing]))
+        done = np.zeros(len(playing), bool)
+        for j, i in enumerate(playing.tolist()):
+            obs[i], reward, terminated, truncated, info = envs[i].step(actions[j])
+            returns[i] += reward
+            lengths[i] += 1
+            done[j] = terminated or truncated or lengths[i] == MAX_EPISODE_STEPS
+            if masks is not None:
+                masks[i] = info["action_mask"]
+        playing = playing[~done]
+    return EpisodeStats(torch.from_numpy(returns.astype(np.float32)), torch.from_numpy(lengths))

@@ -1,0 +1,149 @@
+"""Plots: video and policy map of a trained agent, and the learning curves of finished runs.
+
+The curves are a command: `python -m projects.policy_gradient.plots RUN ... --output PNG`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from common.cli.command import OneLineParser, report_errors
+from common.errors import UserError
+from common.io.loggers import log_plot
+from common.io.metrics import read_metrics
+from common.io.ranks import print_rank_zero
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save, style_axes
+from projects.policy_gradient.inference import Agent
+from projects.policy_gradient.module import PolicyGradientModule
+from projects.policy_gradient.video import record_agent
+
+COLORS = [BLUE, ORANGE, GRAY, "#4a9d6f", "#8656a8"]
+CURVE_POINTS = 200
+GRID_SIZE = 81  # of the policy map, on each side
+
+
+class AgentPlots(Callback):
+    """After the test `video.gif`, an untrained agent beside this one; for CartPole also `policy_map.png`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plays and plots; prints a line if the environment cannot be rendered."""
+        if not trainer.is_global_zero:
+            return
+        module, data = cast(PolicyGradientModule, pl_module), trainer.datamodule  # type: ignore[attr-defined]
+        try:
+            record_agent(Agent(module, data.env_info), self.folder / "video.gif", untrained=True)
+        except UserError as error:
+            print_rank_zero(f"no video: {error}")
+        if data.env_info.id.rpartition(":")[2].startswith("CartPole-"):
+            log_plot(trainer, "policy_map", plot_policy_map(module, self.folder / "policy_map.png"))
+
+
+@torch.no_grad()
+def plot_policy_map(module: PolicyGradientModule, path: Path) -> Path:
+    """CartPole's policy and value over angle and angular velocity of the pole, with the cart at rest in the middle."""
+    angle, velocity = torch.linspace(-0.21, 0.21, GRID_SIZE), torch.linspace(-2.5, 2.5, GRID_SIZE)
+    rows, columns = torch.meshgrid(velocity, angle, indexing="ij")
+    obs = torch.stack([torch.zeros_like(rows), torch.zeros_like(rows), columns, rows], -1)  # (grid, grid, 4)
+    obs = module.normalize(obs.to(module.device, next(module.parameters()).dtype))
+    maps = [("policy: probability of pushing to the right", module.policy.mlp(obs).softmax(-1)[..., 1], "RdBu")]
+    if module.value is not None:
+        maps.append(("value: expected discounted return", module.value(obs) / module.hparams["reward_scale"], "viridis"))
+    figure, all_axes = new_figure(1, len(maps), 4.6, 3.6)
+    for axes, (title, values, colors) in zip(all_axes, maps, strict=True):
+        extent = (float(angle[0]), float(angle[-1]), float(velocity[0]), float(velocity[-1]))
+        image = axes.imshow(values.cpu().float(), origin="lower", extent=extent, aspect="auto", cmap=colors)
+        if colors == "RdBu":
+            image.set_clim(0, 1)
+        figure.colorbar(image, ax=axes)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("pole angle, radians", fontsize=9)
+        axes.set_ylabel("pole angular velocity, radians per second", fontsize=9)
+        axes.tick_params(labelsize=8)
+        style_axes(axes)
+        axes.grid(visible=False)
+    return save(figure, path)
+
+
+class LearningCurve(NamedTuple):
+    """Validations of a finished run: environment steps and mean returns, both (validations,)."""
+
+    environment: str
+    recipe: str
+    steps: np.ndarray
+    returns: np.ndarray
+
+
+def read_learning_curve(run_dir: Path) -> LearningCurve:
+    """Validations of the run in `run_dir`. Raises UserError if it is no finished run of this project."""
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text())
+        data = yaml.safe_load((run_dir / "config.yaml").read_text())["data"]
+        rows = [row for row in read_metrics(run_dir / "metrics.csv") if "val/return_mean" in row]
+        rollout_steps = data["num_steps"] * data["num_envs"] * summary["devices"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run_dir}: no finished run of this project") from error
+    if not rows:
+        raise UserError(f"{run_dir}: has no validations")
+    steps = np.array([(row["step"] + 1) * rollout_steps for row in rows])
+    returns = np.array([row["val/return_mean"] for row in rows])
+    return LearningCurve(summary["data_source"], summary["recipe"], steps, returns)
+
+
+def plot_learning_curves(curves: Sequence[LearningCurve], path: Path, columns: int = 2) -> Path:
+    """Learning curves: a panel for each environment, a color for each recipe; mean, minimum and maximum over its runs.
+
+    A run that stopped early, its environment solved, counts with its last return from then on; behind the longest run of its
+    recipe a curve is dotted.
+    """
+    panels: dict[str, dict[str, list[LearningCurve]]] = defaultdict(lambda: defaultdict(list))
+    for curve in curves:
+        panels[curve.environment][curve.recipe].append(curve)
+    columns = min(columns, len(panels))
+    figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.8, 3.1)
+    for axes, (environment, recipes) in zip(all_axes, panels.items(), strict=False):
+        end = max(run.steps[-1] for runs in recipes.values() for run in runs)
+        for color, (recipe, runs) in zip(COLORS, recipes.items(), strict=False):
+            grid = np.linspace(max(run.steps[0] for run in runs), max(run.steps[-1] for run in runs), CURVE_POINTS)
+            returns = np.stack([np.interp(grid, run.steps, run.returns) for run in runs])  # (runs, points)
+            seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
+            axes.fill_between(grid, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
+            axes.plot(grid, returns.mean(0), color=color, linewidth=1.5, label=f"{recipe}, {seeds}")
+            axes.hlines(returns[:, -1].mean(), grid[-1], end, color=color, linewidth=1.2, linestyles="dotted")
+        axes.set_title(environment, fontsize=10)
+        axes.set_xlabel("environment steps", fontsize=8)
+        axes.set_ylabel("mean validation return", fontsize=8)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        style_axes(axes)
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    return save(figure, path)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code (see `common.errors`)."""
+    parser = OneLineParser(prog="python -m projects.policy_gradient.plots", description="Plots learning curves of runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Folder of a finished run.")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="PNG", help="Default: curves.png.")
+    options = parser.parse_args(args)
+    return report_errors(
+        lambda: print(plot_learning_curves([read_learning_curve(run_dir) for run_dir in options.runs], options.output))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Video recording: episodes as frames, and agents side by side as an animated GIF."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+from common.plots.video import write_gif
+from projects.policy_gradient.environments import EnvInfo, env_errors, make_env
+from projects.policy_gradient.inference import Agent
+from projects.policy_gradient.rollout import Policy
+
+FRAME_WIDTH = 300  # pixels
+MAX_FRAMES = 200
+MAX_STEPS = 1000
+FRAME_MILLISECONDS = 40
+
+
+def record_agent(agent: Agent, path: Path, seed: int = 0, stochastic: bool = False, untrained: bool = False) -> Path:
+    """Records an episode of the agent; with `untrained`, right of an untrained agent from the same initial state.
+
+    The untrained agent samples its actions: none of them is more likely than the others.
+    """
+    episodes = [record_episode(agent.env_info, agent.policy(stochastic, seed), seed)]
+    if untrained:
+        episodes.insert(0, record_episode(agent.env_info, agent.untrained().policy(True, seed), seed))
+    return save_video(episodes, path)
+
+
+def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.Image]:
+    """Frames of an episode, before each of its steps and after the last.
+
+    Raises:
+        UserError: the environment renders no images, or needs a package for that.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
+    env = make_env(env_info, render_mode="rgb_array")
+    with env_errors(env_info.id):
+        obs, info = env.reset(seed=seed)
+        frames, done = [render(env.render(), env_info)], False
+        while not done and len(frames) <= MAX_STEPS:
+            observation = np.asarray(obs, np.float32).reshape(1, -1)
+            masks = np.asarray(info["action_mask"], bool)[None] if env_info.has_action_masks else None
+            obs, _, terminated, truncated, info = env.step(env_info.to_env(policy(observation, masks))[0])
+            done = terminated or truncated
+            frames.append(render(env.render(), env_info))
+        env.close()
+    return frames
+
+
+def render(image: object, env_info: EnvInfo) -> Image.Image:
+    """What an environment has rendered, at the video's size."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3:
+        raise UserError(f"--data.source {env_info.id}: its `rgb_array` is no image")
+    frame = Image.fromarray(image)
+    return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
+
+
+def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path) -> Path:
+    """Writes episodes side by side; one that ends before the others stands still. Of long ones not every frame is kept."""
+    length = max(map(len, episodes))
+    stride = -(-length // MAX_FRAMES)
+    width, height = episodes[0][0].size
+    frames = []
+    for t in [*range(0, length - 1, stride), length - 1]:
+        frame = Image.new("RGB", (width * len(episodes), height))
+        for column, episode in enumerate(episodes):
+            frame.paste(episode[min(t, len(episode) - 1)], (column * width, 0))
+        frames.append(frame)
+    return write_gif(frames, path, FRAME_MILLISECONDS)
