@@ -145,7 +145,7 @@ def test_debug_switches(train, capsys, switch, source):
     flags = ["--data.source", source, "--data.num_envs", "8", "--model.hidden_dims", "[32, 32]", "--model.lr", "0.01"]
     flags += ["--model.update_epochs", "2", "--model.num_minibatches", "1"]
     assert train(*flags, "--debug", switch) == 0
-    expected = {"overfit": "One batch can be", "gradients": "Autograd agrees", "shapes": "policy"}
+    expected = {"overfit": "The network can overfit one batch", "gradients": "Autograd agrees", "shapes": "policy"}
     assert expected[switch] in capsys.readouterr().out
 
 
