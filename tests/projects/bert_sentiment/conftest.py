@@ -12,7 +12,7 @@ import torch
 
 from commands import CPU, Command, commands
 from projects.bert_sentiment.pretrained import new_model, train_tokenizer
-from projects.bert_sentiment.sample import CLASS_NAMES, opinion
+from projects.bert_sentiment.synthetic import CLASS_NAMES, sample_opinion
 
 ENCODER = {
     "model_type": "bert",
@@ -29,7 +29,7 @@ FAST = ["--data.batch_size", "16", "--max_epochs", "2", "--trainer.log_every_n_s
 def opinions(count: int, seed: int) -> list[tuple[str, str]]:
     """Texts and the names of their classes."""
     generator = random.Random(seed)
-    return [(opinion(bool(i % 2), generator), CLASS_NAMES[i % 2]) for i in range(count)]
+    return [(sample_opinion(bool(i % 2), generator), CLASS_NAMES[i % 2]) for i in range(count)]
 
 
 def write_lines(path: Path, rows: list[tuple[str, str]]) -> None:

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from projects.bert_sentiment import export, predict
-from projects.bert_sentiment.inference import load_classifier, predict_logits
+from projects.bert_sentiment.inference import load, predict_logits
 
 TEXTS = ["the acting is wonderful", "the plot is anything but moving , although the music is charming", "dull"]
 
 
 @pytest.fixture(scope="module")
 def logits(plain_checkpoint) -> torch.Tensor:
-    classifier = load_classifier(plain_checkpoint)
-    return predict_logits(classifier.net, classifier.encode(TEXTS), 0, torch.device("cpu"))
+    classifier = load(plain_checkpoint)
+    return predict_logits(classifier.net, classifier.tokenize(TEXTS), 0, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def exported(plain_checkpoint, tmp_path_factory):
 def test_predictions_are_the_checkpoints(plain_checkpoint, logits, capsys):
     assert predict.main([*TEXTS, "--checkpoint", str(plain_checkpoint), "--accelerator", "cpu"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    classifier = load_classifier(plain_checkpoint)
+    classifier = load(plain_checkpoint)
     probabilities = (logits / classifier.temperature).softmax(1)
     for line, text, row in zip(printed, TEXTS, probabilities, strict=True):
         label = int(row.argmax())
@@ -82,7 +82,7 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
     folder = tmp_path / "onnx"
     assert export.main([str(folder), "--checkpoint", str(plain_checkpoint), "--onnx"]) == 0
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    classifier = load_classifier(plain_checkpoint)
+    classifier = load(plain_checkpoint)
     padded = classifier.tokenizer(TEXTS, padding=True, return_tensors="np")
     inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
     (found,) = session.run(None, inputs)
