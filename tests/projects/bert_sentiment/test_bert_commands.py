@@ -1,4 +1,4 @@
-"""What a run leaves is of use: predictions, pseudo-labels, and folders that other programs load."""
+"""Prediction and export commands: predictions, pseudo-labels, and folders that other programs load."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_predictions_are_the_checkpoints(plain_checkpoint, logits, capsys):
         assert line == f"{['negative', 'positive'][label]} {100 * row[label].item():.1f} %\t{text}"
 
 
-def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_pictures(plain_checkpoint, tmp_path, capsys):
+def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_plots(plain_checkpoint, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in [*TEXTS, ""]))
     flags = ["--file", str(tmp_path / "texts.txt"), "--checkpoint", str(plain_checkpoint), "--all"]
     flags += ["--save_pseudo_labels", str(tmp_path / "new.jsonl"), "--threshold", "0"]
@@ -106,7 +106,7 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
 )
 def test_bad_input_is_one_line(plain_checkpoint, tmp_path, monkeypatch, capsys, name, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
+    monkeypatch.setattr("common.nn.device.has_bfloat16", lambda kind: False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("data")
     words = [{"GOOD": str(plain_checkpoint), "FULL": "full"}.get(word, word) for word in arguments.split()]
