@@ -38,12 +38,7 @@ def integrated_gradients(net: Classifier, input_ids: Tensor, replaced: Tensor, b
     the predicted class's logit minus the mean of the others. Completeness: the attributions add up to how far it rises along
     the path, up to the error of the midpoint rule, which falls with the square of `n_steps`.
 
-    Args:
-        net: Classifier in eval mode.
-        input_ids: (time,) int64, of one text.
-        replaced: (time,) bool: tokens that the baseline replaces.
-        baseline_id: Id of an uninformative token.
-        n_steps: Points of the path.
+    `input_ids` (time,) are those of one text, `replaced` (time,) is true at tokens that the baseline replaces.
     """
     embed = net.encoder.get_input_embeddings()  # type: ignore[operator]
     mask = torch.ones_like(input_ids)[None]

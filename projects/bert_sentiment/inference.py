@@ -48,11 +48,7 @@ class TextClassifier:
 
 
 def load(checkpoint: Path) -> TextClassifier:
-    """Classifier of a run's checkpoint, on the CPU, with its LoRA adapters merged.
-
-    Raises:
-        UserError: The file is missing, damaged, or another project's.
-    """
+    """Classifier of a run's checkpoint, on the CPU. Raises UserError if it is missing, damaged or another project's."""
     module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment")
     if module.hparams["lora_rank"]:
         merge_lora(module.net)
@@ -70,15 +66,9 @@ def predict_logits(
     precision: str = "32-true",
     max_tokens: int | None = None,
 ) -> Tensor:
-    """Logits (texts, classes) in float32, in the order of `rows`, computed in batches of similar length.
+    """Logits (texts, classes) in float32, in the order of `rows`, which are the token ids of each text.
 
-    Args:
-        net: Network on `device`, in eval mode.
-        rows: Token ids of each text, special tokens included.
-        pad_token_id: Id of the padding.
-        device: Device to compute on.
-        precision: `32-true` or `bf16-mixed`.
-        max_tokens: Most tokens of a batch, padding included, unless a single text has more; unset, the device's.
+    They are computed in batches of similar length, of at most `max_tokens` tokens with padding, or a single longer text.
     """
     max_tokens = max_tokens or MAX_TOKENS[device.type]
     batches: list[list[int]] = [[]]

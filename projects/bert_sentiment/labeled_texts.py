@@ -47,12 +47,7 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
 
     An unlabeled test split is left out. Without a labeled one the source's validation split becomes the test, as is usual
     for GLUE, and validation is held out of train. Of a source with neither, as a single file, both are held out.
-
-    Args:
-        source: Where the texts are.
-        text_column: Name of the column of texts.
-        label_column: Name of the column of labels: names, integers, or a class feature.
-        val_size: Texts to hold out for validation where the source has none, but at most a tenth of train; 0 for none.
+    `val_size` texts are held out at most, and a tenth of train; 0 for no validation.
 
     Raises:
         UserError: No training text, a column that is missing or of another type, fewer than two classes, a label outside
@@ -68,8 +63,9 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
         raise UserError(f"data source {source.name}: no split train with texts and labels; with both there is {rest}")
     train = found["train"]
     if len(train.class_names) < 2:
-        name = train.class_names[0]
-        raise UserError(f"--data.label_column {label_column}: every text in train of {source.name} is {name!r}")
+        raise UserError(
+            f"--data.label_column {label_column}: every text in train of {source.name} is {train.class_names[0]!r}"
+        )
     found = {name: texts.relabel(train.class_names, source, name) for name, texts in found.items()}
     test, val = found.get("test"), next((found[name] for name in VAL_NAMES if name in found), None)
     if test is None:

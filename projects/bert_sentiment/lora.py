@@ -9,16 +9,8 @@ from projects.bert_sentiment.networks import Classifier
 
 
 def add_lora(net: Classifier, rank: int, alpha: int) -> None:
-    """Adds LoRA adapters to the encoder's linear layers, and freezes all parameters but them and the head.
-
-    Args:
-        net: The classifier.
-        rank: Rank r of the adapters.
-        alpha: Scale: their output counts alpha / r times (equation 3).
-
-    Raises:
-        UserError: peft is not installed.
-    """
+    """Adds LoRA adapters to the encoder's linear layers, scaled by `alpha` / `rank` (equation 3), and freezes all parameters
+    but them and the head. Raises UserError if peft is not installed."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:

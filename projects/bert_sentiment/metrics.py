@@ -16,13 +16,8 @@ WORD_BUCKETS = (5, 10, 20, 40)  # most words of a text in each bucket but the la
 def fit_temperature(logits: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
     """Temperature scaling (Guo et al., arXiv 1706.04599): the scalar T for which logits / T have the least cross-entropy.
 
-    It leaves every prediction as it is and makes the confidence match the accuracy. Newton's method on 1 / T, in which
-    the loss is convex; 1 if there is no mistake to learn from, as T would be 0.
-
-    Args:
-        logits: (n, classes).
-        labels: (n,) int64.
-        steps: Newton steps.
+    It leaves every prediction as it is and makes the confidence match the accuracy. Newton's method on 1 / T, in which the
+    loss of logits (n, classes) and labels (n,) is convex; T is 1 if there is no mistake to learn from, as it would be 0.
     """
     if not len(labels) or bool((logits.argmax(1) == labels).all()):
         return torch.ones(())

@@ -21,7 +21,7 @@ from common.trainer import attached_trainer, training_steps
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import add_lora
 from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics, fit_temperature
-from projects.bert_sentiment.networks import build_classifier, freeze_layers, reinit_layers, set_dropout
+from projects.bert_sentiment.networks import build_classifier, freeze_layers, reinit_top_layers, set_dropout
 from projects.bert_sentiment.optim import parameter_groups
 from projects.bert_sentiment.pretrained import (
     encoder_config,
@@ -85,7 +85,11 @@ class BertSentimentModule(LightningModule):
         self.config = model.config
         self.num_layers: int = model.config.num_hidden_layers
         if reinit_layers:
-            self.reinit_layers(model, reinit_layers)
+            try:
+                fresh = new_model(self.hparams["encoder"], class_names)
+                reinit_top_layers(model.base_model, fresh.base_model, reinit_layers, self.num_layers)
+            except ValueError as error:
+                raise UserError(f"--model.reinit_layers {reinit_layers}: {error}") from error
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.net = build_classifier(model, pooling, len(class_names))
@@ -104,14 +108,6 @@ class BertSentimentModule(LightningModule):
         self._tokenizer_files: dict[str, str] = {}
 
     overfit_steps = 400  # for `--debug overfit`: fine-tuning's learning rate is small
-
-    def reinit_layers(self, model: Any, layers: int) -> None:
-        """Re-initializes the top layers from a new model of the same configuration."""
-        fresh = new_model(self.hparams["encoder"], self.hparams["class_names"])
-        try:
-            reinit_layers(model.base_model, fresh.base_model, layers, self.num_layers)
-        except ValueError as error:
-            raise UserError(f"--model.reinit_layers {layers}: {error}") from error
 
     @property
     def min_loss(self) -> float:

@@ -104,19 +104,11 @@ def freeze_layers(net: Classifier, layers: int, num_layers: int) -> None:
             parameter.requires_grad_(False)
 
 
-def reinit_layers(encoder: nn.Module, fresh: nn.Module, layers: int, num_layers: int) -> None:
+def reinit_top_layers(encoder: nn.Module, fresh: nn.Module, layers: int, num_layers: int) -> None:
     """Re-initialization of the top `layers` of `num_layers` layers (Zhang et al., arXiv 2006.05987).
 
-    The top layers know most about the pretraining task, which is of no use to another one.
-
-    Args:
-        encoder: The pretrained encoder.
-        fresh: The same architecture with random weights, of which the top layers are copied.
-        layers: Number of layers to re-initialize.
-        num_layers: Number of layers of the encoder.
-
-    Raises:
-        ValueError: The encoder has no list of so many layers.
+    They know most about the pretraining task, which is of no use to another one. Their weights become those of `fresh`, the
+    same architecture with random weights. Raises ValueError if the encoder has no list of so many layers.
     """
     target, source = layer_stack(encoder, num_layers), layer_stack(fresh, num_layers)
     if target is None or source is None or layers > num_layers:

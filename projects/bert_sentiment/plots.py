@@ -24,11 +24,7 @@ Row = tuple[str, Sequence[str], Tensor]  # title, words and their attributions (
 
 
 class TextPlots(Callback):
-    """Writes `mistakes.md`, `attributions.png` and `length.png` after the test, on the first rank.
-
-    Args:
-        folder: Folder of the plots.
-    """
+    """Writes `mistakes.md`, `attributions.png` and `length.png` to `folder` after the test, on the first rank."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,12 +75,9 @@ class TextPlots(Callback):
 
 
 def draw_attributions(rows: Sequence[Row], path: Path, width: float = 8.0) -> Path:
-    """Texts with words colored by attribution: blue for the predicted class, orange against it.
+    """Texts with words colored by attribution, `width` inches wide: blue for the predicted class, orange against it.
 
-    Args:
-        rows: Title, words and attributions of each text; a text's largest absolute attribution has the full color.
-        path: Image file to write.
-        width: Width of the image in inches; longer texts are wrapped.
+    A text's largest absolute attribution has the full color.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap

@@ -138,13 +138,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
 def load_model(checkpoint: str, class_names: Sequence[str], vocab_size: int) -> PreTrainedModel:
     """Classifier of `checkpoint` in float32, with a new head for `class_names` unless it has one for as many classes.
 
-    Args:
-        checkpoint: See `resolve_checkpoint`.
-        class_names: Name of each label; they become `id2label`.
-        vocab_size: Vocabulary size of the tiny encoder.
-
-    Raises:
-        UserError: It cannot be read, or is no encoder that classifies.
+    `vocab_size` is that of the tiny encoder. Raises UserError if it cannot be read, or has no class that classifies.
     """
     found = resolve_checkpoint(checkpoint)
     if found.kind == "tiny":

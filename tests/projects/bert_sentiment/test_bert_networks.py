@@ -13,7 +13,7 @@ from projects.bert_sentiment.networks import (
     freeze_layers,
     layer_depths,
     layer_stack,
-    reinit_layers,
+    reinit_top_layers,
     set_dropout,
 )
 from projects.bert_sentiment.pretrained import new_model
@@ -102,7 +102,7 @@ def test_freezing_stops_the_embeddings_and_the_lowest_layers():
 def test_reinit_layers_changes_the_top_layers_alone():
     model, fresh = make("bert"), make("bert")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    reinit_layers(model.base_model, fresh.base_model, 1, 3)
+    reinit_top_layers(model.base_model, fresh.base_model, 1, 3)
     for name, weight in model.named_parameters():
         changed = not torch.equal(before[name], weight)
         assert changed == ("encoder.layer.2." in name and weight.dim() > 1), name
@@ -113,7 +113,7 @@ def test_layers_that_share_weights_cannot_be_reinitialized():
     model = new_model({"model_type": "albert", **SMALL, "embedding_size": 8}, ["no", "yes"])
     assert layer_stack(model.base_model, 3) is None
     with pytest.raises(ValueError, match="no 1 layers of their own weights"):
-        reinit_layers(model.base_model, model.base_model, 1, 3)
+        reinit_top_layers(model.base_model, model.base_model, 1, 3)
 
 
 def test_dropout_is_set_everywhere(batch):
