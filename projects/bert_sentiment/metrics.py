@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
@@ -34,7 +35,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
-    """Accuracy, F1 and expected calibration error of logits (n, classes) and labels (n,), all from 0 to 1.
+    """Cross-entropy in nats, accuracy, F1 and expected calibration error of logits (n, classes) and labels (n,).
 
     `f1` is that of the second class where there are two, else the macro average. `calibration_error` (ECE, Naeini et al.,
     2015; 15 bins) is that of the plain probabilities, `calibration_error_scaled` that of logits / `temperature`.
@@ -46,6 +47,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, temperature: float = 
         return multiclass_calibration_error(logits.softmax(1), labels, num_classes, n_bins=15).item()
 
     return {
+        "loss": F.cross_entropy(logits, labels).item(),
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "f1": (f1[1] if num_classes == 2 else f1.mean()).item(),
         "calibration_error": calibration_error(logits),

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from common.errors import UserError
 from common.nn.dropout import replace_dropout
@@ -102,7 +101,6 @@ class BertSentimentModule(LightningModule):
             freeze_layers(self.net, frozen_layers, self.num_layers)
         self.register_buffer("temperature", torch.ones(()))  # of temperature scaling, fitted after each validation
         self.temperature: Tensor
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.eval_outputs: dict[int, tuple[list[float], int]] = {}  # logits and label, by the text's index in its split
         self.metadata: dict[str, Any] = {"encoder": label}
         self._tokenizer_files: dict[str, str] = {}
@@ -136,40 +134,37 @@ class BertSentimentModule(LightningModule):
 
     on_test_start = on_validation_start
 
-    def eval_step(self, batch: Batch, loss: MeanMetric) -> Tensor:
-        """Logits (batch, classes), kept until the split's end; updates `loss` with the cross-entropy, without smoothing."""
+    def eval_step(self, batch: Batch) -> Tensor:
+        """Logits (batch, classes), kept until the end of the split."""
         logits = self(batch.input_ids, batch.attention_mask)
-        loss.update(F.cross_entropy(logits, batch.labels), len(batch.labels))
         for index, row, label in zip(batch.indices.tolist(), logits.tolist(), batch.labels.tolist(), strict=True):
             self.eval_outputs[index] = row, label
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.eval_step(batch, self.val_loss)
+        self.eval_step(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Scaled logits and labels, for the plots."""
-        return {"logits": self.eval_step(batch, self.test_loss) / self.temperature, "labels": batch.labels}
+        return {"logits": self.eval_step(batch) / self.temperature, "labels": batch.labels}
 
     def on_validation_epoch_end(self) -> None:
         """Fits the temperature, which checkpoints hold beside the weights it belongs to, and logs the metrics."""
         logits, labels, _ = self.all_gather_outputs()
         self.temperature.fill_(fit_temperature(logits, labels))
-        self.log_metrics("val", self.val_loss, logits, labels)
+        self.log_metrics("val", logits, labels)
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics, and accuracy by length."""
         logits, labels, indices = self.all_gather_outputs()
-        self.log_metrics("test", self.test_loss, logits, labels)
+        self.log_metrics("test", logits, labels)
         texts = self.trainer.datamodule.splits["test"].texts  # type: ignore[attr-defined]
         by_length = accuracy_by_length([texts[i] for i in indices], logits.argmax(1) == labels)
         self.log_dict({f"test/accuracy_{name}_words": accuracy for name, (accuracy, _) in by_length.items()})
         self.metadata |= {"temperature": round(self.temperature.item(), 4), "texts": len(labels)}
 
-    def log_metrics(self, split: str, loss: MeanMetric, logits: Tensor, labels: Tensor) -> None:
-        """Logs loss and metrics of a split; their values are the same in every process."""
-        self.log(f"{split}/loss", loss.compute())
-        loss.reset()
+    def log_metrics(self, split: str, logits: Tensor, labels: Tensor) -> None:
+        """Logs the metrics of a split; their values are the same in every process."""
         for name, value in classification_metrics(logits, labels, self.temperature.item()).items():
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics, fit_temperature
 
 
-def test_accuracy_and_f1_are_sklearns():
+def test_loss_accuracy_and_f1_are_sklearns():
     logits, labels = torch.randn(200, 3), torch.randint(3, (200,))
     found = classification_metrics(logits, labels)
     predicted = logits.argmax(1)
+    assert found["loss"] == pytest.approx(log_loss(labels, logits.double().softmax(1), labels=[0, 1, 2]))
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     two = classification_metrics(logits[:, :2], labels % 2)
