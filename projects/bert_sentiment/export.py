@@ -63,8 +63,7 @@ def export(options: argparse.Namespace) -> None:
 def save_onnx(classifier: TextClassifier, path: Path) -> None:
     """Writes the network with inputs input_ids and attention_mask (batch, time) and output logits (batch, classes).
 
-    Raises:
-        UserError: The extra is not installed, or the runtime's logits are not torch's.
+    Raises UserError if the extra is not installed, or the runtime's logits are not torch's.
     """
     import torch
 

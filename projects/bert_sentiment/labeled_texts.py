@@ -49,9 +49,8 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
     for GLUE, and validation is held out of train. Of a source with neither, as a single file, both are held out.
     `val_size` texts are held out at most, and a tenth of train; 0 for no validation.
 
-    Raises:
-        UserError: No training text, a column that is missing or of another type, fewer than two classes, a label outside
-            of the training labels.
+    Raises UserError if there is no training text, a column is missing or of another type, there are fewer than two classes,
+    or a label is none of the training labels.
     """
     found: dict[str, LabeledTexts] = {}
     for name, split in load_splits(source).items():
@@ -83,8 +82,7 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
 def read_split(source: Source, name: str, split: Any, text_column: str, label_column: str) -> LabeledTexts | None:
     """Labeled texts of a split; None if it has no label. Rows without a text or a label are left out, and counted.
 
-    Raises:
-        UserError: A column is missing, the texts are no strings, or the labels are neither names nor integers.
+    Raises UserError if a column is missing, the texts are no strings, or the labels are neither names nor integers.
     """
     for option, column in [("text", text_column), ("label", label_column)]:
         if column not in split.column_names:

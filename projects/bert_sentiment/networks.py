@@ -28,7 +28,7 @@ class SequenceClassifier(nn.Module):
         return self.model.base_model  # type: ignore[return-value]
 
     def forward(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
-        """input_ids (batch, time), or inputs_embeds (batch, time, hidden), and attention_mask (batch, time) -> logits
+        """input_ids (batch, time) or inputs_embeds (batch, time, hidden), attention_mask (batch, time) -> logits
         (batch, classes)."""
         return self.model(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds).logits
 

