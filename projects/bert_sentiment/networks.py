@@ -1,21 +1,21 @@
-"""A classifier on top of any encoder, and what fine-tuning does to its layers: new ones, frozen ones, slower ones.
+"""Sequence classification on a pretrained encoder: heads, pooling, and the depth of each layer.
 
-The encoder is a `transformers` model, but only `torch` is imported: copy this file anywhere.
+The encoder is a `transformers` model, but only torch is imported: copy this file anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
 
 
-class OwnHead(nn.Module):
-    """The checkpoint's own way to classify: what its designers put on top, on the first token for most encoders.
+class SequenceClassifier(nn.Module):
+    """Sequence classification with the head of the checkpoint's own architecture, on the first token for most encoders.
 
     Args:
-        model: maps input_ids (or inputs_embeds) and attention_mask to an object with `logits`; `base_model` is its encoder.
+        model: Maps input_ids (or inputs_embeds) and attention_mask to an object with `logits`; `base_model` is its encoder.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,110 +24,100 @@ class OwnHead(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The part that was pretrained."""
+        """The pretrained part."""
         return self.model.base_model  # type: ignore[return-value]
 
-    def forward(self, ids: Tensor | None, mask: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """ids (batch, time), or their embeddings (batch, time, width), and mask (batch, time) -> logits (batch, classes)."""
-        return self.model(input_ids=ids, attention_mask=mask, inputs_embeds=embeddings).logits
+    def forward(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
+        """input_ids (batch, time) or inputs_embeds (batch, time, hidden), attention_mask (batch, time) -> logits
+        (batch, classes)."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds).logits
 
 
 class MeanPooling(nn.Module):
-    """A linear layer on the mean of all tokens' vectors (Reimers and Gurevych, arXiv 1908.10084, section 3).
+    """Mean pooling: a linear layer on the mean of all tokens' hidden states (Reimers and Gurevych, arXiv 1908.10084).
 
-    For encoders that were pretrained so, whose first token says nothing in particular.
+    For encoders that were pretrained as sentence embeddings; their first token sums up nothing.
 
     Args:
-        encoder: maps input_ids (or inputs_embeds) and attention_mask to an object with `last_hidden_state`.
-        width: of its vectors.
-        classes: how many there are.
-        dropout: share of the mean vector that is dropped in training.
+        encoder: Maps input_ids (or inputs_embeds) and attention_mask to an object with `last_hidden_state`.
+        hidden_size: Dimension of the hidden states.
+        num_classes: Number of classes.
+        dropout: Dropout probability of the pooled vector.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, classes: int, dropout: float) -> None:
+    def __init__(self, encoder: nn.Module, hidden_size: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, classes)
+        self.classifier = nn.Linear(hidden_size, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, ids: Tensor | None, mask: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """ids (batch, time), or their embeddings (batch, time, width), and mask (batch, time) -> logits (batch, classes)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask, inputs_embeds=embeddings).last_hidden_state
-        real = mask[:, :, None].to(states.dtype)  # (batch, time, 1)
-        mean = (states * real).sum(1) / real.sum(1)  # (batch, width)
+    def forward(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
+        """Shapes as in `SequenceClassifier.forward`."""
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)
+        hidden_states = output.last_hidden_state  # (batch, time, hidden)
+        mask = attention_mask[:, :, None].to(hidden_states.dtype)  # (batch, time, 1)
+        mean = (hidden_states * mask).sum(1) / mask.sum(1)  # (batch, hidden)
         return self.classifier(self.dropout(mean))
 
 
-Classifier = OwnHead | MeanPooling
+Classifier = SequenceClassifier | MeanPooling
 
 
-def with_head(model: Any, pooling: str, classes: int) -> Classifier:
-    """`model`, a `transformers` model for classification, with its own head (`cls`) or a new one on the mean (`mean`)."""
+def build_classifier(model: Any, pooling: str, num_classes: int) -> Classifier:
+    """Classifier from a `transformers` model: with its own head (pooling `cls`), or a new one on the mean (`mean`)."""
     if pooling == "cls":
-        return OwnHead(model)
+        return SequenceClassifier(model)
     encoder = model.base_model
     if hasattr(encoder, "pooler"):
         encoder.pooler = None  # made for the first token; without a gradient DDP would wait for it
-    return MeanPooling(encoder, model.config.hidden_size, classes, getattr(model.config, "hidden_dropout_prob", 0.1))
+    return MeanPooling(encoder, model.config.hidden_size, num_classes, getattr(model.config, "hidden_dropout_prob", 0.1))
 
 
-def layer_stack(encoder: nn.Module, count: int) -> nn.ModuleList | None:
-    """The encoder's `count` layers, lowest first; None if it has no such list, as encoders whose layers share weights."""
-    return next((part for part in encoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count), None)
+def layer_stack(encoder: nn.Module, num_layers: int) -> nn.ModuleList | None:
+    """List of the encoder's layers, lowest first; None if it has none, as encoders whose layers share their weights."""
+    lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList))
+    return next((part for part in lists if len(part) == num_layers), None)
 
 
-def layer_depths(net: Classifier, count: int) -> Iterator[tuple[str, nn.Parameter, int]]:
-    """Every parameter with its name and how many layers are above its own.
+def layer_depths(net: Classifier, num_layers: int) -> dict[str, int]:
+    """Depth of every parameter by its name: the number of layers from the head down to it.
 
-    0 is the head and what else is no layer and no embedding, 1 the encoder's top layer, `count` its lowest, and `count` + 1
-    what is below them. The order of the parameters is the module's.
+    0 is the head and what else is neither layer nor embedding, 1 the encoder's top layer, `num_layers` its lowest, and
+    `num_layers` + 1 the embeddings: all that is registered before the first layer.
     """
-    stack = layer_stack(net.encoder, count)
-    depth = {} if stack is None else {id(p): count - i for i, layer in enumerate(stack) for p in layer.parameters()}
-    below = {id(p) for p in _below(net.encoder, stack)}
+    depth: dict[int, int] = {}  # by the parameter's id
+    stack = layer_stack(net.encoder, num_layers)
+    if stack is not None:
+        depth = {id(p): num_layers - i for i, layer in enumerate(stack) for p in layer.parameters()}
+        embeddings = list(takewhile(lambda p: id(p) not in depth, net.encoder.parameters()))
+        depth |= {id(p): num_layers + 1 for p in embeddings}
+    return {name: depth.get(id(p), 0) for name, p in net.named_parameters()}
+
+
+def freeze_layers(net: Classifier, layers: int, num_layers: int) -> None:
+    """Layer freezing: no gradient for the embeddings and the lowest `layers` of `num_layers` layers."""
+    depths = layer_depths(net, num_layers)
     for name, parameter in net.named_parameters():
-        yield name, parameter, count + 1 if id(parameter) in below else depth.get(id(parameter), 0)
-
-
-def _below(encoder: nn.Module, stack: nn.ModuleList | None) -> Iterator[nn.Parameter]:
-    """The parameters that the encoder uses before its first layer: those of its parts that are registered before it."""
-    for child in encoder.children():
-        if stack is None or any(part is stack for part in child.modules()):
-            if stack is not None and child is not stack:
-                yield from _below(child, stack)
-            return
-        yield from child.parameters()
-
-
-def freeze(net: Classifier, layers: int, count: int) -> None:
-    """Stops the gradient of all that is below the layer number `layers` of `count`: the embeddings and that many layers."""
-    for _, parameter, depth in layer_depths(net, count):
-        if depth > count - layers:
+        if depths[name] > num_layers - layers:
             parameter.requires_grad_(False)
 
 
-def renew_top(encoder: nn.Module, layers: int, count: int, init: Callable[[nn.Module], None]) -> None:
-    """Gives the top `layers` of an encoder's `count` layers new random weights (Zhang et al., arXiv 2006.05987).
+def reinit_top_layers(encoder: nn.Module, fresh: nn.Module, layers: int, num_layers: int) -> None:
+    """Re-initialization of the top `layers` of `num_layers` layers (Zhang et al., arXiv 2006.05987).
 
-    The top layers know most about what the encoder was pretrained to predict, which is no use to another task.
-
-    Args:
-        init: draws the weights of one module, as at the encoder's own birth.
-
-    Raises:
-        ValueError: the encoder has no list of so many layers.
+    They know most about the pretraining task, which is of no use to another one. Their weights become those of `fresh`, the
+    same architecture with random weights. Raises ValueError if the encoder has no list of so many layers.
     """
-    stack = layer_stack(encoder, count)
-    if stack is None or layers > count:
-        raise ValueError(f"it has no {layers} layers of its own to renew")
-    for layer in list(stack)[count - layers :]:
-        layer.apply(init)
+    target, source = layer_stack(encoder, num_layers), layer_stack(fresh, num_layers)
+    if target is None or source is None or layers > num_layers:
+        raise ValueError(f"the encoder has no {layers} layers of their own weights")
+    target[num_layers - layers :].load_state_dict(source[num_layers - layers :].state_dict())
 
 
 def set_dropout(net: nn.Module, p: float) -> None:
-    """Sets the share that every dropout layer drops."""
+    """Sets the probability of every dropout layer."""
     for layer in net.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = p

@@ -1,4 +1,4 @@
-"""Fine-tunes a classifier: `python -m projects.bert_sentiment.train [--config recipes/x.yaml] [flags]`; see `--help`."""
+"""Training command: `python -m projects.bert_sentiment.train [--config recipes/x.yaml] [flags]`; see `--help`."""
 
 import sys
 
@@ -7,7 +7,7 @@ from common.cli.main import main
 from common.project import Project
 from projects.bert_sentiment.data import TextData
 from projects.bert_sentiment.module import BertSentimentModule
-from projects.bert_sentiment.pictures import TextPictures
+from projects.bert_sentiment.plots import TextPlots
 
 PROJECT = Project(
     "bert_sentiment",
@@ -15,12 +15,12 @@ PROJECT = Project(
     TextData,
     monitor="val/accuracy",
     mode="max",
-    plot_callbacks=(ClassificationPlots, TextPictures),
+    plot_callbacks=(ClassificationPlots, TextPlots),
     usage='predict "A TEXT"',
     links=(
         ("model.checkpoint", "data.checkpoint"),
         ("data.class_names", "model.class_names"),
-        ("data.vocabulary_size", "model.vocabulary_size"),
+        ("data.vocab_size", "model.vocab_size"),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What the sentiment tests share: a small folder of texts, a small checkpoint in the hub's layout, and runs."""
+"""Fixtures of the sentiment tests: a small folder of texts, a small checkpoint in the hub's layout, and runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from commands import CPU, Command, commands
+from common.cli.main import main
 from projects.bert_sentiment.pretrained import new_model, train_tokenizer
-from projects.bert_sentiment.sample import CLASS_NAMES, opinion
+from projects.bert_sentiment.synthetic import CLASS_NAMES, sample_opinion
+from projects.bert_sentiment.train import PROJECT
 
 ENCODER = {
     "model_type": "bert",
@@ -28,12 +30,8 @@ FAST = ["--data.batch_size", "16", "--max_epochs", "2", "--trainer.log_every_n_s
 
 def opinions(count: int, seed: int) -> list[tuple[str, str]]:
     """Texts and the names of their classes."""
-    generator = random.Random(seed)
-    return [(opinion(bool(i % 2), generator), CLASS_NAMES[i % 2]) for i in range(count)]
-
-
-def write_lines(path: Path, rows: list[tuple[str, str]]) -> None:
-    path.write_text("".join(json.dumps({"sentence": text, "label": label}) + "\n" for text, label in rows))
+    rng = random.Random(seed)
+    return [(sample_opinion(bool(i % 2), rng), CLASS_NAMES[i % 2]) for i in range(count)]
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +40,8 @@ def texts_folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("texts")
     rows = opinions(332, seed=1)
     for split, begin, end in [("train", 0, 261), ("validation", 261, 301), ("test", 301, 332)]:
-        write_lines(root / f"{split}.jsonl", rows[begin:end])
+        lines = [json.dumps({"sentence": text, "label": label}) + "\n" for text, label in rows[begin:end]]
+        (root / f"{split}.jsonl").write_text("".join(lines))
     return root
 
 
@@ -60,24 +59,38 @@ def checkpoint_folder(tmp_path_factory, texts_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
-    """Starts `command(module, *flags)` of this project."""
-    with commands(tmp_path_factory.mktemp("commands"), "bert_sentiment", [*FAST, *CPU]) as start:
-        yield start
-
-
-@pytest.fixture(scope="session")
 def flags(texts_folder, checkpoint_folder) -> list[str]:
     """Flags of `train` for the small folder and the small checkpoint."""
     return ["--data.source", str(texts_folder), "--model.checkpoint", str(checkpoint_folder)]
 
 
 @pytest.fixture(scope="session")
-def plain_run(command, flags) -> Path:
-    """The folder of a finished run of one process."""
-    run = command("train", "--name", "plain", *flags)
-    run.wait()
-    return run.runs / "plain"
+def train(tmp_path_factory) -> Callable[..., Path]:
+    """`train(name, *flags)` runs the training command in this process, and returns the run's folder."""
+    root = tmp_path_factory.mktemp("train")
+    (root / "plain.yaml").write_text("seed: 0\n")
+
+    def run(name: str, *flags: str, expect: int = 0) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)
+            patch.setenv("HF_HUB_OFFLINE", "1")
+            assert main(PROJECT, ["--config", "plain.yaml", "--name", name, *FAST, *CPU, *flags]) == expect
+        return root / "runs" / "bert_sentiment" / name
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
+    """Starts `command(module, *flags)` of this project in a process of its own."""
+    with commands(tmp_path_factory.mktemp("commands"), "bert_sentiment", [*FAST, *CPU]) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def plain_run(train, flags) -> Path:
+    """Folder of a finished run, with options that are not the defaults."""
+    return train("plain", *flags, "--model.label_smoothing", "0.05", "--model.layer_decay", "0.9", "--model.dropout", "0.05")
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,23 @@
-"""What a run leaves is of use: predictions, pseudo-labels, and folders that other programs load."""
+"""Prediction and export commands: predictions, pseudo-labels, and folders that other programs load."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+import transformers
 
 from projects.bert_sentiment import export, predict
-from projects.bert_sentiment.inference import load_classifier, predict_logits
+from projects.bert_sentiment.inference import load, predict_logits
 
 TEXTS = ["the acting is wonderful", "the plot is anything but moving , although the music is charming", "dull"]
 
 
 @pytest.fixture(scope="module")
 def logits(plain_checkpoint) -> torch.Tensor:
-    classifier = load_classifier(plain_checkpoint)
-    return predict_logits(classifier.net, classifier.encode(TEXTS), 0, torch.device("cpu"))
+    classifier = load(plain_checkpoint)
+    return predict_logits(classifier.net, classifier.tokenize(TEXTS), 0, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +30,14 @@ def exported(plain_checkpoint, tmp_path_factory):
 def test_predictions_are_the_checkpoints(plain_checkpoint, logits, capsys):
     assert predict.main([*TEXTS, "--checkpoint", str(plain_checkpoint), "--accelerator", "cpu"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    classifier = load_classifier(plain_checkpoint)
+    classifier = load(plain_checkpoint)
     probabilities = (logits / classifier.temperature).softmax(1)
     for line, text, row in zip(printed, TEXTS, probabilities, strict=True):
         label = int(row.argmax())
         assert line == f"{['negative', 'positive'][label]} {100 * row[label].item():.1f} %\t{text}"
 
 
-def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_pictures(plain_checkpoint, tmp_path, capsys):
+def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_plots(plain_checkpoint, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in [*TEXTS, ""]))
     flags = ["--file", str(tmp_path / "texts.txt"), "--checkpoint", str(plain_checkpoint), "--all"]
     flags += ["--save_pseudo_labels", str(tmp_path / "new.jsonl"), "--threshold", "0"]
@@ -57,23 +56,15 @@ def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_pictures(plain_check
     assert stop.value.code == 2, "no file is written over"
 
 
-def test_the_exported_folder_gives_the_same_logits_without_this_project(exported, logits, tmp_path):
-    script = f"""
-import json, sys, torch, transformers
-assert not any(name.split(".")[0] in ("projects", "common", "lightning") for name in sys.modules)
-classify = transformers.pipeline("text-classification", {str(exported)!r})
-texts = {TEXTS!r}
-ids = classify.tokenizer(texts, padding=True, return_tensors="pt")
-with torch.no_grad():
-    logits = classify.model(**ids).logits.tolist()
-print(json.dumps([logits, classify(texts)]))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found, named = json.loads(done.stdout.splitlines()[-1])
-    torch.testing.assert_close(torch.tensor(found), logits, rtol=0, atol=1e-5)
-    assert [row["label"] for row in named] == [["negative", "positive"][i] for i in logits.argmax(1).tolist()]
+def test_the_exported_folder_gives_the_same_logits_in_transformers(exported, logits):
+    classify = transformers.pipeline("text-classification", str(exported), device="cpu")
+    with torch.no_grad():
+        found = classify.model(**classify.tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+    assert [row["label"] for row in classify(TEXTS)] == [["negative", "positive"][i] for i in logits.argmax(1).tolist()]
     assert (exported / "model.safetensors").is_file()
+    config = json.loads((exported / "config.json").read_text())
+    assert config["model_type"] == "bert" and "auto_map" not in config, "it needs no code of this project"
 
 
 def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, logits, tmp_path):
@@ -82,7 +73,7 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
     folder = tmp_path / "onnx"
     assert export.main([str(folder), "--checkpoint", str(plain_checkpoint), "--onnx"]) == 0
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    classifier = load_classifier(plain_checkpoint)
+    classifier = load(plain_checkpoint)
     padded = classifier.tokenizer(TEXTS, padding=True, return_tensors="np")
     inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
     (found,) = session.run(None, inputs)
@@ -106,7 +97,7 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
 )
 def test_bad_input_is_one_line(plain_checkpoint, tmp_path, monkeypatch, capsys, name, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.device.has_bfloat16", lambda kind: False)
+    monkeypatch.setattr("common.nn.device.has_bfloat16", lambda kind: False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("data")
     words = [{"GOOD": str(plain_checkpoint), "FULL": "full"}.get(word, word) for word in arguments.split()]

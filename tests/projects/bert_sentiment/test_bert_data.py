@@ -1,4 +1,4 @@
-"""Texts as batches: every text once, little padding, weights that add up, and positions to resume from."""
+"""Batches of texts: every text once, little padding, class weights, truncation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from projects.bert_sentiment.data import TextData, encode, pad
+from projects.bert_sentiment.data import TextData, pad, tokenize
 
 
 @pytest.fixture
@@ -21,27 +21,27 @@ def data(texts_folder, checkpoint_folder) -> TextData:
 def test_every_training_text_is_in_one_batch(data):
     batches = list(data.train_dataloader())
     assert len(batches) == len(data.train_dataloader()) == 17
-    assert sorted(torch.cat([batch.text for batch in batches]).tolist()) == list(range(261))
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(261))
     for batch in batches:
-        for ids, mask, text, label in zip(batch.ids, batch.mask, batch.text, batch.labels, strict=True):
+        for ids, mask, text, label in zip(*batch[:2], batch.indices, batch.labels, strict=True):
             assert ids[mask.bool()].tolist() == data.tokenizer(data.splits["train"].texts[text])["input_ids"]
             assert mask.tolist() == sorted(mask.tolist(), reverse=True), "padding comes last"
             assert bool((ids[mask == 0] == data.tokenizer.pad_token_id).all())
             assert label == data.splits["train"].labels[text]
-        torch.testing.assert_close(batch.weight.sum(), torch.tensor(1.0))
+        torch.testing.assert_close(batch.weights.sum(), torch.tensor(1.0))
 
 
-def test_pools_leave_little_padding(data):
+def test_bucketing_leaves_little_padding(data):
     def padding(loader):
-        masks = [batch.mask for batch in loader]
+        masks = [batch.attention_mask for batch in loader]
         return 1 - sum(mask.sum() for mask in masks) / sum(mask.numel() for mask in masks)
 
-    pooled = padding(data.train_dataloader())
-    data.pool = 1
-    assert pooled < 0.08 < 0.25 < padding(data.train_dataloader())
+    bucketed = padding(data.train_dataloader())
+    data.bucket_batches = 1
+    assert bucketed < 0.08 < 0.25 < padding(data.train_dataloader())
 
 
-def test_balanced_classes_weigh_the_same(texts_folder, checkpoint_folder, tmp_path):
+def test_balanced_class_weights(texts_folder, checkpoint_folder, tmp_path):
     rows = (texts_folder / "train.jsonl").read_text().splitlines()
     few = [row for i, row in enumerate(rows) if i % 2 or i < 40]
     (tmp_path / "train.jsonl").write_text("\n".join(few) + "\n")
@@ -50,34 +50,36 @@ def test_balanced_classes_weigh_the_same(texts_folder, checkpoint_folder, tmp_pa
     data.setup("fit")
     labels = torch.tensor(data.splits["train"].labels)
     assert labels.bincount().tolist() == [20, 130]
-    totals = torch.zeros(2, dtype=torch.float64).index_add(0, labels, data.class_weight[labels])
+    totals = torch.zeros(2, dtype=torch.float64).index_add(0, labels, data.class_weights[labels])
     torch.testing.assert_close(totals, torch.tensor([75.0, 75.0], dtype=torch.float64))
     for batch in data.train_dataloader():
-        torch.testing.assert_close(batch.weight.sum(), torch.tensor(1.0))
-        ratio = data.class_weight[batch.labels]
-        torch.testing.assert_close(batch.weight, (ratio / ratio.sum()).float())
+        torch.testing.assert_close(batch.weights.sum(), torch.tensor(1.0))
+        ratio = data.class_weights[batch.labels]
+        torch.testing.assert_close(batch.weights, (ratio / ratio.sum()).float())
 
 
-def test_long_texts_are_cut_counted_and_said(texts_folder, checkpoint_folder, capsys):
+def test_long_texts_are_truncated_and_counted(texts_folder, checkpoint_folder, capsys):
     data = TextData(str(texts_folder), str(checkpoint_folder), max_length=12)
     data.setup("fit")
-    whole = [len(ids) for ids in encode(data.tokenizer, data.splits["train"].texts, None)]
+    whole = [len(ids) for ids in tokenize(data.tokenizer, data.splits["train"].texts, None)]
     assert data.truncated["train"] == sum(length > 12 for length in whole) > 0
-    assert [len(ids) for ids in data.ids["train"]] == [min(length, 12) for length in whole]
-    assert f"train: {data.truncated['train']} texts are cut to --data.max_length 12 tokens" in capsys.readouterr().out
-    assert all(ids[-1] == data.tokenizer.sep_token_id for ids in data.ids["train"]), "a text that is cut still has its end"
+    assert [len(ids) for ids in data.input_ids["train"]] == [min(length, 12) for length in whole]
+    assert f"train: {data.truncated['train']} texts are truncated to --data.max_length 12" in capsys.readouterr().out
+    assert all(ids[-1] == data.tokenizer.sep_token_id for ids in data.input_ids["train"]), (
+        "a truncated text still ends with [SEP]"
+    )
 
 
-def test_further_texts_join_training_only(texts_folder, checkpoint_folder, tmp_path):
+def test_extra_train_data_joins_training_only(texts_folder, checkpoint_folder, tmp_path):
     extra = tmp_path / "extra.jsonl"
     extra.write_text(json.dumps({"sentence": "quite new", "label": "positive"}) + "\n")
-    data = TextData(str(texts_folder), str(checkpoint_folder), extra=str(extra))
+    data = TextData(str(texts_folder), str(checkpoint_folder), extra_train_data=str(extra))
     assert len(data.splits["train"]) == 262 and data.splits["train"].texts[-1] == "quite new"
     assert data.splits["train"].labels[-1] == data.class_names.index("positive")
     assert len(data.splits["val"]) == 40 and len(data.splits["test"]) == 31
     extra.write_text(json.dumps({"sentence": "quite new", "label": "odd"}) + "\n")
-    with pytest.raises(UserError, match="the label 'odd' of extra is none of train's"):
-        TextData(str(texts_folder), str(checkpoint_folder), extra=str(extra)).splits  # noqa: B018
+    with pytest.raises(UserError, match="the label 'odd' of extra_train_data is none of train's"):
+        TextData(str(texts_folder), str(checkpoint_folder), extra_train_data=str(extra)).splits  # noqa: B018
 
 
 def test_pad_by_hand():
@@ -86,7 +88,6 @@ def test_pad_by_hand():
     assert mask.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"max_length": 2}, {"val_size": -1}, {"pool": 0}])
-def test_options_out_of_range(options):
-    with pytest.raises(UserError, match=r"--data.batch_size"):
-        TextData("sample", **options)
+def test_max_length_without_room_for_words_is_refused(texts_folder, checkpoint_folder):
+    with pytest.raises(UserError, match=r"--data.max_length 2: 2 of them are special tokens"):
+        TextData(str(texts_folder), str(checkpoint_folder), max_length=2).setup("fit")

@@ -1,4 +1,4 @@
-"""Heads, and what fine-tuning does to layers: held to transformers' own models of several kinds."""
+"""Heads, pooling, layer depths, freezing and re-initialization: held to transformers' own models of several kinds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import nn
 
 from projects.bert_sentiment.networks import (
     MeanPooling,
-    OwnHead,
-    freeze,
+    SequenceClassifier,
+    build_classifier,
+    freeze_layers,
     layer_depths,
     layer_stack,
-    renew_top,
+    reinit_top_layers,
     set_dropout,
-    with_head,
 )
 from projects.bert_sentiment.pretrained import new_model
 
@@ -41,11 +41,11 @@ def batch():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_own_head_is_the_models(kind, batch):
+def test_a_sequence_classifier_has_the_models_own_head(kind, batch):
     model = make(kind).eval()
     ids, mask = batch
-    torch.testing.assert_close(OwnHead(model)(ids, mask), model(input_ids=ids, attention_mask=mask).logits)
-    assert OwnHead(model).encoder is model.base_model
+    torch.testing.assert_close(SequenceClassifier(model)(ids, mask), model(input_ids=ids, attention_mask=mask).logits)
+    assert SequenceClassifier(model).encoder is model.base_model
 
 
 def test_the_mean_is_over_real_tokens_only(batch):
@@ -61,14 +61,14 @@ def test_the_mean_is_over_real_tokens_only(batch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_every_weight_under_a_head_has_a_gradient(kind, pooling, batch):
-    net = with_head(make(kind), pooling, 2)
+    net = build_classifier(make(kind), pooling, 2)
     logits = net(*batch)
     assert logits.shape == (2, 2)
     logits.sum().backward()
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("pooling", [OwnHead, lambda model: MeanPooling(model.base_model, 16, 2, 0.0)])
+@pytest.mark.parametrize("pooling", [SequenceClassifier, lambda model: MeanPooling(model.base_model, 16, 2, 0.0)])
 def test_embeddings_may_come_in_place_of_ids(pooling, batch):
     net = pooling(make("bert")).eval()
     ids, mask = batch
@@ -78,8 +78,8 @@ def test_embeddings_may_come_in_place_of_ids(pooling, batch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_depths_follow_the_layers(kind):
-    net = OwnHead(make(kind))
-    depths = {name: depth for name, _, depth in layer_depths(net, 3)}
+    net = SequenceClassifier(make(kind))
+    depths = layer_depths(net, 3)
     assert set(depths) == {name for name, _ in net.named_parameters()}
     numbers = {"0": 3, "1": 2, "2": 1}
     for name, depth in depths.items():
@@ -93,36 +93,32 @@ def test_depths_follow_the_layers(kind):
 
 
 def test_freezing_stops_the_embeddings_and_the_lowest_layers():
-    net = OwnHead(make("bert"))
-    freeze(net, 1, 3)
+    net = SequenceClassifier(make("bert"))
+    freeze_layers(net, 1, 3)
     frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in net.named_parameters() if "embeddings" in name or "encoder.layer.0." in name}
-    net = OwnHead(make("bert"))
-    freeze(net, 0, 3)
-    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
-    assert frozen == {name for name, _ in net.named_parameters() if "embeddings" in name}
 
 
-def test_renewing_leaves_all_but_the_top_layers():
-    model = make("bert")
+def test_reinit_layers_changes_the_top_layers_alone():
+    model, fresh = make("bert"), make("bert")
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    renew_top(model.base_model, 1, 3, model._init_weights)
+    reinit_top_layers(model.base_model, fresh.base_model, 1, 3)
     for name, weight in model.named_parameters():
         changed = not torch.equal(before[name], weight)
         assert changed == ("encoder.layer.2." in name and weight.dim() > 1), name
     assert abs(model.bert.encoder.layer[2].output.dense.weight.std().item() - 0.02) < 0.004
 
 
-def test_layers_that_share_weights_cannot_be_renewed():
+def test_layers_that_share_weights_cannot_be_reinitialized():
     model = new_model({"model_type": "albert", **SMALL, "embedding_size": 8}, ["no", "yes"])
     assert layer_stack(model.base_model, 3) is None
-    with pytest.raises(ValueError, match="no 1 layers of its own"):
-        renew_top(model.base_model, 1, 3, model._init_weights)
+    with pytest.raises(ValueError, match="no 1 layers of their own weights"):
+        reinit_top_layers(model.base_model, model.base_model, 1, 3)
 
 
 def test_dropout_is_set_everywhere(batch):
     model = make("bert").train()
     set_dropout(model, 0.0)
     assert {part.p for part in model.modules() if isinstance(part, nn.Dropout)} == {0.0}
-    net = OwnHead(model)
+    net = SequenceClassifier(model)
     torch.testing.assert_close(net(*batch), net(*batch), rtol=0, atol=0)

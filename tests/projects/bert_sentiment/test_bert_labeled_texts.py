@@ -1,4 +1,4 @@
-"""Reading labelled texts of any columns, and holding some out without a leak."""
+"""Labeled texts: any columns are read, and texts are held out without leakage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from common.data.sources import resolve_source
 from common.errors import UserError
-from projects.bert_sentiment.texts import Texts, containing, hold_out, read
+from projects.bert_sentiment.labeled_texts import LabeledTexts, find_containers, hold_out, read_splits
 
 
 def lines(path, rows, text="sentence", label="label"):
@@ -17,7 +17,7 @@ def lines(path, rows, text="sentence", label="label"):
 
 
 def read_folder(folder, text="sentence", label="label", val_size=0):
-    return read(resolve_source(str(folder), "x/y"), text, label, val_size)
+    return read_splits(resolve_source(str(folder), "x/y"), text, label, val_size)
 
 
 TRAIN = [("a fine day", "good"), ("a grey day", "bad"), ("so so", "fair"), ("lovely", "good")]
@@ -27,20 +27,21 @@ def test_splits_and_names_of_classes(tmp_path):
     lines(tmp_path / "train.jsonl", TRAIN)
     lines(tmp_path / "validation.jsonl", TRAIN[:2])
     lines(tmp_path / "test.jsonl", TRAIN[2:])
-    splits, names = read_folder(tmp_path)
-    assert names == ["bad", "fair", "good"]
-    assert splits["train"] == Texts([text for text, _ in TRAIN], [2, 0, 1, 2])
+    splits = read_folder(tmp_path)
+    assert splits["train"] == LabeledTexts([text for text, _ in TRAIN], [2, 0, 1, 2], ["bad", "fair", "good"])
+    assert splits["val"].class_names == splits["test"].class_names == ["bad", "fair", "good"]
     assert splits["val"].labels == [2, 0] and splits["test"].labels == [1, 2]
 
 
-def test_whole_numbers_are_classes_in_order_of_size(tmp_path):
+def test_integers_are_classes_in_ascending_order(tmp_path):
     lines(tmp_path / "train.jsonl", [("a", 10), ("b", -1), ("c", 2)])
     lines(tmp_path / "test.jsonl", [("d", 2)])
-    splits, names = read_folder(tmp_path)
-    assert names == ["-1", "2", "10"] and splits["train"].labels == [2, 0, 1] and splits["test"].labels == [1]
+    splits = read_folder(tmp_path)
+    assert splits["test"].class_names == ["-1", "2", "10"]
+    assert splits["train"].labels == [2, 0, 1] and splits["test"].labels == [1]
 
 
-def test_a_class_feature_keeps_its_names_and_hides_unlabelled_splits(tmp_path):
+def test_a_class_feature_keeps_its_names_and_unlabeled_splits_are_left_out(tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     for split, labels in [("train", [1, 0, 1, 0]), ("validation", [0, 1]), ("test", [-1, -1])]:
@@ -48,9 +49,9 @@ def test_a_class_feature_keeps_its_names_and_hides_unlabelled_splits(tmp_path):
             {"sentence": [f"{split} {i}" for i in range(len(labels))], "label": labels}, features
         )
         data.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
-    splits, names = read_folder(tmp_path)
-    assert names == ["no", "yes"]
-    assert splits["test"].texts == ["validation 0", "validation 1"], "nobody has labelled test: validation is the test"
+    splits = read_folder(tmp_path)
+    assert splits["train"].class_names == ["no", "yes"]
+    assert splits["test"].texts == ["validation 0", "validation 1"], "test is unlabeled: validation is the test"
     assert "val" not in splits and splits["train"].labels == [1, 0, 1, 0]
 
 
@@ -60,19 +61,18 @@ def test_a_single_csv_file_is_split_in_three(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["review", "stars"])
         writer.writerows([f"text number {i}, quoted", "good" if i % 3 else "bad"] for i in range(100))
-    splits, names = read_folder(path, "review", "stars", val_size=8)
-    assert names == ["bad", "good"]
+    splits = read_folder(path, "review", "stars", val_size=8)
+    assert splits["train"].class_names == ["bad", "good"]
     assert [len(splits[split]) for split in ("train", "val", "test")] == [84, 8, 8]
     every = [text for split in splits.values() for text in split.texts]
     assert sorted(every) == sorted(f"text number {i}, quoted" for i in range(100))
-    again, _ = read_folder(path, "review", "stars", val_size=8)
-    assert again == splits
+    assert read_folder(path, "review", "stars", val_size=8) == splits
 
 
-def test_rows_without_text_or_label_are_left_out_and_said(tmp_path, capsys):
+def test_rows_without_text_or_label_are_left_out_and_counted(tmp_path, capsys):
     lines(tmp_path / "train.jsonl", [*TRAIN, (None, "good"), ("  ", "bad"), ("no label", None)])
     lines(tmp_path / "test.jsonl", TRAIN)
-    splits, _ = read_folder(tmp_path)
+    splits = read_folder(tmp_path)
     assert len(splits["train"]) == 4
     assert capsys.readouterr().out == "train: 3 rows without a text or a label are left out\n"
 
@@ -88,7 +88,7 @@ def test_rows_without_text_or_label_are_left_out_and_said(tmp_path, capsys):
         (
             {"train": [("a", 0.5), ("b", 1.5)], "test": [("c", 0.5)]},
             ("sentence", "label", 0),
-            r"float64 is neither a name nor",
+            r"float64 is neither a name nor an integer",
         ),
         (
             {"train": [(1, "a"), (2, "b")], "test": [(3, "a")]},
@@ -122,7 +122,7 @@ def words_in(part, whole):
 
 
 def test_containing_equals_brute_force():
-    found = containing(PHRASES)
+    found = find_containers(PHRASES)
     for i, text in enumerate(PHRASES):
         expected = {j for j, other in enumerate(PHRASES) if j != i and text and words_in(text, other)}
         assert found[i] == expected, text
@@ -131,7 +131,7 @@ def test_containing_equals_brute_force():
 def test_nothing_held_out_is_part_of_what_is_left_or_the_other_way_round():
     sentences = [f"{a} {b} {c} story" for a in ("one", "two", "no") for b in ("bright", "dark") for c in ("little", "big")]
     phrases = [" ".join(s.split()[i:j]) for s in sentences for i in range(4) for j in range(i + 1, 5)]
-    texts = Texts(phrases, list(range(len(phrases))))
+    texts = LabeledTexts(phrases, list(range(len(phrases))), [])
     train, val = hold_out(texts, 4)
     assert len(val) == 4 and all(len(text.split()) == 4 for text in val.texts), "only whole sentences are held out"
     assert train.texts and not any(words_in(text, other) for text in train.texts for other in val.texts)

@@ -1,4 +1,7 @@
-"""Linear layers for inference on a CPU, their weights laid out once in the order that oneDNN multiplies in."""
+"""Weight prepacking of oneDNN: linear layers for float32 inference on a CPU, laid out once in the order of multiplication.
+
+`torch.ops.mkldnn` is private to torch and is used in this file alone; `test_bert_prepacked_linear.py` fails if it changes.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from torch import Tensor, nn
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class PackedLinear(nn.Module):
-    """What `linear` computes in float32, without a gradient, and a fifth faster where matrices are large.
+class PrepackedLinear(nn.Module):
+    """`linear` in float32, without a gradient, and a fifth faster where matrices are large.
 
-    These functions of torch are the ones that `torch.compile` calls; here they need no compiler.
+    It calls the operators that `torch.compile` emits, without a compiler.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -24,22 +27,22 @@ class PackedLinear(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """(..., in_features) -> (..., out_features)."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return y
 
 
-def packed(net: Net) -> Net:
-    """A copy of `net` with a `PackedLinear` for every linear layer in float32; all other weights are those of `net`.
+def prepack_linear(net: Net) -> Net:
+    """Copy of `net` with a `PrepackedLinear` for every linear layer in float32; all other weights are those of `net`.
 
-    Where torch has no oneDNN it is `net` itself.
+    It is `net` itself where torch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         return net
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
-    twin = copy.deepcopy(net, shared)
-    for parent in list(twin.modules()):
+    prepacked = copy.deepcopy(net, shared)
+    for parent in list(prepacked.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child.weight.dtype == torch.float32:
-                setattr(parent, name, PackedLinear(child))
-    return twin
+                setattr(parent, name, PrepackedLinear(child))
+    return prepacked

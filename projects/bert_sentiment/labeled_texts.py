@@ -1,0 +1,142 @@
+"""Labeled texts: read from any text and label columns, cleaned, and split without leakage into held-out texts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.data.sources import Source, load_splits, read_column
+from common.errors import UserError
+from common.io.ranks import print_rank_zero
+
+UNLABELED = -1  # of a class feature, where the labels of a split are not public
+VAL_NAMES = ("validation", "val", "valid", "dev")
+HOLD_OUT_SEED = 1234  # the held-out texts are the same in every run, whatever its seed
+
+
+@dataclass
+class LabeledTexts:
+    """Texts with their labels, which are indices into `class_names`."""
+
+    texts: list[str]
+    labels: list[int]
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Sequence[int]) -> LabeledTexts:
+        """The texts `indices`, in that order."""
+        return LabeledTexts([self.texts[i] for i in indices], [self.labels[i] for i in indices], self.class_names)
+
+    def relabel(self, class_names: list[str], source: Source, split: str) -> LabeledTexts:
+        """The same with labels that index `class_names`. Raises UserError for a label that is none of them."""
+        index = {name: i for i, name in enumerate(class_names)}
+        if unknown := sorted({self.class_names[label] for label in self.labels} - index.keys()):
+            known = ", ".join(class_names)
+            raise UserError(f"data source {source.name}: the label {unknown[0]!r} of {split} is none of train's ({known})")
+        return LabeledTexts(self.texts, [index[self.class_names[label]] for label in self.labels], class_names)
+
+
+def read_splits(source: Source, text_column: str, label_column: str, val_size: int) -> dict[str, LabeledTexts]:
+    """The splits "train", "val" (if there is validation) and "test" of a source, all with the class names of train.
+
+    An unlabeled test split is left out. Without a labeled one the source's validation split becomes the test, as is usual
+    for GLUE, and validation is held out of train. Of a source with neither, as a single file, both are held out.
+    `val_size` texts are held out at most, and a tenth of train; 0 for no validation.
+
+    Raises UserError if there is no training text, a column is missing or of another type, there are fewer than two classes,
+    or a label is none of the training labels.
+    """
+    found: dict[str, LabeledTexts] = {}
+    for name, split in load_splits(source).items():
+        texts = read_split(source, name, split, text_column, label_column)
+        if texts is not None:
+            found[name] = texts
+    if "train" not in found:
+        rest = ", ".join(found) or "none"
+        raise UserError(f"data source {source.name}: no split train with texts and labels; with both there is {rest}")
+    train = found["train"]
+    if len(train.class_names) < 2:
+        raise UserError(
+            f"--data.label_column {label_column}: every text in train of {source.name} is {train.class_names[0]!r}"
+        )
+    found = {name: texts.relabel(train.class_names, source, name) for name, texts in found.items()}
+    test, val = found.get("test"), next((found[name] for name in VAL_NAMES if name in found), None)
+    if test is None:
+        val, test = None, val
+    size = min(val_size, len(train) // 10)
+    if test is None and not size:
+        raise UserError(f"data source {source.name}: no test split; hold texts out of train with --data.val_size 1000")
+    if test is None:
+        train, test = hold_out(train, size)
+    if val is None and size:
+        train, val = hold_out(train, size)
+    return {"train": train, **({} if val is None else {"val": val}), "test": test}
+
+
+def read_split(source: Source, name: str, split: Any, text_column: str, label_column: str) -> LabeledTexts | None:
+    """Labeled texts of a split; None if it has no label. Rows without a text or a label are left out, and counted.
+
+    Raises UserError if a column is missing, the texts are no strings, or the labels are neither names nor integers.
+    """
+    for option, column in [("text", text_column), ("label", label_column)]:
+        if column not in split.column_names:
+            columns = ", ".join(split.column_names)
+            raise UserError(f"--data.{option}_column {column}: {name} of {source.name} has the columns {columns}")
+    if not len(split):
+        return None
+    text_type, label_type = (getattr(split.features[column], "dtype", "?") for column in (text_column, label_column))
+    if text_type not in ("string", "large_string"):
+        raise UserError(f"--data.text_column {text_column}: not text but {text_type}, in {name} of {source.name}")
+    if label_type == "null":
+        return None
+    if not label_type.startswith(("string", "large_string", "int", "uint", "bool")):
+        raise UserError(f"--data.label_column {label_column}: {label_type} is neither a name nor an integer, in {name}")
+    class_feature = getattr(split.features[label_column], "names", None)  # the names of labels 0, 1, ...
+    missing = (None, "") if class_feature is None else (None, UNLABELED)
+    rows = zip(read_column(source, split, text_column), read_column(source, split, label_column), strict=True)
+    kept = [(text, label) for text, label in rows if text and text.strip() and label not in missing]
+    if not kept:
+        return None
+    if len(kept) < len(split):
+        print_rank_zero(f"{name}: {len(split) - len(kept)} rows without a text or a label are left out")
+    texts, labels = [text for text, _ in kept], [label for _, label in kept]
+    if class_feature is not None:
+        return LabeledTexts(texts, labels, list(class_feature))
+    values = sorted(set(labels))
+    index = {value: i for i, value in enumerate(values)}
+    return LabeledTexts(texts, [index[label] for label in labels], [str(value) for value in values])
+
+
+def hold_out(texts: LabeledTexts, size: int) -> tuple[LabeledTexts, LabeledTexts]:
+    """Random split into train and `size` held-out texts, of which none is part of the other or contains a part of it.
+
+    Data sets such as SST-2 hold every phrase of a sentence beside the sentence. Held-out phrases whose sentences were
+    trained on would measure what a network memorizes. So only whole texts are held out, which are part of no other, and
+    with them everything that they contain leaves train.
+    """
+    containers = find_containers(texts.texts)
+    whole = [i for i in range(len(texts)) if all(i in containers[j] for j in containers[i])]  # part of its own copies alone
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).tolist()
+    held_out = {whole[i] for i in order[:size]}
+    train = [i for i in range(len(texts)) if i not in held_out and not held_out & containers[i]]
+    return texts.select(train), texts.select(sorted(held_out))
+
+
+def find_containers(texts: Sequence[str]) -> list[set[int]]:
+    """For each text the indices of the others that contain it, word by word, case-insensitive; copies contain each other.
+
+    An inverted index of words: only texts with the rarest of a text's words can contain it, and those are few.
+    """
+    normalized = [f" {' '.join(text.lower().split())} " for text in texts]
+    index: defaultdict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(normalized):
+        for word in set(text.split()):
+            index[word].append(i)
+    rarest = [min((index[word] for word in text.split()), key=len, default=[]) for text in normalized]
+    return [{j for j in rarest[i] if j != i and text in normalized[j]} for i, text in enumerate(normalized)]

@@ -1,0 +1,68 @@
+"""Classification metrics, calibration, and temperature scaling, as functions of logits and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
+
+INVERSE_TEMPERATURE_BOUNDS = (0.01, 100.0)  # logits that are worth nothing would else be divided by infinity
+WORD_BUCKETS = (5, 10, 20, 40)  # most words of a text in each bucket but the last
+
+
+@torch.no_grad()
+def fit_temperature(logits: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
+    """Temperature scaling (Guo et al., arXiv 1706.04599): the scalar T for which logits / T have the least cross-entropy.
+
+    It leaves every prediction as it is and makes the confidence match the accuracy. Newton's method on 1 / T, in which the
+    loss of logits (n, classes) and labels (n,) is convex; T is 1 if there is no mistake to learn from, as it would be 0.
+    """
+    if not len(labels) or bool((logits.argmax(1) == labels).all()):
+        return torch.ones(())
+    logits, inverse = logits.double(), torch.ones((), dtype=torch.float64)
+    label_logits = logits.gather(1, labels[:, None]).squeeze(1)  # (n,)
+    for _ in range(steps):
+        p = (inverse * logits).softmax(1)  # (n, classes)
+        mean = (p * logits).sum(1)  # (n,)
+        gradient = (mean - label_logits).mean()
+        curvature = ((p * logits.square()).sum(1) - mean.square()).mean()
+        newton = inverse - gradient / curvature.clamp(min=1e-12)
+        inverse = newton.clamp(inverse / 4, 4 * inverse).clamp(*INVERSE_TEMPERATURE_BOUNDS)
+    return (1 / inverse).float()
+
+
+def classification_metrics(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
+    """Cross-entropy in nats, accuracy, F1 and expected calibration error of logits (n, classes) and labels (n,).
+
+    `f1` is that of the second class where there are two, else the macro average. `calibration_error` (ECE, Naeini et al.,
+    2015; 15 bins) is that of the plain probabilities, `calibration_error_scaled` that of logits / `temperature`.
+    """
+    num_classes = logits.shape[1]
+    f1 = multiclass_f1_score(logits.argmax(1), labels, num_classes, average="none")
+
+    def calibration_error(logits: Tensor) -> float:
+        return multiclass_calibration_error(logits.softmax(1), labels, num_classes, n_bins=15).item()
+
+    return {
+        "loss": F.cross_entropy(logits, labels).item(),
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "f1": (f1[1] if num_classes == 2 else f1.mean()).item(),
+        "calibration_error": calibration_error(logits),
+        "calibration_error_scaled": calibration_error(logits / temperature),
+    }
+
+
+def accuracy_by_length(texts: Sequence[str], correct: Tensor) -> dict[str, tuple[float, int]]:
+    """Accuracy and number of texts in each bucket of lengths in words; empty buckets are left out.
+
+    >>> accuracy_by_length(["good", "a b c d e f"], torch.tensor([True, False]))
+    {'1-5': (1.0, 1), '6-10': (0.0, 1)}
+    """
+    bucket = torch.bucketize(torch.tensor([len(text.split()) for text in texts]), torch.tensor(WORD_BUCKETS))
+    starts = [1, *(end + 1 for end in WORD_BUCKETS)]
+    names = [*(f"{start}-{end}" for start, end in zip(starts, WORD_BUCKETS, strict=False)), f"{starts[-1]}+"]
+    hits = {name: correct[bucket == i].double() for i, name in enumerate(names)}
+    return {name: (hit.mean().item(), len(hit)) for name, hit in hits.items() if len(hit)}

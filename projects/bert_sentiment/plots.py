@@ -1,0 +1,114 @@
+"""Plots of a text classifier: most confident mistakes, texts colored by attribution, accuracy by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from common.io.loggers import log_plot, log_table
+from common.plots.bars import draw_bars
+from common.plots.figures import BLUE, GRAY, ORANGE, save
+from projects.bert_sentiment.attribution import word_attributions
+from projects.bert_sentiment.inference import TextClassifier
+from projects.bert_sentiment.metrics import accuracy_by_length
+from projects.bert_sentiment.module import BertSentimentModule
+
+MAX_MISTAKES = 24  # in the table
+MAX_TEXTS = 8  # with attributions: half of them classified correctly, half the most confident mistakes
+Row = tuple[str, Sequence[str], Tensor]  # title, words and their attributions (words,)
+
+
+class TextPlots(Callback):
+    """Writes `mistakes.md`, `attributions.png` and `length.png` to `folder` after the test, on the first rank."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(BertSentimentModule, pl_module)
+        if not trainer.is_global_zero or not module.eval_outputs:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        logits, labels, indices = module.stack_outputs()
+        texts = [data.splits["test"].texts[i] for i in indices]
+        confidence, predicted = (logits / module.temperature.item()).softmax(1).max(1)
+        correct = predicted == labels
+        mistakes = (~correct).nonzero().squeeze(1)
+        mistakes = mistakes[confidence[mistakes].argsort(descending=True)]
+        rows = [
+            [texts[i], data.class_names[labels[i]], data.class_names[predicted[i]], round(confidence[i].item(), 3)]
+            for i in mistakes[:MAX_MISTAKES].tolist()
+        ]
+        self.write_mistakes(trainer, rows, f"The most confident of {len(mistakes)} mistakes in {len(texts)} texts:")
+
+        half = MAX_TEXTS // 2
+        shown = [*correct.nonzero().squeeze(1)[: MAX_TEXTS - half].tolist(), *mistakes[:half].tolist()]
+        classifier = TextClassifier(module.net, data.tokenizer, data.class_names, module.temperature.item(), data.max_length)
+        attributed: list[Row] = []
+        with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
+            for i in shown:
+                title = f"{data.class_names[predicted[i]]} {100 * confidence[i].item():.0f} %"
+                title += "" if correct[i] else f", is {data.class_names[labels[i]]}"
+                attributed.append((title, *word_attributions(classifier, texts[i])))
+        by_length = accuracy_by_length(texts, correct)
+        percent = {name: 100 * accuracy for name, (accuracy, _) in by_length.items()}
+        notes = [f"{count} texts" for _, count in by_length.values()]
+        for path in (
+            draw_attributions(attributed, self.folder / "attributions.png"),
+            draw_bars(percent, notes, "Accuracy by length", "words", "accuracy, %", self.folder / "length.png"),
+        ):
+            log_plot(trainer, path.stem, path)
+
+    def write_mistakes(self, trainer: Trainer, rows: list[list[Any]], title: str) -> None:
+        """Writes the table as Markdown, and sends it to the loggers."""
+        header = ["text", "label", "predicted", "confidence"]
+        cells = [[" ".join(str(cell).replace("|", "/").split()) for cell in line] for line in rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "mistakes.md").write_text(f"{title}\n\n{table}\n")
+        log_table(trainer, "test/mistakes", header, rows)
+
+
+def draw_attributions(rows: Sequence[Row], path: Path, width: float = 8.0) -> Path:
+    """Texts with words colored by attribution, `width` inches wide: blue for the predicted class, orange against it.
+
+    A text's largest absolute attribution has the full color.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    dpi, font, margin, gap, line = 130, FontProperties(size=10), 16.0, 9.0, 27.0  # pixels but for dpi and the font
+    figure = Figure(dpi=dpi)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    colors = LinearSegmentedColormap.from_list("signed", [ORANGE, "#ffffff", BLUE])
+    items: list[tuple[float, float, str, dict[str, Any]]] = []  # pixels from the left and from the top, text, properties
+    y = margin
+    for title, words, values in rows:
+        items.append((margin, y, title, {"fontsize": 9, "color": "#505560", "fontweight": "bold"}))
+        x, y = margin, y + 0.9 * line
+        scale = float(values.abs().max()) if len(values) else 0.0
+        for word, value in zip(words, values.tolist(), strict=True):
+            text = word.replace("$", r"\$")  # else matplotlib would read formulas
+            extent, _, _ = renderer.get_text_width_height_descent(text, font, False)
+            if x > margin and x + extent > width * dpi - margin:
+                x, y = margin, y + line
+            color = colors(0.5 + 0.5 * value / scale if scale else 0.5)
+            box = {"facecolor": color, "edgecolor": "none", "pad": 2.5}
+            text_color = "white" if sum(color[:3]) < 1.6 else "#202020"
+            items.append((x, y, text, {"fontproperties": font, "bbox": box, "color": text_color}))
+            x += extent + gap
+        y += 1.5 * line
+    legend = "attribution: how much a word speaks for (blue) or against (orange) the predicted class"
+    items.append((margin, y, legend, {"fontsize": 8, "color": GRAY}))
+    height = y + line
+    figure.set_size_inches(width, height / dpi)
+    for x, y, text, properties in items:
+        figure.text(x / (width * dpi), 1 - y / height, text, va="top", **properties)
+    return save(figure, path)
