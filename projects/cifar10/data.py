@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -158,11 +157,8 @@ class TrainLoader:
 
     def __init__(self, data: CIFAR10Data) -> None:
         self.data = data
-
-    @cached_property
-    def padded(self) -> Tensor:
-        """All training images with the padding that crops are taken from; made once, as it never changes."""
-        return reflect_pad(self.data.train.images, self.data.augmentation.pad)
+        if data.loader == "device":  # all training images with the padding that crops are taken from
+            self.padded = reflect_pad(data.train.images, data.augmentation.pad)
 
     def __len__(self) -> int:
         _, world_size = rank_and_world_size(self.data.trainer)
@@ -177,7 +173,7 @@ class TrainLoader:
         if data.loader == "device":
             yield from self.device_batches(epoch, batches)
         else:
-            from projects.cifar10.dataloader import TransformedImages, dataloader_batches
+            from projects.cifar10.dataloader import TransformedImages, dataloader_batches  # torchvision imports slowly
 
             dataset = TransformedImages(data.train, data.augmentation, data.mean_color, data.seed, epoch)
             yield from dataloader_batches(dataset, batches, data.num_workers)

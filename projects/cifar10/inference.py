@@ -33,10 +33,10 @@ class ImageClassificationPipeline:
     @torch.inference_mode()
     def __call__(self, images: Tensor, tta: int = 2) -> Tensor:
         """Class probabilities (n, classes) of images (n, 3, height, width) uint8; `tta` as in `tta.tta_views`."""
-        return torch.cat([self._predict(batch, tta) for batch in images.split(BATCH_SIZE)])
-
-    def _predict(self, images: Tensor, tta: int) -> Tensor:
-        return torch.stack([predict_logits(net, images, tta).softmax(1) for net in self.nets]).mean(0)
+        batches = []
+        for batch in images.split(BATCH_SIZE):
+            batches.append(torch.stack([predict_logits(net, batch, tta).softmax(1) for net in self.nets]).mean(0))
+        return torch.cat(batches)
 
 
 def load(*checkpoints: Path, device: str | torch.device = "cpu") -> ImageClassificationPipeline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ from projects.cifar10.config import ImageSize, SpeedNetConfig
 from projects.cifar10.lookahead import Lookahead
 from projects.cifar10.networks import SpeedNet, resize
 from projects.cifar10.optim import MuonSGD, parameter_groups
+from projects.cifar10.resnet import ResNet18
 from projects.cifar10.tta import predict_logits
 
-if TYPE_CHECKING:
-    from projects.cifar10.resnet import ResNet18
+DEFAULT_SIZES = ((0.0, 20), (0.25, 24), (0.5, 28), (0.7, 32))
 
 
 class CIFAR10Module(LightningModule):
@@ -82,8 +82,6 @@ class CIFAR10Module(LightningModule):
         self.save_hyperparameters()
         self.net: SpeedNet | ResNet18
         if network == "resnet18":
-            from projects.cifar10.resnet import ResNet18  # needs torchvision, which takes seconds to import
-
             self.net = ResNet18(num_classes)
         else:
             self.net = SpeedNet(speednet.block_channels, speednet.convs_per_block, speednet.bn_momentum, num_classes)
@@ -136,13 +134,9 @@ class CIFAR10Module(LightningModule):
 
     def scheduled_size(self, full_size: int) -> int:
         """Image size in pixels at this point of training; `full_size` where progressive resizing has none."""
-        size = full_size
-        if schedule := self.hparams["progressive_resizing"]:
-            done = self.trainer.global_step / self.trainer.estimated_stepping_batches
-            for start, scheduled in schedule:
-                if done >= start:
-                    size = scheduled
-        return size
+        done = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        sizes = [size for start, size in self.hparams["progressive_resizing"] if done >= start]
+        return sizes[-1] if sizes else full_size
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Cross-entropy without smoothing, and accuracy."""

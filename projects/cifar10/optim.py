@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from common.nn.optim import orthogonalize
 
+NEWTON_SCHULZ_STEPS = 3
+
 
 class MuonSGD(Optimizer):
     """Muon (Jordan et al., 2024) on convolution filters, SGD with Nesterov momentum on everything else.
@@ -24,15 +26,9 @@ class MuonSGD(Optimizer):
     """
 
     def __init__(
-        self,
-        params: Iterable[dict[str, Any]],
-        lr: float = 0.1,
-        momentum: float = 0.85,
-        weight_decay: float = 0.0,
-        newton_schulz_steps: int = 3,
+        self, params: Iterable[dict[str, Any]], lr: float = 0.1, momentum: float = 0.85, weight_decay: float = 0.0
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "muon": False}
-        super().__init__(params, {**defaults, "newton_schulz_steps": newton_schulz_steps})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "muon": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -58,7 +54,7 @@ class MuonSGD(Optimizer):
         if group["muon"]:
             parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
             matrix = direction.reshape(len(direction), -1)  # (out, in * height * width)
-            direction = orthogonalize(matrix, group["newton_schulz_steps"]).view_as(direction)
+            direction = orthogonalize(matrix, NEWTON_SCHULZ_STEPS).view_as(direction)
         parameter.add_(direction, alpha=-group["lr"])
 
 

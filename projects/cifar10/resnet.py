@@ -20,9 +20,8 @@ class BasicBlock(nn.Module):
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), BatchNorm2d(out_channels)
-            )
+            conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, height / stride, width / stride)."""
@@ -40,10 +39,10 @@ class ResNet18(nn.Module):
         self.norm = BatchNorm2d(64)
         self.relu = nn.ReLU()
         blocks: list[nn.Module] = []
-        channels = 64
-        for width, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]:
-            blocks += [BasicBlock(channels, width, stride), BasicBlock(width, width, 1)]
-            channels = width
+        in_channels = 64
+        for channels, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]:
+            blocks += [BasicBlock(in_channels, channels, stride), BasicBlock(channels, channels, 1)]
+            in_channels = channels
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(512, num_classes)
 
@@ -52,7 +51,7 @@ class ResNet18(nn.Module):
         self.normalize.init_stats(images)
 
     def features(self, images: Tensor) -> Tensor:
-        """(batch, 3, height, width) uint8 -> (batch, 512): the input of the last layer."""
+        """(batch, 3, height, width) uint8 -> features (batch, 512), the input of the last layer."""
         x = self.relu(self.norm(self.conv(self.normalize(images))))  # (batch, 64, height, width)
         return self.blocks(x).mean((2, 3))
 

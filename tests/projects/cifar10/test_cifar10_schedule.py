@@ -90,4 +90,6 @@ def test_the_image_size_follows_the_fraction_of_training_done():
         module.trainer = SimpleNamespace(global_step=step, estimated_stepping_batches=20)
         sizes.append(module.scheduled_size(32))
     assert sizes == [20] * 6 + [24] * 9 + [32] * 5
-    assert CIFAR10Module(**TINY).scheduled_size(32) == 32
+    module = CIFAR10Module(**TINY)
+    module.trainer = SimpleNamespace(global_step=7, estimated_stepping_batches=20)
+    assert module.scheduled_size(32) == 32
