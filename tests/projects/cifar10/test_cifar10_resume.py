@@ -15,7 +15,7 @@ import pytest
 from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 
-EPOCHS, STEPS = 3, 31  # steps in an epoch: 124 of 207 images, four by four. No checkpoint of every fifth step ends an epoch
+EPOCHS, STEPS = 2, 31  # steps in an epoch: 124 of 207 images, four by four. No checkpoint of every fifth step ends an epoch
 RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--data.val_size", "53", "--checkpoint_every", "5"]
 RUN += ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0", "--model.lookahead", "true"]
 RUN += ["--model.progressive_resizing", "[[0, 16], [0.5, 20], [0.75, 24]]", "--data.subset_fraction", "0.6"]
@@ -23,10 +23,10 @@ RUN += ["--model.progressive_resizing", "[[0, 16], [0.5, 20], [0.75, 24]]", "--d
 
 @pytest.fixture(scope="module")
 def runs(command, image_folder) -> tuple[Path, Path, Life]:
-    """An uninterrupted run, and the same, killed twice."""
+    """An uninterrupted run, and the same, killed (SIGTERM is tested in `tests/common/test_resume_checkpoints.py`)."""
     flags = [*RUN, "--data.source", str(image_folder)]
     whole = command("train", "--name", "whole", *flags)
-    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    life = Life(command, "killed", flags, [signal.SIGKILL])
     killed = life.live()
     whole.wait()
     return whole.runs / "whole", killed, life
@@ -46,7 +46,7 @@ def test_resumed_state_is_bitwise_that_of_an_uninterrupted_run(runs):
         assert same(whole[part], killed[part]), part
     assert whole["slow_weights"] and same(whole["slow_weights"], killed["slow_weights"])
     losses = whole["CIFAR10Data"]["losses"]
-    assert losses.isfinite().all() and losses.std() > 0
+    assert losses.isfinite().sum() > 124, "the second epoch had other images than the first"
     assert same(whole["CIFAR10Data"], killed["CIFAR10Data"])
 
 
@@ -59,5 +59,5 @@ def test_resumed_metrics_are_those_of_an_uninterrupted_run_step_by_step(runs):
         whole, killed = curves
         ends = [STEPS * epoch - 1 for epoch in range(1, EPOCHS + 1)]
         assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(EPOCHS * STEPS)))
-        assert len({value for _, value in whole}) > 2, "metrics that stand still would prove nothing"
+        assert len({value for _, value in whole}) > 1, "metrics that stand still would prove nothing"
         assert killed == whole, metric
