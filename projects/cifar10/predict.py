@@ -81,7 +81,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
-    """`paths` with image files in and below a folder in its place, sorted. Raises UserError if it has none."""
+    """`paths`, a folder replaced by the image files in and below it, sorted. Raises UserError if it has none."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():

@@ -82,10 +82,10 @@ def test_reflect_pad_is_that_of_torch(pad):
 def test_cutout_fills_exactly_the_box():
     images = noise(2).clamp(max=200)
     color = torch.full((3, 1, 1), 255, dtype=torch.uint8)
-    holed = cutout(images, torch.tensor([[0, 0], [25, 10]]), 7, color) == 255
+    filled = cutout(images, torch.tensor([[0, 0], [25, 10]]), 7, color) == 255
     expected = torch.zeros(2, 3, 32, 32, dtype=torch.bool)
     expected[0, :, 0:7, 0:7] = expected[1, :, 25:32, 10:17] = True
-    assert torch.equal(holed, expected)
+    assert torch.equal(filled, expected)
 
 
 def test_alternating_flip_is_exactly_opposite_from_epoch_to_epoch():

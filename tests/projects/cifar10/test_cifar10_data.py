@@ -83,7 +83,7 @@ def cat(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def test_an_epoch_has_every_image_exactly_once(loader, ranks):
     data = ready(loader=loader, num_workers=0, **PLAIN)
     everything = counted(data.train.images, data.train.labels)
-    assert set(everything.values()) == {1}, "images that cannot be told apart would prove nothing"
+    assert set(everything.values()) == {1}, "indistinguishable images would prove nothing"
     orders = []
     for epoch in (0, 1):
         of_ranks = [batches_of(data, epoch=epoch, rank=rank, ranks=ranks) for rank in range(ranks)]
@@ -156,8 +156,8 @@ def test_cutout_of_the_dataloader_is_a_square_of_the_mean_color():
         changed = (dataset[index][0] != data.train.images[index]).any(0).nonzero()  # (pixels, 2)
         (top, left), (bottom, right) = changed.amin(0).tolist(), changed.amax(0).tolist()
         assert bottom - top < 5 and right - left < 5
-        hole = dataset[index][0][:, top : bottom + 1, left : right + 1]
-        assert torch.equal(hole, data.mean_color.expand_as(hole))
+        box = dataset[index][0][:, top : bottom + 1, left : right + 1]
+        assert torch.equal(box, data.mean_color.expand_as(box))
         corners.add((top, left))
     assert len(corners) > 15
 

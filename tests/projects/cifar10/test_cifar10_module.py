@@ -168,7 +168,7 @@ def test_image_sizes_are_those_of_the_schedule():
     assert sizes == [16] * 4 + [20] * 4 + [32] * 2
 
 
-def test_input_statistics_are_those_of_the_training_pictures():
+def test_input_statistics_are_those_of_the_training_images():
     module, data = CIFAR10Module(**TINY), small_data()
     trainer(max_epochs=0).fit(module, datamodule=data)
     pixels = data.train.images.double() / 255

@@ -1,4 +1,4 @@
-"""The networks are what their docstrings say, held against torch's and torchvision's own layers."""
+"""The networks compute what their docstrings state, compared with torch's and torchvision's own layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from projects.cifar10.resnet import ResNet18
 
 
 def correlated_images(n: int, size: int = 32) -> Tensor:
-    """Noise whose neighbours and colors go together, as those of real images do."""
+    """Noise whose adjacent pixels and colors are correlated, as those of real images do."""
     noise = F.interpolate(torch.rand(n, 3, size // 2, size // 2), (size, size), mode="bilinear")
     mixed = noise + 0.3 * torch.rand(n, 3, size, size) + noise.mean(1, keepdim=True)
     return (mixed / mixed.max() * 255).to(torch.uint8)
