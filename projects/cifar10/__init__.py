@@ -1,1 +1,1 @@
-"""CIFAR-10: a convolutional network trained at record speed inside a LightningModule."""
+"""CIFAR-10 image classification: a convolutional network trained at record speed inside a LightningModule."""

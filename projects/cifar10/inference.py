@@ -1,31 +1,78 @@
-"""Logits of pictures: averaged over views of each picture, and over several networks."""
+"""Inference: class probabilities of raw images, from one checkpoint or an ensemble of several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from projects.cifar10.augment import test_views
+from common.errors import UserError
+from common.io.checkpoints import load_module
+from projects.cifar10.module import CIFAR10Module
+from projects.cifar10.tta import predict_logits
 
-
-@torch.no_grad()
-def predict_logits(net: Callable[[Tensor], Tensor], images: Tensor, tta: int = 2) -> Tensor:
-    """The weighted mean of the logits of the views of each picture (see `augment.test_views`).
-
-    Args:
-        net: maps (batch, 3, height, width) uint8 to logits (batch, classes).
-        images: (batch, 3, height, width) uint8.
-        tta: 0 for the picture alone, 1 with its mirror image, 2 with shifts as well.
-    """
-    logits = [weight * net(view).float() for weight, view in test_views(images, tta)]
-    return torch.stack(logits).sum(0)  # (batch, classes)
+BATCH_SIZE = 500  # images that are float at once
 
 
-def ensemble_probabilities(nets: Sequence[Callable[[Tensor], Tensor]], images: Tensor, tta: int = 2) -> Tensor:
-    """The mean class probabilities (batch, classes) of several networks, each with its views.
+class ImageClassificationPipeline:
+    """Ensemble of trained classifiers: the mean of their class probabilities, each with test-time augmentation.
 
     Probabilities, not logits, are averaged: networks trained apart have logits of different scale.
+
+    Args:
+        nets: Trained networks in eval mode, on one device.
+        class_names: Name of each class.
     """
-    return torch.stack([predict_logits(net, images, tta).softmax(1) for net in nets]).mean(0)
+
+    def __init__(self, nets: Sequence[Callable[[Tensor], Tensor]], class_names: list[str]) -> None:
+        self.nets = nets
+        self.class_names = class_names
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, tta: int = 2) -> Tensor:
+        """Class probabilities (n, classes) of images (n, 3, height, width) uint8; `tta` as in `tta.tta_views`."""
+        batches = []
+        for batch in images.split(BATCH_SIZE):
+            batches.append(torch.stack([predict_logits(net, batch, tta).softmax(1) for net in self.nets]).mean(0))
+        return torch.cat(batches)
+
+
+def load(*checkpoints: Path, device: str | torch.device = "cpu") -> ImageClassificationPipeline:
+    """Pipeline of one or several checkpoints.
+
+    Raises:
+        UserError: A file is not a valid checkpoint of this project, or they were trained on different classes.
+    """
+    nets: list[nn.Module] = []
+    class_names: list[list[str]] = []
+    for path in checkpoints:
+        module, checkpoint = load_module(path, CIFAR10Module, "cifar10")
+        nets.append(module.net.to(device))
+        class_names.append(checkpoint["class_names"])
+        if class_names[-1] != class_names[0]:
+            classes = ", ".join(class_names[-1])
+            raise UserError(f"checkpoint {path}: its classes are {classes}; {checkpoints[0]} has others")
+    return ImageClassificationPipeline(nets, class_names[0])
+
+
+def load_features(checkpoint: str) -> nn.Module:
+    """Feature extractor for Fréchet distances: a trained network without its last layer.
+
+    Maps images (batch, 3, 32, 32) uint8 to features (batch, dim). Raises UserError if the file is not valid.
+    """
+    module, _ = load_module(Path(checkpoint), CIFAR10Module, "cifar10")
+    return FeatureExtractor(module.net)
+
+
+class FeatureExtractor(nn.Module):
+    """A classifier without its last layer."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> features (batch, dim)."""
+        return self.net.features(images)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Trains on CIFAR-10: `python -m projects.cifar10.train [--config recipes/x.yaml] [flags]`; `--help` lists them."""
+"""Training command: `python -m projects.cifar10.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches does to each picture what slow, obvious code does to one."""
+"""Augmentation of whole batches does to each image what slow, obvious code does to one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from projects.cifar10 import augment as augment_module
-from projects.cifar10.augment import Augmentation, Draws, augment, crop_and_flip, cut, draw, reflect_pad
+from projects.cifar10.augment import AugmentParams, augment, crop_and_flip, cutout, reflect_pad, sample_params
+from projects.cifar10.config import AugmentationConfig
 
-views_at_test = augment_module.test_views  # under its own name pytest would take it for a test
 GRAY = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
 
 
@@ -18,58 +17,60 @@ def noise(n: int, height: int = 32, width: int = 32) -> Tensor:
     return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8)
 
 
-def one_by_one(images: Tensor, draws: Draws, augmentation: Augmentation) -> Tensor:
-    """Each picture by itself: padded by torch, sliced, mirrored, its hole filled pixel by pixel."""
+def one_by_one(images: Tensor, params: AugmentParams, augmentation: AugmentationConfig) -> Tensor:
+    """Each image by itself: padded by torch, sliced, flipped, its box filled pixel by pixel."""
     pad, (height, width) = augmentation.pad, images.shape[-2:]
     out = []
-    for image, flip, (dy, dx), (top, left) in zip(images, draws.flip, draws.shift, draws.hole, strict=True):
+    for image, flip, (dy, dx), (top, left) in zip(
+        images, params.flip, params.crop_offset, params.cutout_corner, strict=True
+    ):
         padded = F.pad(image.float()[None], (pad,) * 4, mode="reflect")[0].to(torch.uint8) if pad else image
-        picture = padded[:, dy : dy + height, dx : dx + width].clone()
+        crop = padded[:, dy : dy + height, dx : dx + width].clone()
         if flip:
-            picture = picture.flip(-1)
+            crop = crop.flip(-1)
         for y in range(top, top + augmentation.cutout):
             for x in range(left, left + augmentation.cutout):
-                picture[:, y, x] = GRAY[:, 0, 0]
-        out.append(picture)
+                crop[:, y, x] = GRAY[:, 0, 0]
+        out.append(crop)
     return torch.stack(out)
 
 
 @pytest.mark.parametrize(
     "augmentation",
     [
-        Augmentation(),
-        Augmentation("random", pad=4, cutout=12),
-        Augmentation("none", pad=0, cutout=5),
-        Augmentation("random", pad=1),
-        Augmentation("none", pad=0),
+        AugmentationConfig(),
+        AugmentationConfig("random", pad=4, cutout=12),
+        AugmentationConfig("none", pad=0, cutout=5),
+        AugmentationConfig("random", pad=1),
+        AugmentationConfig("none", pad=0),
     ],
     ids=str,
 )
-def test_a_batch_is_augmented_like_its_pictures_one_by_one(augmentation):
-    images, before = noise(300), None
+def test_a_batch_is_augmented_like_its_images_one_by_one(augmentation):
+    images, before = noise(60), None
     for epoch in range(3):
-        draws = draw(300, 32, epoch, 7, augmentation)
-        got = augment(reflect_pad(images, augmentation.pad), torch.arange(len(images)), draws, augmentation, GRAY)
+        params = sample_params(60, 32, epoch, 7, augmentation)
+        got = augment(reflect_pad(images, augmentation.pad), torch.arange(len(images)), params, augmentation, GRAY)
         assert got.dtype == torch.uint8
-        assert torch.equal(got, one_by_one(images, draws, augmentation))
-        assert before is None or augmentation == Augmentation("none", pad=0) or not torch.equal(got, before)
+        assert torch.equal(got, one_by_one(images, params, augmentation))
+        assert before is None or augmentation == AugmentationConfig("none", pad=0) or not torch.equal(got, before)
         before = got
 
 
-def test_crops_of_pictures_that_are_not_square():
-    images, draws = noise(60, 9, 14), draw(60, 9, 0, 1, Augmentation("random", pad=3))
+def test_crops_of_images_that_are_not_square():
+    images, params = noise(60, 9, 14), sample_params(60, 9, 0, 1, AugmentationConfig("random", pad=3))
     assert torch.equal(
-        crop_and_flip(reflect_pad(images, 3), torch.arange(60), draws, 3),
-        one_by_one(images, draws, Augmentation("random", pad=3)),
+        crop_and_flip(reflect_pad(images, 3), torch.arange(60), params, 3),
+        one_by_one(images, params, AugmentationConfig("random", pad=3)),
     )
 
 
-def test_a_picture_is_augmented_alike_in_every_batch():
-    images, augmentation = noise(50), Augmentation("random", pad=2, cutout=4)
-    draws, index = draw(50, 32, 3, 5, augmentation), torch.randperm(50)[:20]
+def test_an_image_is_augmented_alike_in_every_batch():
+    images, augmentation = noise(50), AugmentationConfig("random", pad=2, cutout=4)
+    params, index = sample_params(50, 32, 3, 5, augmentation), torch.randperm(50)[:20]
     padded = reflect_pad(images, augmentation.pad)
-    whole = augment(padded, torch.arange(50), draws, augmentation, GRAY)
-    assert torch.equal(augment(padded, index, draws[index], augmentation, GRAY), whole[index])
+    whole = augment(padded, torch.arange(50), params, augmentation, GRAY)
+    assert torch.equal(augment(padded, index, params[index], augmentation, GRAY), whole[index])
 
 
 @pytest.mark.parametrize("pad", [1, 2, 4])
@@ -78,87 +79,49 @@ def test_reflect_pad_is_that_of_torch(pad):
     assert torch.equal(reflect_pad(images, pad), F.pad(images.double(), (pad,) * 4, mode="reflect").to(torch.uint8))
 
 
-def test_cut_fills_exactly_the_square():
+def test_cutout_fills_exactly_the_box():
     images = noise(2).clamp(max=200)
     color = torch.full((3, 1, 1), 255, dtype=torch.uint8)
-    holed = cut(images, torch.tensor([[0, 0], [25, 10]]), 7, color) == 255
+    filled = cutout(images, torch.tensor([[0, 0], [25, 10]]), 7, color) == 255
     expected = torch.zeros(2, 3, 32, 32, dtype=torch.bool)
     expected[0, :, 0:7, 0:7] = expected[1, :, 25:32, 10:17] = True
-    assert torch.equal(holed, expected)
+    assert torch.equal(filled, expected)
 
 
 def test_alternating_flip_is_exactly_opposite_from_epoch_to_epoch():
-    flips = [draw(1000, 32, epoch, 3, Augmentation("alternating")).flip for epoch in range(5)]
+    alternating = AugmentationConfig("alternating")
+    flips = [sample_params(1000, 32, epoch, 3, alternating).flip for epoch in range(5)]
     assert torch.equal(flips[0], ~flips[1])
     assert torch.equal(flips[0], flips[2]) and torch.equal(flips[0], flips[4]) and torch.equal(flips[1], flips[3])
     assert 420 < int(flips[0].sum()) < 580
-    assert not torch.equal(flips[0], draw(1000, 32, 0, 4, Augmentation("alternating")).flip), "another seed, another coin"
+    assert not torch.equal(flips[0], sample_params(1000, 32, 0, 4, alternating).flip), "another seed, other flips"
 
 
-def test_random_flip_tosses_a_new_coin_every_epoch():
-    first, second = (draw(1000, 32, epoch, 3, Augmentation("random")).flip for epoch in (0, 1))
+def test_random_flip_is_sampled_anew_in_every_epoch():
+    first, second = (sample_params(1000, 32, epoch, 3, AugmentationConfig("random")).flip for epoch in (0, 1))
     assert 420 < int((first == second).sum()) < 580
-    assert not draw(1000, 32, 0, 3, Augmentation("none")).flip.any()
+    assert not sample_params(1000, 32, 0, 3, AugmentationConfig("none")).flip.any()
 
 
-def test_shifts_and_holes_are_uniform_over_all_places():
-    n, augmentation = 50_000, Augmentation(pad=2, cutout=12)
-    draws = draw(n, 32, 1, 0, augmentation)
-    for values, places in [(draws.shift, 5), (draws.hole, 32 - 12 + 1)]:
+def test_crops_and_boxes_are_uniform_over_all_positions():
+    n, augmentation = 50_000, AugmentationConfig(pad=2, cutout=12)
+    params = sample_params(n, 32, 1, 0, augmentation)
+    for values, count in [(params.crop_offset, 5), (params.cutout_corner, 32 - 12 + 1)]:
         for column in values.T:
-            counts = torch.bincount(column, minlength=places).double()
-            assert len(counts) == places
-            # Pearson's statistic has mean `places - 1`; six of its standard deviations
-            statistic = float(((counts - n / places) ** 2 / (n / places)).sum())
-            assert statistic < places - 1 + 6 * (2 * (places - 1)) ** 0.5
-    joint = torch.bincount(draws.shift[:, 0] * 5 + draws.shift[:, 1], minlength=25).double()
+            counts = torch.bincount(column, minlength=count).double()
+            assert len(counts) == count
+            # Pearson's statistic has mean `count - 1`; six of its standard deviations
+            statistic = float(((counts - n / count) ** 2 / (n / count)).sum())
+            assert statistic < count - 1 + 6 * (2 * (count - 1)) ** 0.5
+    joint = torch.bincount(params.crop_offset[:, 0] * 5 + params.crop_offset[:, 1], minlength=25).double()
     assert float(((joint - n / 25) ** 2 / (n / 25)).sum()) < 24 + 6 * 48**0.5, "row and column are independent"
 
 
-def test_draws_are_a_function_of_seed_and_epoch_alone():
-    augmentation = Augmentation("random", pad=2, cutout=3)
-    first = vars(draw(40, 32, 2, 9, augmentation))
+def test_parameters_are_a_function_of_seed_and_epoch_alone():
+    augmentation = AugmentationConfig("random", pad=2, cutout=3)
+    first = vars(sample_params(40, 32, 2, 9, augmentation))
     torch.manual_seed(123)
-    again = vars(draw(40, 32, 2, 9, augmentation))
+    again = vars(sample_params(40, 32, 2, 9, augmentation))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
-    for other in (draw(40, 32, 3, 9, augmentation), draw(40, 32, 2, 10, augmentation)):
+    for other in (sample_params(40, 32, 3, 9, augmentation), sample_params(40, 32, 2, 10, augmentation)):
         assert all(not torch.equal(value, vars(other)[name]) for name, value in first.items())
-
-
-@pytest.mark.parametrize("level, count", [(0, 1), (1, 2), (2, 6)])
-def test_views_at_test_have_weights_that_add_up_to_one(level, count):
-    views = views_at_test(noise(2), level)
-    assert len(views) == count
-    assert sum(weight for weight, _ in views) == pytest.approx(1, abs=1e-12)
-
-
-def test_six_views_are_those_written_by_hand():
-    images = noise(3)
-    padded = F.pad(images.double(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
-    up_left, down_right = padded[:, :, :32, :32], padded[:, :, 2:, 2:]
-    expected = [
-        (1 / 4, images),
-        (1 / 4, images.flip(3)),
-        (1 / 8, up_left),
-        (1 / 8, up_left.flip(3)),
-        (1 / 8, down_right),
-        (1 / 8, down_right.flip(3)),
-    ]
-    got = views_at_test(images, 2)
-    assert len(got) == len(expected)
-    for weight, view in expected:
-        matches = [(w, v) for w, v in got if torch.equal(v, view)]
-        assert len(matches) == 1 and matches[0][0] == weight
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"flip": "sometimes"}, "flip is 'sometimes'; use alternating, random or none"),
-        ({"pad": -1}, "0 or more"),
-        ({"cutout": -4}, "0 or more"),
-    ],
-)
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        Augmentation(**options)

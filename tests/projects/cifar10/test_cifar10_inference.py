@@ -1,17 +1,20 @@
-"""Averages over views and over networks are those written out by hand."""
+"""Inference: the ensemble averages as written out by hand, and a run's checkpoint is all that it needs."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from projects.cifar10.inference import ensemble_probabilities, predict_logits
+from common.data.images import read_image
+from projects.cifar10 import inference
+from projects.cifar10.inference import ImageClassificationPipeline, load, load_features
 from projects.cifar10.networks import SpeedNet
+from projects.cifar10.tta import predict_logits
 
 
-def images() -> Tensor:
+def random_images() -> Tensor:
     return torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
 
 
@@ -19,39 +22,60 @@ def nets(count: int) -> list[SpeedNet]:
     return [SpeedNet((8, 8, 8)).eval() for _ in range(count)]
 
 
-@pytest.mark.parametrize("tta", [0, 1, 2])
-def test_logits_are_the_weighted_mean_over_views(tta):
-    (net,), x = nets(1), images()
-    padded = F.pad(x.double(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
-    mirrored = [(net(view) + net(view.flip(3))) / 2 for view in (x, padded[..., :32, :32], padded[..., 2:, 2:])]
-    expected = [net(x), mirrored[0], mirrored[0] / 2 + mirrored[1] / 4 + mirrored[2] / 4][tta]
-    got = predict_logits(net, x, tta)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert not got.requires_grad
-    assert tta == 0 or not torch.allclose(got, net(x), atol=1e-3), "views that change nothing would prove nothing"
-
-
-def test_a_mirrored_picture_has_the_same_logits_with_its_mirror_image():
-    (net,), x = nets(1), images()
-    torch.testing.assert_close(predict_logits(net, x.flip(3), 1), predict_logits(net, x, 1))
-
-
-def test_logits_are_float32_whatever_the_network_computes_in():
-    assert predict_logits(lambda x: x.flatten(1)[:, :4].bfloat16(), images(), 2).dtype == torch.float32
+def best_checkpoint(run: Path) -> Path:
+    (path,) = run.glob("checkpoints/best-*.ckpt")
+    return path
 
 
 def test_an_ensemble_averages_probabilities_and_not_logits():
-    x, members = images(), nets(3)
+    x, members = random_images(), nets(3)
     with torch.no_grad():
         members[0].head.weight.mul_(50)  # a network that is surer than the others
     logits = [predict_logits(net, x, 1) for net in members]
     expected = sum(each.exp() / each.exp().sum(1, keepdim=True) for each in logits) / 3
-    got = ensemble_probabilities(members, x, 1)
+    got = ImageClassificationPipeline(members, ["a"])(x, 1)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(got.sum(1), torch.ones(5))
     assert not torch.allclose(got, torch.stack(logits).mean(0).softmax(1), atol=1e-3)
 
 
-def test_an_ensemble_of_one_is_its_network():
-    (net,), x = nets(1), images()
-    torch.testing.assert_close(ensemble_probabilities([net], x, 0), net(x).softmax(1))
+def test_an_ensemble_of_one_is_its_network_in_batches_of_any_size(monkeypatch):
+    (net,), x = nets(1), random_images()
+    expected = net(x).softmax(1)
+    for size in (2, 500):
+        monkeypatch.setattr(inference, "BATCH_SIZE", size)
+        torch.testing.assert_close(ImageClassificationPipeline([net], ["a"])(x, 0), expected)
+
+
+def test_features_are_the_input_of_the_last_layer(reference_run):
+    path = best_checkpoint(reference_run.runs / "one")
+    net = load(path).nets[0]
+    inputs: list[Tensor] = []
+    net.head.register_forward_pre_hook(lambda layer, args: inputs.append(args[0]))
+    with torch.no_grad():
+        net(x := random_images())
+        features = load_features(str(path))(x)
+    assert features.shape == (5, 8)
+    torch.testing.assert_close(features, inputs[0])
+
+
+def test_hyperparameters_in_a_runs_checkpoint_are_plain_builtins(reference_run):
+    checkpoint = torch.load(best_checkpoint(reference_run.runs / "one"), weights_only=True)
+    saved = checkpoint["hyper_parameters"]
+    assert saved["speednet"] == {"block_channels": (8, 8, 8), "convs_per_block": (2, 2, 3), "bn_momentum": 0.4}
+    assert (saved["lr"], saved["optimizer"], saved["lookahead"]) == (0.03, "sgd", True)
+    assert saved["progressive_resizing"] == ((0.0, 20), (0.25, 24), (0.5, 28), (0.7, 32))
+
+    def types(value: object) -> set[type]:
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+        return {type(value)}.union(*map(types, children))
+
+    assert types(saved) <= {dict, tuple, list, str, int, float, bool}
+
+
+def test_a_runs_checkpoint_classifies_raw_images(reference_run, image_folder):
+    pipeline = load(best_checkpoint(reference_run.runs / "one"))
+    files = sorted((image_folder / "test").rglob("*.png"))
+    probabilities = pipeline(torch.stack([read_image(file, 32) for file in files]))
+    assert probabilities.shape == (61, 10) and len(pipeline.class_names) == 10
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(61))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from projects.cifar10.networks import ResNet18, SpeedNet
-from projects.cifar10.optim import Lookahead, MuonSGD, parameter_groups
+from projects.cifar10.lookahead import Lookahead
+from projects.cifar10.networks import SpeedNet
+from projects.cifar10.optim import MuonSGD, parameter_groups
+from projects.cifar10.resnet import ResNet18
 
 
 def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
@@ -136,7 +138,7 @@ def test_its_state_survives_saving():
 
 
 @pytest.mark.parametrize(
-    "make", [SpeedNet, lambda: SpeedNet((8, 8, 8), depths=(3, 3, 3)), ResNet18], ids=["two", "three", "resnet"]
+    "make", [lambda: SpeedNet((8, 8, 8)), lambda: SpeedNet((8, 8, 8), (3, 3, 3)), ResNet18], ids=["two", "three", "resnet"]
 )
 def test_every_trainable_parameter_is_in_exactly_one_group(make):
     net = make()

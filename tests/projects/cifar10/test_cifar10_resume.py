@@ -1,4 +1,8 @@
-"""Runs that are killed in the middle of an epoch and resumed end as if nothing had happened."""
+"""A run that is killed in the middle of an epoch and resumed ends as if nothing had happened.
+
+One run has it all: the device path, progressive resizing, hard-example selection and Lookahead. The position of the
+DataLoader path after a resume is tested in `test_cifar10_data.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +11,25 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
-from commands import Life, same
+from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 
-EPOCHS, STEPS = 2, 50  # steps in an epoch
-LAST, BEFORE_LAST = (f"checkpoints/step-{EPOCHS * STEPS - back:08d}.ckpt" for back in (0, 5))
-RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--checkpoint_every", "5"]
-RUN += ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0"]
-CLASSIC = ["--data.val_size", "60", "--data.loader", "classic"]  # 200 training pictures, two workers
+EPOCHS, STEPS = 2, 31  # steps in an epoch: 124 of 207 images, four by four. No checkpoint of every fifth step ends an epoch
+RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--data.val_size", "53", "--checkpoint_every", "5"]
+RUN += ["--trainer.log_every_n_steps", "1", "--trainer.limit_test_batches", "0", "--model.lookahead", "true"]
+RUN += ["--model.progressive_resizing", "[[0, 16], [0.5, 20], [0.75, 24]]", "--data.subset_fraction", "0.6"]
 
 
 @pytest.fixture(scope="module")
-def device_runs(command, picture_folder) -> tuple[Path, Path, Life]:
-    """An uninterrupted run of the device loader with lookahead and growing pictures, and the same, killed twice."""
-    flags = [*RUN, "--data.source", str(picture_folder), "--data.val_size", "60", "--model.lookahead", "true"]
-    flags += ["--model.resolutions", "[[0, 20], [0.4, 24], [0.75, 32]]"]
+def runs(command, image_folder) -> tuple[Path, Path, Life]:
+    """An uninterrupted run, and the same, killed (SIGTERM is tested in `tests/common/test_resume_checkpoints.py`)."""
+    flags = [*RUN, "--data.source", str(image_folder)]
     whole = command("train", "--name", "whole", *flags)
-    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    life = Life(command, "killed", flags, [signal.SIGKILL])
     killed = life.live()
     whole.wait()
     return whole.runs / "whole", killed, life
-
-
-@pytest.fixture(scope="module")
-def classic_runs(command, picture_folder) -> tuple[Path, Path, Life]:
-    """An uninterrupted run of the classic loader, and the same one stopped by kill -9."""
-    flags = [*RUN, "--data.source", str(picture_folder), *CLASSIC]
-    whole = command("train", "--name", "classic", *flags)
-    life = Life(command, "classic-killed", flags, [signal.SIGKILL])
-    killed = life.live()
-    whole.wait()
-    return whole.runs / "classic", killed, life
-
-
-@pytest.fixture(params=["device", "classic"])
-def runs(request) -> tuple[Path, Path, Life]:
-    return request.getfixturevalue(f"{request.param}_runs")
 
 
 def test_killed_in_the_middle_of_an_epoch(runs):
@@ -54,27 +39,25 @@ def test_killed_in_the_middle_of_an_epoch(runs):
     assert all(before < after for before, after in pairwise([0, *life.resumed_from, EPOCHS * STEPS]))
 
 
-def test_resumed_weights_are_bitwise_those_of_an_uninterrupted_run(runs):
-    whole, killed = (torch.load(folder / LAST, weights_only=True) for folder in runs[:2])
-    before = torch.load(runs[0] / BEFORE_LAST, weights_only=True)
-    assert not same(whole["state_dict"], before["state_dict"]), "weights that stand still would prove nothing"
+def test_resumed_state_is_bitwise_that_of_an_uninterrupted_run(runs):
+    whole, killed = map(last_checkpoint, runs[:2])
+    assert whole["global_step"] == EPOCHS * STEPS
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
         assert same(whole[part], killed[part]), part
-
-
-def test_resumed_slow_weights_are_bitwise_those_of_an_uninterrupted_run(device_runs):
-    whole, killed = (torch.load(folder / LAST, weights_only=True) for folder in device_runs[:2])
     assert whole["slow_weights"] and same(whole["slow_weights"], killed["slow_weights"])
+    losses = whole["CIFAR10Data"]["losses"]
+    assert losses.isfinite().sum() > 124, "the second epoch had other images than the first"
+    assert same(whole["CIFAR10Data"], killed["CIFAR10Data"])
 
 
-def test_resumed_figures_are_those_of_an_uninterrupted_run_step_by_step(runs):
-    for figure in ("train/loss", "grad/norm", "lr-MuonSGD/filters", "val/loss"):
+def test_resumed_metrics_are_those_of_an_uninterrupted_run_step_by_step(runs):
+    for metric in ("train/loss", "grad/norm", "lr-MuonSGD/filters", "val/loss"):
         curves = []
         for folder in runs[:2]:
             rows = read_metrics(folder / "metrics.csv")
-            curves.append([(row["step"], row[figure]) for row in rows if figure in row])
+            curves.append([(row["step"], row[metric]) for row in rows if metric in row])
         whole, killed = curves
-        assert [step for step, _ in whole] == (
-            [STEPS - 1, 2 * STEPS - 1] if figure == "val/loss" else list(range(EPOCHS * STEPS))
-        )
-        assert killed == whole, figure
+        ends = [STEPS * epoch - 1 for epoch in range(1, EPOCHS + 1)]
+        assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(EPOCHS * STEPS)))
+        assert len({value for _, value in whole}) > 1, "metrics that stand still would prove nothing"
+        assert killed == whole, metric

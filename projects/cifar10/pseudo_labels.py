@@ -1,0 +1,79 @@
+"""Pseudo-labels (Lee, "Pseudo-Label", 2013): images saved under their predicted class, and read back as training data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.data.images import LabeledImages, read_image
+from common.errors import UserError
+from projects.cifar10.config import IMAGE_SIZE
+
+
+def save_pseudo_labels(
+    paths: Sequence[Path],
+    images: Tensor,
+    probabilities: Tensor,
+    class_names: Sequence[str],
+    folder: Path,
+    threshold: float,
+) -> tuple[int, int]:
+    """Saves each image whose top class reaches `threshold` as `folder/<class name>/<file name>.png`.
+
+    Args:
+        paths: File of each image.
+        images: (n, 3, height, width) uint8.
+        probabilities: (n, classes).
+        class_names: Name of each class.
+        folder: Made if it is not there.
+        threshold: Minimum probability of the top class.
+
+    Returns:
+        How many images reach the threshold, and how many of these are new files.
+    """
+    confidence, labels = probabilities.max(1)
+    confident = (confidence >= threshold).nonzero().flatten().tolist()
+    new = sum(save_image(images[i], folder / class_names[int(labels[i])], paths[i].stem) for i in confident)
+    return len(confident), new
+
+
+def save_image(image: Tensor, folder: Path, stem: str) -> bool:
+    """Writes `image` (3, height, width) as `stem.png`, or `stem-2.png` ... beside others; False if it is there already."""
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        if not path.exists():
+            break
+        if torch.equal(read_image(path, image.shape[-1]), image):
+            return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG")
+    except OSError as error:
+        raise UserError(f"--save_pseudo_labels {path}: {error.strerror or error}") from error
+    return True
+
+
+def load_extra(folder: str, class_names: list[str]) -> LabeledImages:
+    """Extra training images from `folder/<class name>/*.png`.
+
+    Raises:
+        UserError: The folder is missing, is empty, or has a class that the data set does not have.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"--data.extra_train_data {folder}: no such folder")
+    unknown = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in class_names)
+    if unknown:
+        classes = ", ".join(class_names)
+        raise UserError(f"--data.extra_train_data {folder}: unknown class {unknown[0]}; the classes are {classes}")
+    files = [(path, label) for label, name in enumerate(class_names) for path in sorted((root / name).glob("*.png"))]
+    if not files:
+        raise UserError(f"--data.extra_train_data {folder}: no PNG in a folder that is named like a class")
+    images = torch.stack([read_image(path, IMAGE_SIZE) for path, _ in files])
+    return LabeledImages(images, torch.tensor([label for _, label in files]), class_names)
