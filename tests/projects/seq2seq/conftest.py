@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from commands import CPU, Command, commands
-from projects.seq2seq.sample import make_pairs
+from projects.seq2seq.synthetic import make_pairs
 
-TINY = ["--model.width", "16", "--model.hidden", "16", "--data.vocabulary_size", "300", "--data.batch_tokens", "400"]
+TINY = ["--model.recurrent.embed_dim", "16", "--model.recurrent.hidden_dim", "16", "--data.vocab_size", "300"]
+TINY += ["--data.direction", "de-en", "--data.max_tokens", "400", "--data.lowercase", "none"]
 TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
-TINY += ["--model.max_length", "24"]  # what has learned nothing yet writes as long as it may
+TINY += ["--model.decoding.max_length", "24"]  # an untrained network generates as long as it may
 
 
 @pytest.fixture

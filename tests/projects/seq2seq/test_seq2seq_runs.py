@@ -23,9 +23,9 @@ def flags(pairs_folder) -> list[str]:
 def two_and_one(command, flags):
     """The folders of a run of one process, and of one of two with half of the tokens each; in float64, without dropout."""
     exact = [*flags, "--precision", "64-true"]
-    one = command("train", "--name", "one", *exact, "--data.batch_tokens", "400")
+    one = command("train", "--name", "one", *exact, "--data.max_tokens", "400")
     one.wait()
-    command("train", "--name", "two", *exact, "--data.batch_tokens", "200", "--devices", "2", "--strategy", "ddp").wait()
+    command("train", "--name", "two", *exact, "--data.max_tokens", "200", "--devices", "2", "--strategy", "ddp").wait()
     return one.runs / "one", one.runs / "two"
 
 
@@ -49,7 +49,7 @@ def test_two_processes_score_every_sentence_once(two_and_one):
 
 
 def test_a_killed_run_resumes_bitwise_equal(command, pairs_folder):
-    flags = ["--data.source", str(pairs_folder), "--data.direction", "de-en", "--data.batch_tokens", "100"]
+    flags = ["--data.source", str(pairs_folder), "--data.direction", "de-en", "--data.max_tokens", "100"]
     flags += ["--checkpoint_every", "5", "--trainer.limit_test_batches", "0"]
     whole = command("train", "--name", "whole", *flags)
     life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects.seq2seq.evaluation import evaluate
+from projects.seq2seq.neighbours import NeighbourOptions, NeighbourTranslator, read_pairs
+from projects.seq2seq.search import GenerationConfig
 
 from common.io.checkpoints import read_checkpoint
 from common.nn.device import has_bfloat16
+from projects.seq2seq.config import BOS, EOS
 from projects.seq2seq.data import TranslationData
-from projects.seq2seq.evaluation import evaluate
 from projects.seq2seq.inference import Sampling, length_limits, translate_ids
-from projects.seq2seq.neighbours import NeighbourOptions, NeighbourTranslator, read_pairs
 from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
-from projects.seq2seq.search import SearchOptions
+from projects.seq2seq.tokenizer import decode, encode, encode_batch
 from projects.seq2seq.translate import load_translator, main, mean_checkpoint
-from projects.seq2seq.vocabulary import BOS, EOS, decode, encode, encode_batch
 
 LINES = ["am dritten märz", "", "zweiundvierzig äpfel kosten drei euro", "halb acht"]
 
@@ -50,7 +51,7 @@ def run(monkeypatch, capsys, flags, text=TEXT):
 def expected(translator, lines, **options):
     ids = [encode(translator.source_tokenizer, line) for line in lines]
     device, limit = torch.device("cpu"), translator.length_limit
-    found = translate_ids(translator.net, ids, SearchOptions(**options), device, limit=limit)
+    found = translate_ids(translator.net, ids, GenerationConfig(**options), device, limit=limit)
     return [[decode(translator.target_tokenizer, h.tokens) for h in hypotheses] for hypotheses in found]
 
 
@@ -88,13 +89,15 @@ def test_n_best_stands_behind_scores_in_order(monkeypatch, capsys, checkpoints, 
         monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--n_best", "3", "--beam", "4"], f"{LINES[0]}\n"
     )
     scores, texts = zip(*(line.split("\t") for line in lines), strict=True)
-    assert list(texts) == [" ".join(text.split()) for text in expected(translator, LINES[:1], beam=4, n_best=3)[0]]
+    assert list(texts) == [
+        " ".join(text.split()) for text in expected(translator, LINES[:1], beam=4, num_return_sequences=3)[0]
+    ]
     assert len(scores) == 3 and list(map(float, scores)) == sorted(map(float, scores), reverse=True)
 
 
 def test_the_batch_size_changes_nothing(translator):
     ids = [encode(translator.source_tokenizer, line) for line in LINES]
-    device, options = torch.device("cpu"), SearchOptions(n_best=2)
+    device, options = torch.device("cpu"), GenerationConfig(num_return_sequences=2)
     one, all_at_once = (translate_ids(translator.net, ids, options, device, batch_size=n) for n in (1, 9))
     for a, b in zip(one, all_at_once, strict=True):
         assert [h.tokens for h in a] == [h.tokens for h in b]
@@ -113,7 +116,7 @@ def test_cores_that_share_the_batches_change_nothing(monkeypatch, translator):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return translate_ids(translator.net, ids, SearchOptions(n_best=2), cpu, batch_size=1, **options)
+            return translate_ids(translator.net, ids, GenerationConfig(num_return_sequences=2), cpu, batch_size=1, **options)
         finally:
             torch.set_num_threads(before)
 
@@ -136,7 +139,7 @@ def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind):
     net, device = kind((40, 40), width=32).eval(), torch.device("cpu")
     torch.nn.init.normal_(net.output.weight, std=0.5)  # opinions, of which to be sure
     sources = [torch.randint(3, 40, (length,)).tolist() for length in (3, 9, 20)]
-    found = translate_ids(net, sources, SearchOptions(min_length=5), device, precision="bf16-mixed")
+    found = translate_ids(net, sources, GenerationConfig(min_length=5), device, precision="bf16-mixed")
     sums = []
     for source, (best, *_) in zip(sources, found, strict=True):
         given = torch.tensor([[BOS, *best.tokens[:-1]]])
@@ -155,7 +158,7 @@ def test_the_precision_reaches_the_search(monkeypatch, capsys, checkpoints, tran
         monkeypatch, capsys, ["--checkpoint", checkpoints[-1], "--precision", "bf16-mixed", "--n_best", "2"]
     )
     ids = [encode(translator.source_tokenizer, line) for line in LINES]
-    options, limit = SearchOptions(n_best=2), translator.length_limit
+    options, limit = GenerationConfig(num_return_sequences=2), translator.length_limit
     found = translate_ids(translator.net, ids, options, torch.device("cpu"), limit=limit, precision="bf16-mixed")
     assert code == 0
     assert [line.split("\t")[0] for line in lines] == [f"{h.score:.4f}" for hypotheses in found for h in hypotheses]
@@ -182,7 +185,7 @@ def test_translations_are_no_longer_than_their_limit(translator, checkpoints):
     assert length_limits(torch.tensor([1]), (0.5, 0.0)).tolist() == [1], "at least the end"
     assert tuple(read_checkpoint(Path(checkpoints[-1]))["length_limit"]) == translator.length_limit
     ids = [encode(translator.source_tokenizer, line) for line in LINES]
-    found = translate_ids(translator.net, ids, SearchOptions(min_length=100, max_length=200), torch.device("cpu"))
+    found = translate_ids(translator.net, ids, GenerationConfig(min_length=100, max_length=200), torch.device("cpu"))
     assert [len(h[0].tokens) for h in found] == [(3 * (len(x) + 1)) // 2 + 12 if x else 1 for x in ids]
 
 
@@ -225,11 +228,11 @@ def test_sampling_is_repeated_by_its_seed_and_greedy_among_one(translator):
     ids, device = [encode(translator.source_tokenizer, line) for line in LINES], torch.device("cpu")
 
     def drawn(**options):
-        found = translate_ids(translator.net, ids, SearchOptions(), device, Sampling(**options))
+        found = translate_ids(translator.net, ids, GenerationConfig(), device, Sampling(**options))
         return [h[0].tokens for h in found]
 
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
-    greedy = [h[0].tokens for h in translate_ids(translator.net, ids, SearchOptions(beam=1), device)]
+    greedy = [h[0].tokens for h in translate_ids(translator.net, ids, GenerationConfig(beam=1), device)]
     assert drawn(top_k=1) == greedy
 
 
