@@ -31,7 +31,7 @@ class KNNConfig:
 
     Args:
         k: Number of neighbors of a token.
-        interpolation: Weight lambda of the neighbors' distribution, in [0, 1); the network's is 1 - lambda.
+        interpolation: Weight lambda of the neighbors' distribution, 0 to 1; the network's is 1 - lambda.
         temperature: Softmax temperature: a neighbor's weight is exp(-squared distance / temperature). Distances grow with
             the network's dimension, so choose it on validation.
     """

@@ -12,9 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli.command import OneLineParser, add_accelerator, positive, report_errors
+from common.cli.command import OneLineParser, add_accelerator, positive, probability, report_errors
 from common.errors import UserError
 from common.io.text import read_lines
+
+
+def above_0(text: str) -> float:
+    """Argument type of a number above 0."""
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
 
 NUMBERS: list[tuple[str, Any, Any, str]] = [
     ("num_beams", positive, 5, "Beam size: hypotheses kept at each step; 1 is greedy search."),
@@ -23,13 +32,13 @@ NUMBERS: list[tuple[str, Any, Any, str]] = [
     ("min_length", int, 0, "Minimum length of a translation in tokens."),
     ("max_length", positive, 128, "Maximum length in tokens; a limit from the source's length holds too."),
     ("no_repeat_ngram_size", int, 0, "n-gram blocking: no n-gram of this size occurs twice; 0 for none."),
-    ("temperature", float, 1.0, "With --do_sample: softmax temperature; below 1 sharpens the distribution."),
+    ("temperature", above_0, 1.0, "With --do_sample: softmax temperature; below 1 sharpens the distribution."),
     ("top_k", int, 0, "With --do_sample: sample from the k most probable tokens; 0 for all."),
     ("top_p", float, 1.0, "With --do_sample: nucleus sampling, from the most probable tokens of this total probability."),
     ("seed", int, 0, "With --do_sample: random seed."),
     ("knn_k", positive, 256, "With --datastore: number of nearest neighbors of each token."),
-    ("knn_lambda", float, 0.4, "With --datastore: interpolation weight of the neighbors, at least 0 and below 1."),
-    ("knn_temperature", float, 6.0, "With --datastore: softmax temperature of the distances."),
+    ("knn_lambda", probability, 0.4, "With --datastore: interpolation weight of the neighbors, 0 to 1."),
+    ("knn_temperature", above_0, 6.0, "With --datastore: softmax temperature of the distances."),
     ("batch_size", positive, 100, "Sentences in a batch; on a CPU each core decodes a batch of its own."),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from commands import CPU, Command, commands
+from common.cli.main import main
 from projects.seq2seq.synthetic import make_pairs
+from projects.seq2seq.train import PROJECT
 
 TINY = ["--model.recurrent.embed_dim", "16", "--model.recurrent.hidden_dim", "16", "--data.vocab_size", "300"]
 TINY += ["--data.direction", "de-en", "--data.max_tokens", "400", "--data.lowercase", "none"]
 TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
 TINY += ["--model.decoding.max_length", "24"]  # an untrained network generates as long as it may
+EXACT = ["--precision", "64-true", "--model.recurrent.dropout", "0", "--data.bpe_dropout", "0.1"]
 
 
 @pytest.fixture
@@ -41,14 +45,32 @@ def pairs_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
-    """Starts `command(module, *flags)` of this project."""
+    """Starts `command(module, *flags)` of this project in a process of its own."""
     with commands(tmp_path_factory.mktemp("commands"), "seq2seq", [*TINY, *CPU]) as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def plain_run(command, pairs_folder) -> Path:
-    """The folder of a finished run of one process."""
-    run = command("train", "--name", "plain", "--data.source", str(pairs_folder), "--data.direction", "de-en")
-    run.wait()
-    return run.runs / "plain"
+def train(tmp_path_factory) -> Callable[..., int]:
+    """Runs `train(*flags)` in this process and returns its exit code; runs are in the folder `train.runs`."""
+    cwd = tmp_path_factory.mktemp("train")
+    (cwd / "plain.yaml").write_text("seed: 0\n")  # in place of the default recipe, which may change
+
+    def run(*flags: str) -> int:
+        before = Path.cwd()
+        os.chdir(cwd)
+        try:
+            return main(PROJECT, ["--config", "plain.yaml", *TINY, *CPU, *flags])
+        finally:
+            os.chdir(before)
+
+    run.runs = cwd / "runs" / "seq2seq"
+    return run
+
+
+@pytest.fixture(scope="session")
+def plain_run(train, pairs_folder) -> Path:
+    """The folder of a finished run of one process, in float64 without dropout."""
+    flags = ["--name", "plain", "--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3"]
+    assert train(*flags) == 0
+    return train.runs / "plain"
