@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from common.data.batches import pad_sequences
 from common.nn.device import autocast_context, parallel_map
-from projects.seq2seq.config import EOS, PAD, GenerationConfig
+from projects.seq2seq.config import EOS, PAD, GenerationConfig, SamplingConfig
 from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
 from projects.seq2seq.decoding import DecodingInputs, SupportsTranslation, beam_search, sample
 from projects.seq2seq.hypotheses import Hypothesis
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Sampling in place of beam search; see `decoding.sample`."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 def translate_ids(
@@ -70,8 +59,7 @@ def translate_ids(
                 if sampling is None:
                     found = beam_search(model, memory, config, inputs)
                 else:
-                    options = sampling.temperature, sampling.top_k, sampling.top_p
-                    found = sample(model, memory, config, inputs, *options, generator)
+                    found = sample(model, memory, config, inputs, sampling, generator)
                 for i, hypotheses in zip(batch, found, strict=True):
                     results[i] = hypotheses
 

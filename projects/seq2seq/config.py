@@ -85,6 +85,24 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """Sampling in place of beam search.
+
+    Args:
+        temperature: Softmax temperature, above 0: divides the logits; below 1 sharpens the distribution.
+        top_k: Top-k sampling: sample from the k most probable tokens; 0 for all.
+        top_p: Nucleus sampling (Holtzman et al., arXiv 1904.09751): sample from the fewest tokens whose probabilities
+            reach this sum, after temperature and top-k.
+        seed: Random seed.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class GenerationConfig(DecodingConfig):
     """Decoding with the options of the `translate` command too; names as in `transformers`.
 

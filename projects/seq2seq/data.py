@@ -25,7 +25,6 @@ from projects.seq2seq.tokenizer import BPEDropout, encode_batch, lower, lowercas
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-HUB_ID = "bentrevett/multi30k"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # names at the hub, and here
 SAMPLE_SIZES = {"train": 6000, "val": 500, "test": 500}
 SAMPLE_VOCAB_SIZE = 800  # its words are tokens; with more, its long numbers would be too, and too rare to be learned
@@ -78,7 +77,7 @@ class TranslationData(SourceDataModule):
         val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none.
     """
 
-    HUB_ID = HUB_ID
+    HUB_ID = "bentrevett/multi30k"
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from projects.seq2seq.config import BOS, EOS, GenerationConfig
+from projects.seq2seq.config import BOS, EOS, GenerationConfig, SamplingConfig
 from projects.seq2seq.constraints import apply_constraints, check_limits, prefix_table
 from projects.seq2seq.hypotheses import (
     Backpointers,
@@ -35,7 +35,7 @@ GROUP_SIZE = 16  # tokens that `best_extensions` compares by their maximum first
 
 
 class SupportsDecoding(Protocol):
-    """Network with a decoding step.
+    """Network with a decoding step, as `Seq2SeqModel`.
 
     `memory` belongs to the sentences: tensors (batch, ...). `state` belongs to the hypotheses, for example a recurrent state
     or a key-value cache: tensors (batch, beams, ...), which may grow in a later dimension. A search drops sentences from
@@ -44,25 +44,15 @@ class SupportsDecoding(Protocol):
     rows of every tensor has a method `map_hypotheses(function)`, which applies the function to the tensors that do.
     """
 
-    def init_state(self, memory: Nest, beams: int) -> Nest:
-        """State of `beams` hypotheses per sentence before the first token."""
-        ...
+    def init_state(self, memory: Nest, beams: int) -> Nest: ...
 
-    def decode_step(self, tokens: Tensor, state: Nest, memory: Nest) -> tuple[Tensor, Nest, Tensor]:
-        """Reads one more token of each hypothesis, BOS first: `tokens` (batch, beams) int64.
-
-        Returns:
-            Logits of the next token (batch, beams, vocabulary), new state, attention weights (batch, beams, source_time).
-        """
-        ...
+    def decode_step(self, tokens: Tensor, state: Nest, memory: Nest) -> tuple[Tensor, Nest, Tensor]: ...
 
 
 class SupportsTranslation(SupportsDecoding, Protocol):
     """Network with an encoder and a decoding step."""
 
-    def encode(self, source: Tensor, lengths: Tensor) -> Nest:
-        """`memory` of `source` (batch, source_time) int64, of which `lengths` (batch,) are not padding."""
-        ...
+    def encode(self, source: Tensor, lengths: Tensor) -> Nest: ...
 
 
 @dataclass(frozen=True)
@@ -118,27 +108,14 @@ def sample(
     memory: Nest,
     config: GenerationConfig,
     inputs: DecodingInputs = DecodingInputs(),
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    sampling: SamplingConfig = SamplingConfig(),
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """Sampling: `num_return_sequences` independent samples per sentence, best score first; `num_beams` has no meaning.
 
-    Args:
-        model: Network in eval mode.
-        memory: Encoded sentences.
-        config: Constraints, and the length penalty of the scores.
-        inputs: See `DecodingInputs`.
-        temperature: Softmax temperature: divides the logits; below 1 sharpens the distribution.
-        top_k: Top-k sampling: sample from the k most probable tokens; 0 for all.
-        top_p: Nucleus sampling (Holtzman et al., arXiv 1904.09751): sample from the fewest tokens whose probabilities
-            reach this sum, after temperature and `top_k`.
-        generator: Random generator on the network's device; None for the global one.
-
-    Raises:
-        UserError: A value is out of range.
+    The random generator is on the network's device, or None for the global one. Raises UserError for a value out of range.
     """
+    temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
     if not (temperature > 0 and top_k >= 0 and 0 < top_p <= 1):
         raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: choose > 0, >= 0, and in (0, 1]")
 

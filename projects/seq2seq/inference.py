@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.io.checkpoints import load_module
-from projects.seq2seq.batch_decoding import SamplingConfig, translate_ids
+from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import GenerationConfig
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.decoding import SupportsTranslation
@@ -20,62 +21,47 @@ from projects.seq2seq.ensemble import Ensemble
 from projects.seq2seq.hypotheses import Hypothesis
 from projects.seq2seq.knn import KNNConfig, KNNModel, build_datastore
 from projects.seq2seq.module import Seq2SeqModule
-from projects.seq2seq.tokenizer import decode, encode, encode_batch
+from projects.seq2seq.tokenizer import decode, encode_batch
 
 MAX_SOURCE_TOKENS = 256  # longer sentences are cut
 
 
+@dataclass
 class TranslationPipeline:
     """Translations by a trained network, or an ensemble.
 
     Args:
         model: Network in eval mode, on `device`.
-        tokenizers: Source and target tokenizer.
+        source_tokenizer: Tokenizer of the source language.
+        target_tokenizer: Tokenizer of the target language.
         languages: Names of source and target language.
         length_limit: Ratio and extra tokens of the maximum length, see `max_lengths`.
-        generation: Default of `__call__`: the options of the test after training.
+        generation: Default of `hypotheses`: the options of the test after training.
         device: Where to compute.
     """
 
-    def __init__(
-        self,
-        model: SupportsTranslation,
-        tokenizers: tuple[Tokenizer, Tokenizer],
-        languages: tuple[str, str],
-        length_limit: tuple[float, float],
-        generation: GenerationConfig,
-        device: torch.device,
-    ) -> None:
-        self.model = model
-        self.source_tokenizer, self.target_tokenizer = tokenizers
-        self.languages = languages
-        self.length_limit = length_limit
-        self.generation = generation
-        self.device = device
+    model: SupportsTranslation
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    languages: tuple[str, str]
+    length_limit: tuple[float, float]
+    generation: GenerationConfig
+    device: torch.device
 
-    def __call__(self, sentences: Sequence[str], **options: Any) -> list[str]:
-        """Best translation of each sentence; options as of `hypotheses`."""
-        return [self.text(found[0]) for found in self.hypotheses(self.encode(sentences), **options)]
+    def __call__(self, sentences: Sequence[str], generation: GenerationConfig | None = None, **options: Any) -> list[str]:
+        """Best translation of each sentence; options as of `translate_ids`."""
+        return [self.text(found[0]) for found in self.hypotheses(self.encode(sentences), generation, **options)]
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Source ids of each sentence, cut to `MAX_SOURCE_TOKENS`."""
         return [ids[:MAX_SOURCE_TOKENS] for ids in encode_batch(self.source_tokenizer, sentences)]
 
     def hypotheses(
-        self,
-        sources: Sequence[Sequence[int]],
-        generation: GenerationConfig | None = None,
-        sampling: SamplingConfig | None = None,
-        prefix: str = "",
-        batch_size: int = 100,
-        attention: bool = False,
-        precision: str = "32-true",
+        self, sources: Sequence[Sequence[int]], generation: GenerationConfig | None = None, **options: Any
     ) -> list[list[Hypothesis]]:
-        """Hypotheses of each source, best first; arguments as of `translate_ids`."""
-        prefix_ids = encode(self.target_tokenizer, prefix)
-        config, limit = generation or self.generation, self.length_limit
-        options: tuple[Any, ...] = sampling, prefix_ids, batch_size, attention, limit, precision
-        return translate_ids(self.model, sources, config, self.device, *options)
+        """Hypotheses of each source, best first; options as of `translate_ids`."""
+        limit = self.length_limit
+        return translate_ids(self.model, sources, generation or self.generation, self.device, length_limit=limit, **options)
 
     def text(self, hypothesis: Hypothesis) -> str:
         """Text of a hypothesis, in one line."""
@@ -124,7 +110,7 @@ def load(
         members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
     model = members[0] if len(members) == 1 else Ensemble(members)
     limit = first["length_limit"][0], first["length_limit"][1]
-    return TranslationPipeline(model, (source, target), languages, limit, modules[0].test_generation, device)
+    return TranslationPipeline(model, source, target, languages, limit, modules[0].test_generation, device)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]], paths: Sequence[Path]) -> dict[str, Tensor]:

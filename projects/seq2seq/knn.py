@@ -19,7 +19,8 @@ from common.nn.device import parallel_map
 from projects.seq2seq.config import PAD
 from projects.seq2seq.data import Ids, collate
 from projects.seq2seq.hypotheses import Nest
-from projects.seq2seq.networks import Seq2SeqModel
+from projects.seq2seq.recurrent import RecurrentModel
+from projects.seq2seq.transformer import TransformerModel
 
 MAX_NLIST = 1024  # cells of a large index; each has its centroid, and 64 keys or more
 NPROBE = 16  # cells that are searched, those of the nearest centroids: they hold nearly all neighbors
@@ -74,9 +75,6 @@ class Datastore:
         self.index.train(keys.numpy())
         self.index.add(keys.numpy())
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Nearest keys of each of `queries` (queries, dim), on their device.
 
@@ -86,13 +84,15 @@ class Datastore:
         """
         # faiss has threads of its own, and asks each thread that calls it how many
         self.faiss.omp_set_num_threads(torch.get_num_threads())
-        distances, indices = self.index.search(queries.float().cpu().numpy(), min(k, len(self)))
+        distances, indices = self.index.search(queries.float().cpu().numpy(), min(k, len(self.values)))
         found = torch.from_numpy(indices)  # -1 is none
         squared = torch.from_numpy(distances).masked_fill(found < 0, torch.inf)
         return squared.to(queries.device), self.values[found].to(queries.device)
 
 
-def build_datastore(net: Seq2SeqModel, pairs: Ids, device: torch.device, batch_size: int = 100) -> Datastore:
+def build_datastore(
+    net: RecurrentModel | TransformerModel, pairs: Ids, device: torch.device, batch_size: int = 100
+) -> Datastore:
     """Datastore of a network's hidden states before each target token, EOS included.
 
     Args:
@@ -129,9 +129,10 @@ class KNNModel:
         config: Options of kNN-MT.
     """
 
-    def __init__(self, net: Seq2SeqModel, datastore: Datastore, config: KNNConfig) -> None:
+    def __init__(self, net: RecurrentModel | TransformerModel, datastore: Datastore, config: KNNConfig) -> None:
         self.net, self.datastore, self.config = net, datastore, config
-        self.encode, self.init_state = net.encode, net.init_state
+        self.encode: Any = net.encode
+        self.init_state: Any = net.init_state
 
     def decode_step(self, tokens: Tensor, state: Nest, memory: Nest) -> tuple[Tensor, Nest, Tensor]:
         """See `SupportsDecoding.decode_step`; the logits are log probabilities."""

@@ -49,14 +49,6 @@ class Seq2SeqModel(nn.Module):
         """Embeddings of (batch, time) ids, scaled to unit variance: (batch, time, embed_dim)."""
         return embedding(tokens) * embedding.embedding_dim**0.5
 
-    def encode(self, source: Tensor, lengths: Tensor) -> Any:
-        """Memory of (batch, time) source ids, of which `lengths` (batch,) are not padding."""
-        raise NotImplementedError
-
-    def init_state(self, memory: Any, beams: int = 1) -> Any:
-        """Decoder state of `beams` hypotheses per sentence before the first token."""
-        raise NotImplementedError
-
     def decode_hidden(self, tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any, Tensor]:
         """`decode_step` with the output layer's input, (batch, beams, embed_dim), in place of the logits."""
         raise NotImplementedError

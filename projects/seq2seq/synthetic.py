@@ -108,6 +108,17 @@ class PortableRandom:
         return items[self.integer(0, len(items) - 1)]
 
 
+def fill(german: str, english: str, *parts: Pair) -> Pair:
+    """Two templates filled with the parts of their language."""
+    return german.format(*(part[0] for part in parts)), english.format(*(part[1] for part in parts))
+
+
+def sentence(german: str, english: str, *parts: Pair) -> Pair:
+    """Filled templates with a capital and a full stop."""
+    german, english = fill(german, english, *parts)
+    return f"{german[0].upper()}{german[1:]}.", f"{english[0].upper()}{english[1:]}."
+
+
 # sentences
 
 
@@ -115,20 +126,13 @@ def past(rng: PortableRandom) -> Pair:
     """Past: German has the verb second, and the participle last."""
     (name, _), (_, deed), goods = rng.choice(PEOPLE), rng.choice(DEEDS), some_things(rng)
     day, when = date(rng), year(rng)
-    return (
-        sentence(f"am {day[0]} {when[0]} hat {name} {goods[0]} {deed[0]}"),
-        sentence(f"on {day[1]}, {when[1]}, {name} {deed[1]} {goods[1]}"),
-    )
+    return sentence("am {1} {2} hat {0} {3} {4}", "on {1}, {2}, {0} {4} {3}", (name, name), day, when, goods, deed)
 
 
 def reason(rng: PortableRandom) -> Pair:
     """Reason: a German clause with `weil` ends with its verbs, in the opposite order."""
     (name, pronoun), state = rng.choice(PEOPLE), rng.choice(STATES)
-    german, english = plan(rng)
-    return (
-        sentence(f"{name} {state[0]}, weil {pronoun[0]} {german}"),
-        sentence(f"{name} {state[1]} because {pronoun[1]} {english}"),
-    )
+    return sentence("{0} {1}, weil {2} {3}", "{0} {1} because {2} {3}", (name, name), state, pronoun, plan(rng))
 
 
 def report(rng: PortableRandom) -> Pair:
@@ -136,42 +140,30 @@ def report(rng: PortableRandom) -> Pair:
     speaker, _ = rng.choice(PEOPLE)
     name, _ = rng.choice([person for person in PEOPLE if person[0] != speaker])
     verb = rng.choice(SPEECH)
-    german, english = plan(rng)
-    return sentence(f"{speaker} {verb[0]}, dass {name} {german}"), sentence(f"{speaker} {verb[1]} that {name} {english}")
+    return sentence("{0} {1}, dass {2} {3}", "{0} {1} that {2} {3}", (speaker, speaker), verb, (name, name), plan(rng))
 
 
 def timetable(rng: PortableRandom) -> Pair:
     """Timetable: German puts the verb's prefix last, and what comes first changes places with it."""
     subject, (verb, prefix), english = rng.choice(EVENTS)
     day, time = a_day(rng), clock(rng.integer(1, 12), 5 * rng.integer(0, 11))
+    parts = day, subject, (verb, english), time, (prefix, "")
     if rng.integer(0, 1):
-        return (
-            sentence(f"{day[0]} {verb} {subject[0]} um {time[0]} {prefix}"),
-            sentence(f"{day[1]} {subject[1]} {english} at {time[1]}"),
-        )
-    return (
-        sentence(f"{subject[0]} {verb} {day[0]} um {time[0]} {prefix}"),
-        sentence(f"{subject[1]} {english} at {time[1]} {day[1]}"),
-    )
+        return sentence("{0} {2} {1} um {3} {4}", "{0} {1} {2} at {3}", *parts)
+    return sentence("{1} {2} {0} um {3} {4}", "{1} {2} at {3} {0}", *parts)
 
 
 def price(rng: PortableRandom) -> Pair:
-    """Price."""
-    goods, euros, cents = some_things(rng), rng.integer(2, 99), rng.integer(2, 99)
-    return (
-        sentence(f"die {goods[0]} kosten {german_number(euros)} Euro und {german_number(cents)} Cent"),
-        sentence(f"the {goods[1]} cost {english_number(euros)} euros and {english_number(cents)} cents"),
-    )
+    """Price in euros and cents."""
+    goods, euros, cents = some_things(rng), number(rng.integer(2, 99)), number(rng.integer(2, 99))
+    return sentence("die {0} kosten {1} Euro und {2} Cent", "the {0} cost {1} euros and {2} cents", goods, euros, cents)
 
 
 def stock(rng: PortableRandom) -> Pair:
     """Stock: the place comes first in German, last in English."""
     place, things = rng.choice(PLACES), rng.choice(THINGS)
-    number = 100 * rng.integer(1, 9) + rng.choice([0, *range(2, 100)])
-    return (
-        sentence(f"{place[0]} gibt es {german_number(number)} {things[0]}"),
-        sentence(f"there are {english_number(number)} {things[1]} {place[1]}"),
-    )
+    count = number(100 * rng.integer(1, 9) + rng.choice([0, *range(2, 100)]))
+    return sentence("{0} gibt es {1} {2}", "there are {1} {2} {0}", place, count, things)
 
 
 SENTENCES: list[Callable[[PortableRandom], Pair]] = [past, reason, report, timetable, price, stock]
@@ -180,43 +172,34 @@ SENTENCES: list[Callable[[PortableRandom], Pair]] = [past, reason, report, timet
 # parts of sentences
 
 
-def sentence(words: str) -> str:
-    """Words with a capital and a full stop."""
-    return f"{words[0].upper()}{words[1:]}."
-
-
 def plan(rng: PortableRandom) -> Pair:
     """End of a subordinate clause: `morgen drei Bücher kaufen muss`, `must buy three books tomorrow`."""
     day, goods, (deed, _), modal = a_day(rng), some_things(rng), rng.choice(DEEDS), rng.choice(MODALS)
-    return f"{day[0]} {goods[0]} {deed[0]} {modal[0]}", f"{modal[1]} {deed[1]} {goods[1]} {day[1]}"
+    return fill("{0} {1} {2} {3}", "{3} {2} {1} {0}", day, goods, deed, modal)
 
 
 def some_things(rng: PortableRandom) -> Pair:
     """2 to 99 things."""
-    number, things = rng.integer(2, 99), rng.choice(THINGS)
-    return f"{german_number(number)} {things[0]}", f"{english_number(number)} {things[1]}"
+    return fill("{0} {1}", "{0} {1}", number(rng.integer(2, 99)), rng.choice(THINGS))
 
 
 def a_day(rng: PortableRandom) -> Pair:
     """Day of this week or this year, with its preposition."""
-    if rng.integer(0, 1):
-        return rng.choice(DAYS)
-    german, english = date(rng)
-    return f"am {german}", f"on {english}"
+    return fill("am {0}", "on {0}", date(rng)) if not rng.integer(0, 1) else rng.choice(DAYS)
 
 
 def date(rng: PortableRandom) -> Pair:
     """Day of the year: `dritten März`, `March the third`."""
     month, days = rng.choice(MONTHS_WITH_DAYS)
     day = rng.integer(1, days)
-    return f"{german_ordinal(day)} {month[0]}", f"{month[1]} the {english_ordinal(day)}"
+    return fill("{0} {1}", "{1} the {0}", (german_ordinal(day), english_ordinal(day)), month)
 
 
 def year(rng: PortableRandom) -> Pair:
     """Year whose last two digits are a number from 10 on."""
     century, german = rng.choice(CENTURIES)
-    rest = rng.integer(10, 99 if century < 2000 else 25)
-    return f"{german}{german_number(rest)}", f"{english_number(century // 100)} {english_number(rest)}"
+    rest = number(rng.integer(10, 99 if century < 2000 else 25))
+    return fill("{0}{1}", "{0} {1}", (german, english_number(century // 100)), rest)
 
 
 def clock(hour: int, minute: int) -> Pair:
@@ -246,9 +229,14 @@ def german_hour(hour: int) -> str:
     return "eins" if hour == 1 else german_number(hour)
 
 
-def german_number(number: int) -> str:
+def number(value: int) -> Pair:
+    """Number from 1 to 999."""
+    return german_number(value), english_number(value)
+
+
+def german_number(value: int) -> str:
     """1 to 999, as before a noun; the unit comes before the ten: 385 is `dreihundertfünfundachtzig`."""
-    hundreds, rest = divmod(number, 100)
+    hundreds, rest = divmod(value, 100)
     words = f"{TO_19[hundreds][0]}hundert" if hundreds else ""
     if rest < 20:
         return words + (TO_19[rest][0] if rest else "")
@@ -256,9 +244,9 @@ def german_number(number: int) -> str:
     return words + (f"{TO_19[unit][0]}und" if unit else "") + TENS[tens - 2][0]
 
 
-def english_number(number: int) -> str:
+def english_number(value: int) -> str:
     """1 to 999: 385 is `three hundred and eighty-five`."""
-    hundreds, rest = divmod(number, 100)
+    hundreds, rest = divmod(value, 100)
     if hundreds:
         words = f"{TO_19[hundreds][1]} hundred"
         return f"{words} and {english_number(rest)}" if rest else words
@@ -268,12 +256,12 @@ def english_number(number: int) -> str:
     return TENS[tens - 2][1] + (f"-{TO_19[unit][1]}" if unit else "")
 
 
-def german_ordinal(number: int) -> str:
+def german_ordinal(value: int) -> str:
     """1 to 31, as after `am`: 27 is `siebenundzwanzigsten`."""
-    return GERMAN_ORDINALS.get(number) or german_number(number) + ("ten" if number < 20 else "sten")
+    return GERMAN_ORDINALS.get(value) or german_number(value) + ("ten" if value < 20 else "sten")
 
 
-def english_ordinal(number: int) -> str:
+def english_ordinal(value: int) -> str:
     """1 to 31: 27 is `twenty-seventh`."""
-    *tens, last = english_number(number).split("-")
+    *tens, last = english_number(value).split("-")
     return "-".join([*tens, ENGLISH_ORDINALS.get(last, f"{last}th")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 from operator import itemgetter
 from random import Random
@@ -18,7 +19,9 @@ SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of their ids
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte is a token: with fewer, some text could not be encoded
 
 MAX_WORD_BYTES = 64  # longer ones are segmented without dropout, whose time grows with the square of the length
-MAX_CACHED_STATES = 500_000  # partly merged words: 125 MB, which Multi30k's German needs after 40 epochs
+MAX_CACHED_WORDS = 500_000  # partly merged words, 125 MB or more, which Multi30k's German fills in 40 epochs
+
+MergeTable = dict[tuple[int, int], tuple[int, int]]  # (left id, right id) -> (rank, merged id)
 
 
 def train_bpe(lines: Iterable[str], size: int, lowercase: bool = False) -> Tokenizer:
@@ -114,86 +117,68 @@ class BPEDropout:
     def __init__(self, tokenizer: Tokenizer, lines: Sequence[str], dropout: float) -> None:
         self.dropout = dropout
         self.ids: list[list[int]] = []  # of each line without dropout
-        self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
-        self._merges = _merge_table(tokenizer, self._vocabulary)
-        self._states: dict[tuple[int, ...], _State] = {}
-        starts: dict[str, _State] = {}
-        self._lines: list[list[_State]] = []
+        vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
+        table = merge_table(tokenizer, vocabulary)
+        self.word = lru_cache(MAX_CACHED_WORDS)(lambda ids: PartialWord(ids, possible_merges(ids, table)))
+        known: dict[str, list[PartialWord]] = {}
+        self.lines: list[list[PartialWord]] = []  # each line's words as bytes
         for encoding in tokenizer.encode_batch(lines):
             self.ids.append(encoding.ids)
-            words = []
+            words: list[PartialWord] = []
             for _, tokens in groupby(zip(encoding.word_ids, encoding.tokens, strict=True), itemgetter(0)):
                 pieces = [token for _, token in tokens]
                 word = "".join(pieces)
-                if word not in starts:
-                    starts[word] = self._start(word, pieces)
-                words.append(starts[word])
-            self._lines.append(words)
+                if word not in known and len(word) > MAX_WORD_BYTES:  # keeps the library's segmentation
+                    known[word] = [self.word((vocabulary[piece],)) for piece in pieces]
+                elif word not in known:
+                    known[word] = [self.word(tuple(vocabulary[byte] for byte in word))]
+                words += known[word]
+            self.lines.append(words)
 
     def encode(self, line: int, epoch: int, seed: int) -> list[int]:
         """Ids of line number `line` in `epoch`, without BOS and EOS."""
         dropout, uniform = self.dropout, Random(f"{seed} {epoch} {line}").random
         ids: list[int] = []
-        for state in self._lines[line]:
-            choice = 0
-            while choice < len(state.followers):
+        for word in self.lines[line]:
+            i = 0
+            while i < len(word.merges):
                 if uniform() < dropout:
-                    choice += 1  # this merge is skipped: on to the next rank
+                    i += 1  # this merge is skipped: on to the next rank
                 else:
-                    state = state.followers[choice] or self._follow(state, choice)
-                    choice = 0
-            ids += state.ids
+                    word = word.followers[i] or self.merge(word, i)
+                    i = 0
+            ids += word.ids
         return ids
 
-    def _start(self, word: str, pieces: list[str]) -> _State:
-        """Initial state of a word: bytes, or the library's `pieces` of one that is too long."""
-        if len(word) > MAX_WORD_BYTES:
-            return _State(tuple(self._vocabulary[piece] for piece in pieces), 0)
-        return self._state(tuple(self._vocabulary[byte] for byte in word))
-
-    def _state(self, ids: tuple[int, ...]) -> _State:
-        """State of `ids`, cached as long as the cache has room."""
-        state = self._states.get(ids)
-        if state is None:
-            state = _State(ids, len(self._possible(ids)))
-            if len(self._states) < MAX_CACHED_STATES:
-                self._states[ids] = state
-        return state
-
-    def _possible(self, ids: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """Possible merges of `ids`, lowest rank first: (rank, position of the left token, merged id)."""
-        merges = []
-        for position, pair in enumerate(pairwise(ids)):
-            if pair in self._merges:
-                rank, merged = self._merges[pair]
-                merges.append((rank, position, merged))
-        return sorted(merges)
-
-    def _follow(self, state: _State, choice: int) -> _State:
-        """State after merge number `choice`."""
-        _, position, merged = self._possible(state.ids)[choice]
-        follower = self._state((*state.ids[:position], merged, *state.ids[position + 2 :]))
-        if len(self._states) < MAX_CACHED_STATES:
-            state.followers[choice] = follower
+    def merge(self, word: PartialWord, i: int) -> PartialWord:
+        """The word after its merge number `i`; linked to it as long as the cache has room."""
+        position, merged = word.merges[i]
+        follower: PartialWord = self.word((*word.ids[:position], merged, *word.ids[position + 2 :]))
+        if self.word.cache_info().currsize < MAX_CACHED_WORDS:
+            word.followers[i] = follower
         return follower
 
 
-class _State:
-    """Partly merged word: its ids, and the state after each possible merge, as far as computed."""
+class PartialWord:
+    """Partly merged word: ids, possible merges (lowest rank first), and the word after each merge, as far as computed."""
 
-    __slots__ = ("followers", "ids")
+    __slots__ = ("followers", "ids", "merges")
 
-    def __init__(self, ids: tuple[int, ...], merges: int) -> None:
-        self.ids = ids
-        self.followers: list[_State | None] = [None] * merges
+    def __init__(self, ids: tuple[int, ...], merges: list[tuple[int, int]]) -> None:
+        self.ids, self.merges = ids, merges
+        self.followers: list[PartialWord | None] = [None] * len(merges)
 
 
-def _merge_table(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Merge table: (left id, right id) -> (rank, merged id)."""
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return {
-        (vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right]) for rank, (left, right) in enumerate(merges)
-    }
+def possible_merges(word: tuple[int, ...], table: MergeTable) -> list[tuple[int, int]]:
+    """Possible merges of a word, lowest rank first: (position of the left token, merged id)."""
+    found = [(*table[pair], position) for position, pair in enumerate(pairwise(word)) if pair in table]
+    return [(position, merged) for _, merged, position in sorted(found, key=itemgetter(0, 2))]
+
+
+def merge_table(tokenizer: Tokenizer, vocabulary: dict[str, int]) -> MergeTable:
+    """Merge table of a tokenizer."""
+    merges = enumerate(json.loads(tokenizer.to_str())["model"]["merges"])
+    return {(vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right]) for rank, (left, right) in merges}
 
 
 def _normalizer(lowercase: bool) -> Any:

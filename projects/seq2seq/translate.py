@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +91,13 @@ def main(args: Sequence[str] | None = None) -> int:
 def translate(options: argparse.Namespace) -> None:
     """Prints translations and scores; reads everything first, so that a bad line stops it before any output."""
     from common.nn.device import check_precision, choose_device
-    from projects.seq2seq.batch_decoding import SamplingConfig
-    from projects.seq2seq.config import GenerationConfig
+    from projects.seq2seq.config import GenerationConfig, SamplingConfig
     from projects.seq2seq.inference import MAX_SOURCE_TOKENS, load
     from projects.seq2seq.knn import KNNConfig
     from projects.seq2seq.metrics import score_translations
-    from projects.seq2seq.tokenizer import encode_batch
+    from projects.seq2seq.tokenizer import encode, encode_batch
 
-    generation = GenerationConfig(
-        num_beams=options.num_beams,
-        length_penalty=options.length_penalty,
-        no_repeat_ngram_size=options.no_repeat_ngram_size,
-        max_length=options.max_length,
-        num_return_sequences=options.num_return_sequences,
-        min_length=options.min_length,
-        early_stopping=options.early_stopping,
-    )
+    generation = GenerationConfig(**{field.name: getattr(options, field.name) for field in fields(GenerationConfig)})
     sampling = None
     if options.do_sample:
         sampling = SamplingConfig(options.temperature, options.top_k, options.top_p, options.seed)
@@ -120,9 +112,15 @@ def translate(options: argparse.Namespace) -> None:
     for number, ids in enumerate(encode_batch(pipeline.source_tokenizer, lines), 1):
         if len(ids) > MAX_SOURCE_TOKENS:
             print(f"line {number}: cut from {len(ids)} to {MAX_SOURCE_TOKENS} tokens", file=sys.stderr)
-    sources, with_attention = pipeline.encode(lines), options.attention is not None
+    sources = pipeline.encode(lines)
     found = pipeline.hypotheses(
-        sources, generation, sampling, options.prefix, options.batch_size, with_attention, options.precision
+        sources,
+        generation,
+        sampling=sampling,
+        prefix=encode(pipeline.target_tokenizer, options.prefix),
+        batch_size=options.batch_size,
+        attention=options.attention is not None,
+        precision=options.precision,
     )
     for hypotheses in found:
         for hypothesis in hypotheses:

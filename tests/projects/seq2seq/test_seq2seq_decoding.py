@@ -36,7 +36,7 @@ from search_references import (
 from torch import nn
 
 from common.errors import UserError
-from projects.seq2seq.config import GenerationConfig
+from projects.seq2seq.config import GenerationConfig, SamplingConfig
 from projects.seq2seq.decoding import DecodingInputs, beam_search, best_extensions, sample
 
 
@@ -121,7 +121,7 @@ def test_score_and_attention_are_those_of_teacher_forcing(kind):
     generator = torch.Generator().manual_seed(0)
     for answers in (
         beam_search(net, memory, options, DecodingInputs(prefix=[[], [4], [5, 5, 5, 5], [], [7]], **asked)),
-        sample(net, memory, options, DecodingInputs(**asked), 2.0, 6, 0.9, generator),
+        sample(net, memory, options, DecodingInputs(**asked), SamplingConfig(2.0, 6, 0.9), generator),
     ):
         for i, hypotheses in enumerate(answers):
             for h in hypotheses:
@@ -277,4 +277,4 @@ def test_options_that_do_not_fit_are_named():
         beam_search(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, GenerationConfig(num_return_sequences=6))
     for settings in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(UserError, match="temperature"):
-            sample(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, GenerationConfig(), **settings)
+            sample(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, GenerationConfig(), sampling=SamplingConfig(**settings))

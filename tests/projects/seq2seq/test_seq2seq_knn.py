@@ -96,7 +96,7 @@ def test_a_neighbour_that_was_not_found_has_no_vote(net):
 
 def test_keys_are_the_states_of_a_search_and_values_what_came_next(net, pairs):
     store = build_datastore(net, pairs, CPU, batch_size=7)
-    assert len(store) == sum(len(target) + 1 for target in pairs[1])
+    assert len(store.values) == sum(len(target) + 1 for target in pairs[1])
     for source, target in list(zip(*pairs, strict=True))[:10]:
         squared, tokens = store.search(step_by_step(net, source, target), 1)
         assert tokens[:, 0].tolist() == [*target, EOS]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from search_references import BOS, EOS, NETS, NOTHING, PAD, A, Attentive, B, C, Scorer, Table, same, sources, words
 
-from projects.seq2seq.config import GenerationConfig
+from projects.seq2seq.config import GenerationConfig, SamplingConfig
 from projects.seq2seq.decoding import DecodingInputs, beam_search, sample
 
 
@@ -60,7 +60,11 @@ def test_temperature_top_k_and_top_p_by_hand(settings, probabilities):
     table = Table({BOS: {B: 0.4, EOS: 0.3, A: 0.2, C: 0.1}})
     generator = torch.Generator().manual_seed(0)
     answers = sample(
-        table, NOTHING, GenerationConfig(num_return_sequences=3000, max_length=1), generator=generator, **settings
+        table,
+        NOTHING,
+        GenerationConfig(num_return_sequences=3000, max_length=1),
+        sampling=SamplingConfig(**settings),
+        generator=generator,
     )
     possible = {(token,): p for token, p in zip((B, EOS, A, C), probabilities, strict=True) if p}
     statistic, freedom = chi_square(answers, possible)
@@ -74,7 +78,7 @@ def test_top_k_1_is_greedy_and_a_seed_repeats_the_samples(kind):
     net = kind(1, eos=1.0)
     memory = net.encode(*sources())
     greedy = beam_search(net, memory, GenerationConfig(num_beams=1, max_length=12))
-    same(sample(net, memory, GenerationConfig(max_length=12), top_k=1), greedy)
+    same(sample(net, memory, GenerationConfig(max_length=12), sampling=SamplingConfig(top_k=1)), greedy)
 
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)

@@ -220,7 +220,7 @@ def by_the_paper(merges: list[tuple[str, str]], word: tuple[str, ...], dropout: 
 def test_each_cut_is_as_frequent_as_the_paper_has_it(dropout):
     tokenizer = train_bpe(["abab abc"] * 9 + ["bcd ab"] * 5, MIN_VOCAB_SIZE + 6)
     names = {token: name for name, token in tokenizer.get_vocab().items()}
-    merges = sorted(tokenizer_module._merge_table(tokenizer, tokenizer.get_vocab()).items(), key=lambda item: item[1])
+    merges = sorted(tokenizer_module.merge_table(tokenizer, tokenizer.get_vocab()).items(), key=lambda item: item[1])
     expected = by_the_paper([(names[a], names[b]) for (a, b), _ in merges], tuple("Ġababcd"), dropout)
     assert len(expected) > 5
     count = 6000
@@ -234,10 +234,10 @@ def test_each_cut_is_as_frequent_as_the_paper_has_it(dropout):
 def test_a_full_cache_changes_nothing(tokenizer, monkeypatch):
     lines = [*LINES[:60], *ODD]
     roomy = encoded(BPEDropout(tokenizer, lines, 0.3), len(lines))
-    monkeypatch.setattr(tokenizer_module, "MAX_CACHED_STATES", 20)
+    monkeypatch.setattr(tokenizer_module, "MAX_CACHED_WORDS", 20)
     dropper = BPEDropout(tokenizer, lines, 0.3)
     assert encoded(dropper, len(lines)) == encoded(dropper, len(lines)) == roomy
-    assert len(dropper._states) == 20
+    assert dropper.word.cache_info().currsize == 20
 
 
 def test_a_word_without_end_takes_no_time(tokenizer):

@@ -12,8 +12,8 @@ import torch
 
 from common.io.checkpoints import read_checkpoint
 from common.nn.device import has_bfloat16
-from projects.seq2seq.batch_decoding import SamplingConfig, translate_ids
-from projects.seq2seq.config import BOS, EOS, GenerationConfig, RecurrentConfig, TransformerConfig
+from projects.seq2seq.batch_decoding import translate_ids
+from projects.seq2seq.config import BOS, EOS, GenerationConfig, RecurrentConfig, SamplingConfig, TransformerConfig
 from projects.seq2seq.constraints import max_lengths
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import load, mean_state
