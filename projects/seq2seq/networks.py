@@ -25,22 +25,21 @@ class Seq2SeqModel(nn.Module):
     Args:
         vocab_sizes: Sizes of the source and the target vocabulary.
         embed_dim: Dimension of an embedding, and of the output layer's input.
-        tie_word_embeddings: Weight tying (Press and Wolf, arXiv 1608.05859): "all" makes one matrix of both embeddings and
+        tie: Weight tying (Press and Wolf, arXiv 1608.05859): "all" makes one matrix of both embeddings and
             the output layer, for a joint vocabulary; "target" of the target embedding and the output layer; "none" none.
     """
 
-    def __init__(self, vocab_sizes: tuple[int, int], embed_dim: int, tie_word_embeddings: TieWordEmbeddings) -> None:
+    def __init__(self, vocab_sizes: tuple[int, int], embed_dim: int, tie: TieWordEmbeddings) -> None:
         super().__init__()
         source_size, target_size = vocab_sizes
         self.target_embedding = nn.Embedding(target_size, embed_dim, PAD)
-        joint = tie_word_embeddings == "all"
-        self.source_embedding = self.target_embedding if joint else nn.Embedding(source_size, embed_dim, PAD)
+        self.source_embedding = self.target_embedding if tie == "all" else nn.Embedding(source_size, embed_dim, PAD)
         self.output_layer = nn.Linear(embed_dim, target_size)
         for embedding in (self.source_embedding, self.target_embedding):
             nn.init.normal_(embedding.weight, std=embed_dim**-0.5)
             nn.init.zeros_(embedding.weight[PAD].detach())
         nn.init.zeros_(self.output_layer.bias)
-        if tie_word_embeddings == "none":
+        if tie == "none":
             nn.init.normal_(self.output_layer.weight, std=embed_dim**-0.5)
         else:
             self.output_layer.weight = self.target_embedding.weight

@@ -20,6 +20,8 @@ from projects.seq2seq.metrics import bleu_by_length
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, token_names
 
+NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
+
 AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
 
 
@@ -28,14 +30,10 @@ class TranslationPlots(Callback):
 
     Args:
         folder: Where the plots go.
-        num_translations: Sentences of the table.
-        num_maps: Attention maps, of the table's first sentences.
     """
 
-    def __init__(self, folder: Path, num_translations: int = 12, num_maps: int = 4) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.num_translations = num_translations
-        self.num_maps = num_maps
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Translates the first validation sentences as the test would, and plots the attention."""
@@ -44,7 +42,7 @@ class TranslationPlots(Callback):
         module = cast(Seq2SeqModule, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         pairs = data.splits["val"]
-        sources = pairs.source_ids[: self.num_translations]
+        sources = pairs.source_ids[:NUM_TRANSLATIONS]
         options, limit = module.test_generation, data.length_limit
         found = translate_ids(module.net, sources, options, module.device, attention=True, length_limit=limit)
         best = [hypotheses[0] for hypotheses in found]
@@ -58,7 +56,7 @@ class TranslationPlots(Callback):
         table = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
         (self.folder / "translations.md").write_text(f"After {trainer.global_step} steps:\n\n{table}\n")
         log_table(trainer, "val/translations", header, rows)
-        if maps := attention_maps(sources[: self.num_maps], best, data.tokenizers):
+        if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
             log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,13 +87,7 @@ def attention_maps(
 
 
 def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -> Path:
-    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights.
-
-    Args:
-        maps: Attention maps.
-        path: PNG to write.
-        columns: Maps in a row.
-    """
+    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG."""
     columns = min(columns, len(maps))
     widest = max(len(names) for _, _, names in maps)
     tallest = max(len(names) for _, names, _ in maps)

@@ -83,17 +83,12 @@ class RecurrentModel(Seq2SeqModel):
     Args:
         vocab_sizes: Sizes of the source and the target vocabulary.
         config: Options of the network.
-        tie_word_embeddings: Weight tying, see `Seq2SeqModel`.
+        tie: Weight tying, see `Seq2SeqModel`.
     """
 
-    def __init__(
-        self,
-        vocab_sizes: tuple[int, int],
-        config: RecurrentConfig = RecurrentConfig(),
-        tie_word_embeddings: TieWordEmbeddings = "all",
-    ) -> None:
+    def __init__(self, vocab_sizes: tuple[int, int], config: RecurrentConfig, tie: TieWordEmbeddings = "all") -> None:
         c, embed_dim, hidden_dim = config, config.embed_dim, config.hidden_dim
-        super().__init__(vocab_sizes, embed_dim, tie_word_embeddings)
+        super().__init__(vocab_sizes, embed_dim, tie)
         recurrent = nn.LSTM if c.cell == "lstm" else nn.GRU
         dropout = c.dropout if c.num_layers > 1 else 0.0  # between layers
         self.encoder = recurrent(

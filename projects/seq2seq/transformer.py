@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from common.nn.dropout import Dropout
-from projects.seq2seq.attention import MultiHeadAttention, additive_mask
 from projects.seq2seq.config import TieWordEmbeddings, TransformerConfig
 from projects.seq2seq.networks import Seq2SeqModel, padding_mask
 
@@ -35,6 +34,85 @@ def rotary_freqs(time: int, dim: int, device: torch.device | None = None) -> Ten
     """Rotations of `apply_rotary_emb` at each position: (time, dim / 2), complex numbers of modulus 1."""
     angles = position_angles(time, dim, device)
     return torch.polar(torch.ones_like(angles), angles)
+
+
+def additive_mask(mask: Tensor) -> Tensor:
+    """Additive `attn_mask` of a bool mask of any shape: 0 where it is true, -inf where it is false."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -math.inf)
+
+
+def apply_rotary_emb(x: Tensor, freqs: Tensor) -> Tensor:
+    """Rotary position embedding (RoPE, Su et al., arXiv 2104.09864): rotates each pair of neighboring features.
+
+    The product of a rotated query and a rotated key depends on their distance alone, not on their positions.
+
+    Args:
+        x: (..., time, dim).
+        freqs: (time, dim / 2), complex numbers of modulus 1, see `rotary_freqs`.
+    """
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))  # there are no complex numbers of lower precision
+    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))  # (..., time, dim / 2)
+    return torch.view_as_real(pairs * freqs).flatten(-2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention: scaled dot-product attention in several subspaces (Vaswani et al., arXiv 1706.03762, 3.2).
+
+    Keys and values come from `project_kv`, so that a cache can hold them. The product is written out: on short sentences
+    it is faster on a CPU than `F.scaled_dot_product_attention`, and the weights can be plotted.
+
+    The output projection starts at zero, so that a layer starts as the identity and the signal passes all of them unchanged.
+
+    Args:
+        d_model: Dimension of inputs and outputs.
+        num_heads: Number of heads, each of dimension d_model / num_heads.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.kv_proj = nn.Linear(d_model, 2 * d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
+        for weight in (*self.kv_proj.weight.chunk(2), self.q_proj.weight):
+            nn.init.xavier_uniform_(weight.detach())
+        nn.init.zeros_(self.out_proj.weight)
+        for layer in (self.q_proj, self.kv_proj, self.out_proj):
+            nn.init.zeros_(layer.bias)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(batch, time, d_model) -> (batch, heads, time, head_dim)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def project_kv(self, x: Tensor, freqs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys, rotated by `freqs` if given, and values of (batch, time, d_model): (batch, heads, time, head_dim)."""
+        keys, values = (self.split_heads(part) for part in self.kv_proj(x).chunk(2, -1))
+        return keys if freqs is None else apply_rotary_emb(keys, freqs), values
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor, freqs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """softmax(Q K' / sqrt(head_dim) + attn_mask) V.
+
+        Args:
+            x: (batch, queries, d_model).
+            keys: (batch, heads, time, head_dim), and `values` alike.
+            attn_mask: Additive mask, see `additive_mask`; broadcast to (batch, heads, queries, time).
+            freqs: Rotary embedding of the queries, (queries, head_dim / 2); None for none.
+
+        Returns:
+            (batch, queries, d_model), and weights (batch, heads, queries, time).
+        """
+        queries = self.split_heads(self.q_proj(x))
+        if freqs is not None:
+            queries = apply_rotary_emb(queries, freqs)
+        q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (batch * heads, queries or time, head_dim)
+        if attn_mask.shape[0] > 1:
+            attn_mask = attn_mask.expand(-1, self.num_heads, -1, -1)
+        scores = torch.baddbmm(attn_mask.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+        weights = scores.softmax(-1)  # (batch * heads, queries, time)
+        y = (weights.to(v.dtype) @ v).unflatten(0, queries.shape[:2])  # (batch, heads, queries, head_dim)
+        return self.out_proj(y.transpose(-3, -2).flatten(-2)), weights.unflatten(0, queries.shape[:2])
 
 
 class FeedForward(nn.Sequential):
@@ -187,16 +265,11 @@ class TransformerModel(Seq2SeqModel):
     Args:
         vocab_sizes: Sizes of the source and the target vocabulary.
         config: Options of the network.
-        tie_word_embeddings: Weight tying, see `Seq2SeqModel`.
+        tie: Weight tying, see `Seq2SeqModel`.
     """
 
-    def __init__(
-        self,
-        vocab_sizes: tuple[int, int],
-        config: TransformerConfig = TransformerConfig(),
-        tie_word_embeddings: TieWordEmbeddings = "all",
-    ) -> None:
-        super().__init__(vocab_sizes, config.d_model, tie_word_embeddings)
+    def __init__(self, vocab_sizes: tuple[int, int], config: TransformerConfig, tie: TieWordEmbeddings = "all") -> None:
+        super().__init__(vocab_sizes, config.d_model, tie)
         self.head_dim = config.d_model // config.num_heads
         self.rotary = config.position_embedding == "rotary"
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
@@ -230,13 +303,7 @@ class TransformerModel(Seq2SeqModel):
         return TransformerMemory(tuple(pairs), attn_mask)
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """Output layer's input at each target position: (batch, target_time, d_model).
-
-        Args:
-            source: (batch, source_time) ids.
-            lengths: (batch,) lengths of the sources.
-            target: (batch, target_time) ids of the decoder's inputs, BOS first.
-        """
+        """Output layer's input at each target position, (batch, target_time, d_model); see `RecurrentModel.forward`."""
         memory, time = self.encode(source, lengths), target.shape[1]
         x, freqs = self.add_positions(self.embed(self.target_embedding, target), slice(time))
         x = self.dropout(x)

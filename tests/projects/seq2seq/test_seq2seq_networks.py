@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from projects.seq2seq.attention import apply_rotary_emb
 from projects.seq2seq.config import PAD, RecurrentConfig, TransformerConfig
 from projects.seq2seq.hypotheses import map_tensors, take_hypotheses
 from projects.seq2seq.networks import padding_mask
 from projects.seq2seq.recurrent import RecurrentModel
-from projects.seq2seq.transformer import TransformerModel, rotary_freqs, sinusoidal_embedding
+from projects.seq2seq.transformer import TransformerModel, apply_rotary_emb, rotary_freqs, sinusoidal_embedding
 
 VOCABULARY = 20
 

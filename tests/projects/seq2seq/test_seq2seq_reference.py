@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from projects.seq2seq.attention import Attention, MultiHeadAttention, additive_mask
+from projects.seq2seq.attention import Attention
 from projects.seq2seq.networks import padding_mask
 from projects.seq2seq.recurrent import RecurrentCell
+from projects.seq2seq.transformer import MultiHeadAttention, additive_mask
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
