@@ -1,4 +1,4 @@
-"""What the translation tests share: a small folder of sentence pairs, and runs of the command line."""
+"""Fixtures of the translation tests: a small folder of sentence pairs, and runs of the command line."""
 
 from __future__ import annotations
 

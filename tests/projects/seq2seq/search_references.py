@@ -14,13 +14,13 @@ PENALTIES = [-1.0, 0.0, 0.6, 1.0, 2.0]
 class Tiny(nn.Module):
     """Embeddings, an encoder of one layer, and a output layer whose logits are far apart and depend on the source."""
 
-    def __init__(self, seed, vocabulary=9, width=8, eos=0.0):
+    def __init__(self, seed, vocabulary=9, dim=8, eos=0.0):
         super().__init__()
         torch.manual_seed(seed)
-        self.source, self.target = nn.Embedding(20, width), nn.Embedding(vocabulary, width)
-        self.mix = nn.Linear(width, width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(3 * width, vocabulary)
+        self.source, self.target = nn.Embedding(20, dim), nn.Embedding(vocabulary, dim)
+        self.mix = nn.Linear(dim, dim)
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+        self.out = nn.Linear(3 * dim, vocabulary)
         self.double().requires_grad_(False)
         self.out.weight *= 4
         self.out.bias[EOS] += eos
@@ -32,7 +32,7 @@ class Tiny(nn.Module):
         return states, mask
 
     def attend(self, state, embedded, memory):
-        """(batch, positions, width) twice -> logits, attention"""
+        """(batch, positions, dim) twice -> logits, attention"""
         states, mask = memory
         weights = (2 * state @ states.transpose(1, 2)).masked_fill(~mask[:, None], -math.inf).softmax(2)
         return self.out(torch.cat([state, embedded, weights @ states], 2)), weights
@@ -42,7 +42,7 @@ class Attentive(Tiny):
     """One layer of causal self-attention; `state` is its cache of keys and values."""
 
     def from_scratch(self, tokens, memory):
-        x = self.target(tokens)  # (batch, time, width)
+        x = self.target(tokens)  # (batch, time, dim)
         weights = 3 * self.query(x) @ self.key(x).transpose(1, 2)
         future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
         state = torch.tanh(weights.masked_fill(future, -math.inf).softmax(2) @ self.value(x))
@@ -53,7 +53,7 @@ class Attentive(Tiny):
         return empty, empty
 
     def decode_step(self, tokens, state, memory):
-        x = self.target(tokens)  # (batch, beams, width)
+        x = self.target(tokens)  # (batch, beams, dim)
         keys = torch.cat([state[0], self.key(x)[:, :, None]], 2)
         values = torch.cat([state[1], self.value(x)[:, :, None]], 2)
         weights = (3 * self.query(x)[:, :, None] @ keys.transpose(2, 3)).softmax(3)
@@ -101,7 +101,7 @@ class Table:
 
     def __init__(self, rows, attention=None):
         self.logits = torch.full((6, 6), -math.inf, dtype=torch.float64)
-        self.logits[:, EOS] = 0.0  # of rows not given: what is impossible is stepped as well
+        self.logits[:, EOS] = 0.0  # rows that are left out: impossible tokens are stepped too
         for last, row in rows.items():
             self.logits[last] = -math.inf
             for token, probability in row.items():

@@ -222,7 +222,7 @@ def test_batches_have_about_the_tokens_that_were_asked_for():
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_each_pair_is_evaluated_once_long_ones_first(split, ranks):
-    data, seen = ready(), []
+    data, evaluated = ready(), []
     for rank in range(ranks):
         loader = getattr(attach(data, rank=rank, ranks=ranks), f"{split}_dataloader")()
         batches = list(loader)
@@ -235,8 +235,8 @@ def test_each_pair_is_evaluated_once_long_ones_first(split, ranks):
             for source, target, pair in zip(batch.source, batch.target, batch.pair_index, strict=True):
                 assert decode(data.tokenizers[0], source.tolist()) == data.splits[split].source[pair]
                 assert decode(data.tokenizers[1], target.tolist()) == data.splits[split].target[pair]
-            seen += batch.pair_index.tolist()
-    assert sorted(seen) == list(range(SIZES[split]))
+            evaluated += batch.pair_index.tolist()
+    assert sorted(evaluated) == list(range(SIZES[split]))
 
 
 def test_empty_lines_stay_in_test_and_leave_train(tmp_path, capsys):
@@ -311,14 +311,14 @@ def test_held_out_pairs_stay_pairs():
         assert len(texts[0]) == count and texts[1] == [f"-{line}" for line in texts[0]]
 
 
-def test_long_sentences_are_cut_counted_and_said(capsys):
+def test_long_sentences_are_cut_and_counted(capsys):
     data = ready(max_length=20, bpe_dropout=0.3)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for split, (source, target) in data.texts.items():
         encoded = [encode(data.tokenizers[0], line) for line in (*source, *target)]
         expected = sum(len(ids) > 20 for ids in encoded)
         assert data.truncated[split] == expected > 0
-        assert said.count(f"{split}: {expected} sentences are cut to --data.max_length 20 tokens\n") == 1
+        assert printed.count(f"{split}: {expected} sentences are cut to --data.max_length 20 tokens\n") == 1
         pairs = data.splits[split]
         assert pairs.source_ids + pairs.target_ids == [ids[:20] for ids in encoded]
     data.setup("test")

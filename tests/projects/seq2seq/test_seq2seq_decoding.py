@@ -221,9 +221,9 @@ def test_nests_of_any_kind_and_no_sentence():
         def init_state(self, memory, beams):
             return Pair(net.init_state(memory.left, beams), (None, ()))
 
-        def decode_step(self, tokens, live, memory):
-            logits, state, attention = net.decode_step(tokens, live.left, memory.left)
-            return logits, live._replace(left=state), attention
+        def decode_step(self, tokens, state, memory):
+            logits, left, attention = net.decode_step(tokens, state.left, memory.left)
+            return logits, state._replace(left=left), attention
 
     memory = net.encode(source, lengths)
     options = GenerationConfig(max_length=8)

@@ -26,8 +26,8 @@ class Marian:
     def init_state(self, memory, beams):
         return torch.zeros(len(memory[0]), beams, 0, dtype=torch.int64)
 
-    def decode_step(self, tokens, live, memory):
-        history = torch.cat([live, tokens[:, :, None]], 2)
+    def decode_step(self, tokens, state, memory):
+        history = torch.cat([state, tokens[:, :, None]], 2)
         states, mask = (x.repeat_interleave(tokens.shape[1], 0) for x in memory)
         result = self.model(
             encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=history.flatten(0, 1), use_cache=False

@@ -1,4 +1,4 @@
-"""Looking up training pairs: the neighbours are the nearest, their votes are the paper's, and the search takes them in."""
+"""kNN-MT: neighbors are the nearest, their distribution are the paper's, and a search uses them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pairs():
 
 
 def step_by_step(net, source, target):
-    """What the output layer reads at each token of one pair, in the way of a search: (tokens, width)."""
+    """What the output layer reads at each token of one pair, in the way of a search: (tokens, dim)."""
     memory = net.encode(torch.tensor([[*source, EOS]]), torch.tensor([len(source) + 1]))
     state, states = net.init_state(memory, 1), []
     for token in [BOS, *target]:
@@ -58,7 +58,7 @@ def step_by_step(net, source, target):
     return torch.stack(states)
 
 
-def test_neighbours_are_those_of_all_distances():
+def test_neighbors_are_those_of_all_distances():
     keys, queries, values = torch.randn(900, 8), torch.randn(20, 8), torch.arange(900)
     squared, tokens = Datastore(keys, values).search(queries, 30)  # 14 cells, all of them looked into
     expected = torch.cdist(queries.double(), keys.double()).square().topk(30, largest=False)
@@ -66,7 +66,7 @@ def test_neighbours_are_those_of_all_distances():
     torch.testing.assert_close(squared.double(), expected.values, rtol=1e-4, atol=1e-5)
 
 
-def test_a_few_of_many_cells_hold_nearly_all_neighbours():
+def test_a_few_of_many_cells_hold_nearly_all_neighbors():
     torch.manual_seed(0)
     keys = torch.randn(200, 1, 16) + 0.3 * torch.randn(200, 100, 16)  # clouds, as states of a network are
     queries, keys = keys[:50, 0], keys.flatten(0, 1)
@@ -80,13 +80,13 @@ def test_a_few_of_many_cells_hold_nearly_all_neighbours():
     assert torch.equal(alone, found)  # whatever else is asked for at the same time
 
 
-def test_fewer_keys_than_neighbours_are_all_of_them():
+def test_fewer_keys_than_neighbors_are_all_of_them():
     squared, tokens = Datastore(torch.eye(3), torch.tensor([5, 6, 7])).search(torch.eye(3)[:1], 8)
     assert tokens.tolist()[0][0] == 5 and sorted(tokens.tolist()[0]) == [5, 6, 7]
     torch.testing.assert_close(squared, torch.tensor([[0.0, 2.0, 2.0]]))
 
 
-def test_a_neighbour_that_was_not_found_has_no_vote(net):
+def test_a_neighbor_that_was_not_found_has_no_weight(net):
     store = Datastore(torch.randn(2000, 16), torch.full((2000,), 4))
     store.index.nprobe = 1  # a cell of some 64 keys, of which more are asked for
     votes = KNNModel(net, store, KNNConfig(1000)).knn_probabilities(torch.randn(5, 16), VOCABULARY)
@@ -117,7 +117,7 @@ def test_the_batches_and_the_cores_that_read_them_change_nothing(net, pairs):
     assert torch.equal(tokens, again)
 
 
-def test_votes_are_those_of_the_paper(net, pairs):
+def test_probabilities_are_those_of_the_paper(net, pairs):
     options = KNNConfig(5, 0.4, 3.0)
     knn_model = KNNModel(net, build_datastore(net, pairs, CPU), options)
     hidden = torch.randn(4, 16)
@@ -146,7 +146,7 @@ def test_a_score_is_that_of_the_mixed_probabilities(net, pairs):
             assert h.log_probability == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_without_a_share_the_network_is_alone(net, pairs):
+def test_with_interpolation_0_the_network_is_alone(net, pairs):
     source, lengths = torch.tensor([[5, 9, EOS], [7, EOS, 0]]), torch.tensor([3, 2])
     options = GenerationConfig(num_beams=3, num_return_sequences=3, max_length=6)
     alone = beam_search(net, net.encode(source, lengths), options)
@@ -156,7 +156,7 @@ def test_without_a_share_the_network_is_alone(net, pairs):
     assert [h.score for row in together for h in row] == pytest.approx([h.score for row in alone for h in row], rel=1e-5)
 
 
-def test_a_network_that_learned_nothing_knows_the_pairs_that_it_looks_up(net, pairs):
+def test_an_untrained_network_translates_the_pairs_of_its_datastore(net, pairs):
     knn_model = KNNModel(net, build_datastore(net, pairs, CPU), KNNConfig(4, 0.999, 1e-5))
     found = translate_ids(knn_model, pairs[0], GenerationConfig(num_beams=2, max_length=12), CPU, batch_size=9)
     assert [h[0].tokens for h in found] == [[*target, EOS] for target in pairs[1]]
@@ -165,13 +165,13 @@ def test_a_network_that_learned_nothing_knows_the_pairs_that_it_looks_up(net, pa
 
 
 def first_step(knn_model, **autocast):
-    """What network and neighbours say comes first."""
+    """Log probabilities of the first token."""
     memory = knn_model.encode(torch.tensor([[5, 9, EOS]]), torch.tensor([3]))
     with torch.autocast("cpu", **autocast):  # but not the encoder: not every processor has an LSTM in bfloat16
         return knn_model.decode_step(torch.tensor([[BOS]]), knn_model.init_state(memory, 1), memory)[0]
 
 
-def test_in_bfloat16_they_say_nearly_the_same_and_in_float64_the_same(net, pairs, request):
+def test_bfloat16_is_close_and_float64_equal(net, pairs, request):
     knn_model = KNNModel(net, build_datastore(net, pairs, CPU), KNNConfig(8, 0.5, 2.0))
     expected = first_step(knn_model, enabled=False)
     rounded = first_step(knn_model, dtype=torch.bfloat16)
@@ -182,7 +182,7 @@ def test_in_bfloat16_they_say_nearly_the_same_and_in_float64_the_same(net, pairs
     torch.testing.assert_close(first_step(knn_model, enabled=False), expected.double(), rtol=1e-4, atol=1e-4)
 
 
-def test_without_faiss_it_says_what_to_install_before_it_reads_anything(monkeypatch, net, pairs):
+def test_without_faiss_an_error_names_what_to_install_before_anything_is_read(monkeypatch, net, pairs):
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr(type(net), "forward", None)
     for make in (lambda: Datastore(torch.eye(3), torch.arange(3)), lambda: build_datastore(net, pairs, CPU)):

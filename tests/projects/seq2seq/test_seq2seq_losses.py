@@ -39,7 +39,7 @@ def both_ways(hidden, weight, bias, targets, weights, smoothing, r_drop):
 
 
 @pytest.mark.parametrize("chunk", [16, 36, 512])
-def test_two_passes_are_held_together_as_in_r_drop(monkeypatch, chunk):
+def test_r_drop_adds_the_symmetric_kl_divergence(monkeypatch, chunk):
     monkeypatch.setattr(losses, "CHUNK_SIZE", chunk)
     parts, targets, weights = example()
     targets, weights = targets[:35].repeat(2), weights[:35].repeat(2)
@@ -74,6 +74,6 @@ def test_without_gradients_none_are_made():
         torch.testing.assert_close(linear_cross_entropy(*parts, targets, weights, 0.1), whole(*parts, targets, weights, 0.1))
 
 
-def test_no_tokens_cost_nothing():
+def test_no_tokens_have_no_loss():
     parts, targets, weights = example(tokens=0)
     assert linear_cross_entropy(*parts, targets, weights, 0.1).item() == 0

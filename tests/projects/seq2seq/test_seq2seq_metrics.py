@@ -19,19 +19,19 @@ def test_scores_are_those_of_sacrebleu():
     assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES]).score)
     assert scores["bleu_lc"] == pytest.approx(sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=True).score)
     assert scores["chrf"] == pytest.approx(sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score)
-    found, wanted = ([line.lower() for line in lines] for lines in (HYPOTHESES, REFERENCES))
-    assert scores["chrf_lc"] == pytest.approx(sacrebleu.corpus_chrf(found, [wanted]).score)
+    hypotheses, references = ([line.lower() for line in lines] for lines in (HYPOTHESES, REFERENCES))
+    assert scores["chrf_lc"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [references]).score)
     assert scores["chrf"] < scores["chrf_lc"] and scores["bleu"] < scores["bleu_lc"], "one word differs in its case alone"
     assert bleu_lc(HYPOTHESES, REFERENCES) == scores["bleu_lc"]
 
 
 def test_the_tokenized_score_is_that_of_lower_case_moses_tokens():
     tokenizer = MosesTokenizer(lang="de")
-    found, wanted = (
+    hypotheses, references = (
         [tokenizer.tokenize(line.lower(), return_str=True, escape=False) for line in lines]
         for lines in (HYPOTHESES, REFERENCES)
     )
-    expected = sacrebleu.corpus_bleu(found, [wanted], tokenize="none", force=True).score
+    expected = sacrebleu.corpus_bleu(hypotheses, [references], tokenize="none", force=True).score
     assert score_translations(HYPOTHESES, REFERENCES, "de")[0]["bleu_moses_lc"] == pytest.approx(expected)
 
 

@@ -48,7 +48,7 @@ def test_every_parameter_moves_as_torchs_optimizers_move_it():
 @pytest.mark.parametrize(
     "kind, config", [(RecurrentModel, RecurrentConfig(8, 512)), (TransformerModel, TransformerConfig(8, 256))]
 )
-def test_words_and_vectors_are_not_for_muon(kind, config, tie):
+def test_embeddings_output_layer_and_vectors_are_for_adamw(kind, config, tie):
     net = kind((30, 30), config, tie)
     adamw, muon = parameter_groups(net, 0.02)
     assert {id(p) for group in (adamw, muon) for p in group["params"]} == {id(p) for p in net.parameters()}

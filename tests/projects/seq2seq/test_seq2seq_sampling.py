@@ -13,15 +13,15 @@ from projects.seq2seq.decoding import DecodingInputs, beam_search, sample
 
 
 def chi_square(answers, probabilities):
-    """(statistic, degrees of freedom) of how often each sentence was drawn."""
-    [drawn] = words(answers)
-    counts = {tokens: drawn.count(list(tokens)) for tokens in probabilities}
-    assert sum(counts.values()) == len(drawn), "nothing else may be drawn"
-    expected = {tokens: p * len(drawn) for tokens, p in probabilities.items()}
+    """(statistic, degrees of freedom) of how often each sentence was sampled."""
+    [sampled] = words(answers)
+    counts = {tokens: sampled.count(list(tokens)) for tokens in probabilities}
+    assert sum(counts.values()) == len(sampled), "nothing else may be sampled"
+    expected = {tokens: p * len(sampled) for tokens, p in probabilities.items()}
     return sum((counts[t] - e) ** 2 / e for t, e in expected.items()), len(probabilities) - 1
 
 
-def test_samples_are_distributed_as_the_network_says():
+def test_samples_follow_the_probabilities_of_the_network():
     net = Attentive(0, vocabulary=6)
     memory = net.encode(*sources(1))
     scorer = Scorer(net, memory, blocked=())
@@ -70,7 +70,7 @@ def test_temperature_top_k_and_top_p_by_hand(settings, probabilities):
     statistic, freedom = chi_square(answers, possible)
     assert statistic <= 4 * freedom + 6 * (freedom > 0)
     for h in answers[0]:
-        assert h.log_probability == pytest.approx(table.logits[BOS, h.tokens[0]].item()), "not of what was drawn from"
+        assert h.log_probability == pytest.approx(table.logits[BOS, h.tokens[0]].item()), "not of what was sampled from"
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -80,11 +80,11 @@ def test_top_k_1_is_greedy_and_a_seed_repeats_the_samples(kind):
     greedy = beam_search(net, memory, GenerationConfig(num_beams=1, max_length=12))
     same(sample(net, memory, GenerationConfig(max_length=12), sampling=SamplingConfig(top_k=1)), greedy)
 
-    def draw(seed):
+    def sampled(seed):
         generator = torch.Generator().manual_seed(seed)
         return words(sample(net, memory, GenerationConfig(num_return_sequences=4, max_length=12), generator=generator))
 
-    assert draw(1) == draw(1) != draw(2)
+    assert sampled(1) == sampled(1) != sampled(2)
 
 
 def test_samples_are_all_returned_in_order_of_score():

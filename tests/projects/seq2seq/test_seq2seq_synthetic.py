@@ -235,7 +235,7 @@ def test_the_same_arguments_give_the_same_pairs(pairs):
 def test_the_pairs_are_those_of_any_other_machine(pairs):
     text = "\n".join(line for pair in pairs for line in pair)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert digest.startswith("3986a07bd3b5cdf7"), "other sentences: figures measured on the old ones no longer hold"
+    assert digest.startswith("3986a07bd3b5cdf7"), "other sentences: results measured on the old ones no longer hold"
 
 
 def test_no_sentence_is_in_two_splits():

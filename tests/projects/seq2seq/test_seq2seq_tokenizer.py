@@ -199,18 +199,18 @@ def test_cuts_follow_from_seed_epoch_and_line(tokenizer):
 
 def by_the_paper(merges: list[tuple[str, str]], word: tuple[str, ...], dropout: float) -> dict[tuple[str, ...], float]:
     """How likely each cut of `word` is: algorithm 1, over every choice of merges that are left out in a step."""
-    places = [i for i in range(len(word) - 1) if word[i : i + 2] in merges]
+    positions = [i for i in range(len(word) - 1) if word[i : i + 2] in merges]
     outcome: dict[tuple[str, ...], float] = Counter()
-    for kept in product([False, True], repeat=len(places)):
+    for kept in product([False, True], repeat=len(positions)):
         probability = 1.0
         for keep in kept:
             probability *= 1 - dropout if keep else dropout
-        left = [place for place, keep in zip(places, kept, strict=True) if keep]
+        left = [position for position, keep in zip(positions, kept, strict=True) if keep]
         if not left:
             outcome[word] += probability
             continue
-        place = min(left, key=lambda i: (merges.index(word[i : i + 2]), i))
-        merged = (*word[:place], word[place] + word[place + 1], *word[place + 2 :])
+        position = min(left, key=lambda i: (merges.index(word[i : i + 2]), i))
+        merged = (*word[:position], word[position] + word[position + 1], *word[position + 2 :])
         for cut, rest in by_the_paper(merges, merged, dropout).items():
             outcome[cut] += probability * rest
     return outcome

@@ -120,10 +120,10 @@ def test_the_batch_size_changes_nothing(pipeline):
 
 def test_cores_that_share_the_batches_change_nothing(monkeypatch, pipeline):
     ids, cpu = [encode(pipeline.source_tokenizer, line) for line in LINES], torch.device("cpu")
-    seen, read = [], pipeline.model.encode
+    calls, read = [], pipeline.model.encode
 
     def noted(*arguments):
-        seen.append((torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        calls.append((torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return read(*arguments)
 
     def found(threads, **options):
@@ -139,12 +139,12 @@ def test_cores_that_share_the_batches_change_nothing(monkeypatch, pipeline):
     for a, b in zip(alone, found(2), strict=True):
         assert [h.tokens for h in a] == [h.tokens for h in b]
         assert [h.score for h in a] == pytest.approx([h.score for h in b], abs=1e-5)
-    assert seen == 3 * [(1, False, False)], "each sentence by one core, and none for the empty line"
+    assert calls == 3 * [(1, False, False)], "each sentence by one core, and none for the empty line"
     if has_bfloat16("cpu"):  # where it is emulated, an LSTM fails
         found(2, precision="bf16-mixed")
-        assert seen[3:] == 3 * [(1, False, True)]
-    drawn = [[h.tokens for h in row] for row in found(2, sampling=SamplingConfig(seed=1))]
-    assert drawn == [[h.tokens for h in row] for row in found(1, sampling=SamplingConfig(seed=1))]
+        assert calls[3:] == 3 * [(1, False, True)]
+    sampled = [[h.tokens for h in row] for row in found(2, sampling=SamplingConfig(seed=1))]
+    assert sampled == [[h.tokens for h in row] for row in found(1, sampling=SamplingConfig(seed=1))]
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind, con
     found = translate_ids(net, sources, GenerationConfig(min_length=5), device, precision="bf16-mixed")
     sums = []
     for source, (best, *_) in zip(sources, found, strict=True):
-        given = torch.tensor([[BOS, *best.tokens[:-1]]])
-        hidden = net(torch.tensor([[*source, EOS]]), torch.tensor([len(source) + 1]), given)
+        inputs = torch.tensor([[BOS, *best.tokens[:-1]]])
+        hidden = net(torch.tensor([[*source, EOS]]), torch.tensor([len(source) + 1]), inputs)
         log_probs = net.output_layer(hidden).log_softmax(2)[0]
         sums.append(log_probs[range(len(best.tokens)), best.tokens].sum())
         assert best.log_probability == pytest.approx(sums[-1].item(), rel=0.03)
@@ -247,13 +247,13 @@ def test_with_a_datastore_translations_are_those_of_network_and_neighbors(
 def test_sampling_is_repeated_by_its_seed_and_greedy_among_one(pipeline):
     ids, device = [encode(pipeline.source_tokenizer, line) for line in LINES], torch.device("cpu")
 
-    def drawn(**options):
+    def sampled(**options):
         found = translate_ids(pipeline.model, ids, GenerationConfig(), device, SamplingConfig(**options))
         return [h[0].tokens for h in found]
 
-    assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
+    assert sampled(seed=1) == sampled(seed=1) != sampled(seed=2)
     greedy = [h[0].tokens for h in translate_ids(pipeline.model, ids, GenerationConfig(num_beams=1), device)]
-    assert drawn(top_k=1) == greedy
+    assert sampled(top_k=1) == greedy
 
 
 def test_attention_is_drawn(monkeypatch, capsys, checkpoints, tmp_path):
