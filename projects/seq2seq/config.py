@@ -74,13 +74,11 @@ class DecodingConfig:
     Args:
         num_beams: Beam size: hypotheses that are kept at each step; 1 is greedy search.
         length_penalty: Exponent p of the length in score = log probability / length ** p; above 0 favors long sentences.
-        no_repeat_ngram_size: n-gram blocking: no n-gram of this size occurs twice in a translation; 0 for none.
         max_length: Maximum length of a translation.
     """
 
     num_beams: PositiveInt = 5
     length_penalty: float = 1.0
-    no_repeat_ngram_size: NonNegativeInt = 0
     max_length: PositiveInt = 128
 
 
@@ -109,6 +107,7 @@ class GenerationConfig(DecodingConfig):
     Args:
         num_return_sequences: Hypotheses returned per sentence (n-best list), at most `num_beams` in beam search.
         min_length: Minimum length of a translation.
+        no_repeat_ngram_size: n-gram blocking: no n-gram of this size occurs twice in a translation; 0 for none.
         early_stopping: When beam search leaves a sentence. `never`: when no unfinished hypothesis can still win (exact).
             `heuristic`: when `num_beams` finished hypotheses score higher than the best unfinished one does at its present
             length; fewer steps, but with a length penalty above 0 a better one may be missed. (`early_stopping="never"` and
@@ -120,6 +119,7 @@ class GenerationConfig(DecodingConfig):
 
     num_return_sequences: PositiveInt = 1
     min_length: NonNegativeInt = 0
+    no_repeat_ngram_size: NonNegativeInt = 0
     early_stopping: Literal["never", "heuristic"] = "never"
 
     def __post_init__(self) -> None:
