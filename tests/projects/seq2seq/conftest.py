@@ -17,7 +17,7 @@ from projects.seq2seq.train import PROJECT
 
 TINY = ["--model.recurrent.embed_dim", "16", "--model.recurrent.hidden_dim", "16", "--data.vocab_size", "300"]
 TINY += ["--data.direction", "de-en", "--data.max_tokens", "400", "--data.lowercase", "none"]
-TINY += ["--max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+TINY += ["--max_epochs", "1", "--trainer.log_every_n_steps", "1"]
 TINY += ["--model.decoding.max_length", "24"]  # an untrained network generates as long as it may
 EXACT = ["--precision", "64-true", "--model.recurrent.dropout", "0", "--data.bpe_dropout", "0.1"]
 
@@ -71,6 +71,16 @@ def train(tmp_path_factory) -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def plain_run(train, pairs_folder) -> Path:
     """The folder of a finished run of one process, in float64 without dropout."""
-    flags = ["--name", "plain", "--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3"]
+    flags = [
+        "--name",
+        "plain",
+        "--checkpoint_every",
+        "8",
+        "--data.source",
+        str(pairs_folder),
+        *EXACT,
+        "--model.decoding.num_beams",
+        "3",
+    ]
     assert train(*flags) == 0
     return train.runs / "plain"

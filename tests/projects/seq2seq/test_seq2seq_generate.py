@@ -132,7 +132,7 @@ def test_generate_of_transformers_finds_the_same_under_constraints(marian):
 
 
 @pytest.mark.parametrize("n_best", [1, 4])
-@pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_generate_of_transformers_stops_early_at_the_same_step(marian, penalty, n_best):
     source, lengths = sources(12, seed=99, longest=9)
     memory, decoder = Marian(marian).encode(source, lengths), Watched(Marian(marian))

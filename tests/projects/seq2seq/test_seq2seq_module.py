@@ -73,7 +73,7 @@ def test_r_drop_reads_every_batch_twice_under_other_dropout(data, network):
 
 
 def test_validation_metrics_are_those_of_the_whole_split(data):
-    module = small(data.vocab_sizes)
+    module = small(data.vocab_sizes, decoding=DecodingConfig(max_length=16))
     metrics = trainer().validate(module, datamodule=data, verbose=False)[0]
     pairs, total, tokens, translations = data.splits["val"], 0.0, 0, []
     module.eval()
@@ -85,7 +85,9 @@ def test_validation_metrics_are_those_of_the_whole_split(data):
             total += F.cross_entropy(logits, labels, reduction="sum").item()
             memory = module.net.encode(ids, length)
         tokens += len(labels)
-        found = beam_search(module.net, memory, GenerationConfig(num_beams=1), DecodingInputs(max_lengths(length)))
+        found = beam_search(
+            module.net, memory, GenerationConfig(num_beams=1, max_length=16), DecodingInputs(max_lengths(length))
+        )
         translations.append(decode(data.tokenizers[1], found[0][0].tokens))
     assert metrics["val/loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert metrics["val/perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
@@ -94,7 +96,7 @@ def test_validation_metrics_are_those_of_the_whole_split(data):
 
 
 def test_the_test_scores_every_sentence_once_and_records_the_protocol(data):
-    module = small(data.vocab_sizes, decoding=DecodingConfig(num_beams=2))
+    module = small(data.vocab_sizes, decoding=DecodingConfig(num_beams=2, max_length=16))
     metrics = trainer().test(module, datamodule=data, verbose=False)[0]
     assert sorted(module.translations) == list(range(31))
     empty = data.splits["test"].source.index("")

@@ -76,7 +76,7 @@ def test_hypotheses_may_be_reordered_dropped_and_repeated_between_steps(net):
     source, lengths, _ = sentences()
     memory, beams = net.encode(source, lengths), 3
     state, histories = net.init_state(memory, beams), torch.zeros(3, beams, 0, dtype=torch.int64)
-    for _ in range(25):  # more than a cache begins with
+    for _ in range(12):  # more than a cache starts with
         tokens = torch.randint(4, VOCABULARY, (3, beams))
         histories = torch.cat([histories, tokens[:, :, None]], 2)
         logits, state, _ = net.decode_step(tokens, state, memory)

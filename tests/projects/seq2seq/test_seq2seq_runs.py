@@ -14,8 +14,6 @@ from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
 
-EPOCHS = 2
-
 
 def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder):
     flags = ["--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
@@ -35,17 +33,19 @@ def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, p
     assert one["metadata"] == two["metadata"]
     name = "val/bleu_greedy_lc"
     curves = [[row[name] for row in read_metrics(f / "metrics.csv") if name in row] for f in folders]
-    assert len(curves[0]) == EPOCHS and curves[1] == pytest.approx(curves[0], abs=1e-4)
+    assert len(curves[0]) == 1 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
 def test_a_killed_run_resumes_bitwise_equal(command, train, pairs_folder):
-    flags = ["--data.source", str(pairs_folder), "--data.max_tokens", "150", "--checkpoint_every", "5"]
+    epochs = 2
+    flags = ["--data.source", str(pairs_folder), "--data.max_tokens", "200", "--checkpoint_every", "4"]
+    flags += ["--max_epochs", str(epochs)]
     flags += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0"]
     killed = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
     folder = killed.live()
     assert train("--name", "whole", *flags) == 0
     a, b = last_checkpoint(train.runs / "whole"), last_checkpoint(folder)
-    steps = a["global_step"] // EPOCHS
+    steps = a["global_step"] // epochs
     assert all(step % steps for step in killed.resumed_from), "killed at an epoch's end: nothing was shown"
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
         assert same(a[part], b[part]), part
