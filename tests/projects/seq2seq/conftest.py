@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_fixtures import SIZES
 
 from commands import CPU, Command, commands
 from common.cli.main import main
+from projects.seq2seq import data as data_module
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.train import PROJECT
 
@@ -84,3 +86,11 @@ def plain_run(train, pairs_folder) -> Path:
     ]
     assert train(*flags) == 0
     return train.runs / "plain"
+
+
+@pytest.fixture
+def small_sample(monkeypatch, tmp_path) -> None:
+    """An embedded sample of a few hundred pairs, and no hub."""
+    monkeypatch.setattr(data_module, "SAMPLE_SIZES", SIZES)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
