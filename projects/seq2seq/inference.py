@@ -1,100 +1,123 @@
-"""Sentences as ids in, hypotheses out: sorted into batches, searched with limits, and given back in their order."""
+"""Inference: translations of raw sentences by a trained network or an ensemble, optionally with a kNN-MT datastore."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from common.data.batches import pad_sequences
-from common.nn.device import autocast_context, parallel_map
-from projects.seq2seq.search import EncoderDecoder, Hypothesis, SearchOptions, beam_search, sample
-from projects.seq2seq.vocabulary import EOS, PAD
+from common.errors import UserError
+from common.io.checkpoints import load_module
+from projects.seq2seq.batch_decoding import translate_ids
+from projects.seq2seq.config import GenerationConfig
+from projects.seq2seq.data import TranslationData
+from projects.seq2seq.decoding import SupportsTranslation
+from projects.seq2seq.ensemble import Ensemble
+from projects.seq2seq.hypotheses import Hypothesis
+from projects.seq2seq.knn import KNNConfig, KNNModel, build_datastore
+from projects.seq2seq.module import Seq2SeqModule
+from projects.seq2seq.tokenizer import decode, encode_batch
+
+MAX_SOURCE_TOKENS = 256  # longer sentences are cut
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Draw instead of searching; see `search.sample`."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-LENGTH_LIMIT = 1.5, 12.0  # no training pair of Multi30k needs more, either way
-
-
-def length_limits(lengths: Tensor, limit: tuple[float, float] = LENGTH_LIMIT) -> Tensor:
-    """How long a translation may get: (batch,) source lengths -> (batch,) tokens, ratio * length + extra, rounded down.
-
-    What is much longer than its source is a loop or an error. The search asks whether a live hypothesis could still win
-    at this length, so that a tight limit saves steps.
-    """
-    return (lengths * limit[0] + limit[1]).long().clamp(min=1)
-
-
-def translate_ids(
-    net: EncoderDecoder,
-    sources: Sequence[Sequence[int]],
-    options: SearchOptions,
-    device: torch.device,
-    sampling: Sampling | None = None,
-    prefixes: Sequence[Sequence[int]] | None = None,
-    batch_size: int = 100,
-    attention: bool = False,
-    limit: tuple[float, float] = LENGTH_LIMIT,
-    precision: str = "32-true",
-) -> list[list[Hypothesis]]:
-    """The best hypotheses of each source, in the order of the sources.
-
-    Long sentences come first, so that a batch that does not fit into memory fails at once. An empty source has one empty
-    hypothesis.
+@dataclass
+class TranslationPipeline:
+    """Translations by a trained network, or an ensemble.
 
     Args:
-        net: in evaluation mode, on `device`.
-        sources: ids without EOS.
-        options: of the search.
-        device: where to compute.
-        sampling: if given, hypotheses are drawn.
-        prefixes: ids that each translation has to begin with.
-        batch_size: sentences searched at once; on a CPU by each core (see `common.device.parallel_map`).
-        attention: whether to return it.
-        limit: ratio and extra of `length_limits`; best the training data's.
-        precision: `32-true`, the weights' own, or `bf16-mixed`: faster where the hardware has it, but hypotheses of nearly
-            the same score may change places.
+        model: Network in eval mode, on `device`.
+        source_tokenizer: Tokenizer of the source language.
+        target_tokenizer: Tokenizer of the target language.
+        languages: Names of source and target language.
+        length_limit: Ratio and extra tokens of the maximum length, see `max_lengths`.
+        generation: Default of `hypotheses`: the options of the test after training.
+        device: Where to compute.
     """
-    results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
-    order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
-    generator = None if sampling is None else torch.Generator(device).manual_seed(sampling.seed)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
-    @torch.no_grad()
-    def work(batches: Iterable[list[int]]) -> None:
-        with autocast_context(precision, device):
-            for batch in batches:
-                ids, real = pad_sequences([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
-                lengths = real.sum(1).to(device)
-                memory = net.encode(ids.to(device), lengths)
-                common: dict[str, Any] = {
-                    "limits": length_limits(lengths, limit),
-                    "prefix": None if prefixes is None else [prefixes[i] for i in batch],
-                    "source_lengths": lengths,
-                    "attention": attention,
-                }
-                if sampling is None:
-                    found = beam_search(net, memory, options, **common)
-                else:
-                    draw = (sampling.temperature, sampling.top_k, sampling.top_p)
-                    found = sample(net, memory, options, *draw, generator, **common)
-                for i, hypotheses in zip(batch, found, strict=True):
-                    results[i] = hypotheses
+    model: SupportsTranslation
+    source_tokenizer: Tokenizer
+    target_tokenizer: Tokenizer
+    languages: tuple[str, str]
+    length_limit: tuple[float, float]
+    generation: GenerationConfig
+    device: torch.device
 
-    if sampling is None:
-        parallel_map(work, batches, device)
-    else:
-        work(batches)  # one after the other, as each goes on with the random numbers
-    return results
+    def __call__(self, sentences: Sequence[str], generation: GenerationConfig | None = None, **options: Any) -> list[str]:
+        """Best translation of each sentence; options as of `translate_ids`."""
+        return [self.text(found[0]) for found in self.hypotheses(self.encode(sentences), generation, **options)]
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Source ids of each sentence, cut to `MAX_SOURCE_TOKENS`."""
+        return [ids[:MAX_SOURCE_TOKENS] for ids in encode_batch(self.source_tokenizer, sentences)]
+
+    def hypotheses(
+        self, sources: Sequence[Sequence[int]], generation: GenerationConfig | None = None, **options: Any
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses of each source, best first; options as of `translate_ids`."""
+        limit = self.length_limit
+        return translate_ids(self.model, sources, generation or self.generation, self.device, length_limit=limit, **options)
+
+    def text(self, hypothesis: Hypothesis) -> str:
+        """Text of a hypothesis, in one line."""
+        return " ".join(decode(self.target_tokenizer, hypothesis.tokens).split())
+
+
+def load(
+    checkpoint: Path | Sequence[Path],
+    device: torch.device | None = None,
+    average_weights: bool = False,
+    datastore: str | None = None,
+    knn: KNNConfig = KNNConfig(),
+) -> TranslationPipeline:
+    """Pipeline of a run's checkpoint, or of several.
+
+    Args:
+        checkpoint: Checkpoint of a run. Several of one vocabulary are an ensemble, with the mean of their probabilities.
+        device: Where to compute; None for the CPU.
+        average_weights: Checkpoint averaging: one network with the mean of their weights (Vaswani et al., section 6.1).
+        datastore: Data source, as of `TranslationData`, whose training pairs are the kNN-MT datastore; None for none.
+        knn: Options of kNN-MT.
+
+    Raises:
+        UserError: A file is not a valid checkpoint of this project, they do not fit together, or there are no such pairs.
+    """
+    paths = [checkpoint] if isinstance(checkpoint, Path) else list(checkpoint)
+    device = device or torch.device("cpu")
+    loaded = [load_module(path, Seq2SeqModule, "seq2seq") for path in paths]
+    modules, checkpoints = [module for module, _ in loaded], [other for _, other in loaded]
+    first = checkpoints[0]
+    for path, other in zip(paths, checkpoints, strict=True):
+        if other["tokenizers"] != first["tokenizers"]:
+            raise UserError(f"checkpoint {path}: its vocabulary is not that of {paths[0]}")
+    if average_weights:
+        modules[0].load_state_dict(mean_state([other["state_dict"] for other in checkpoints], paths))
+        del modules[1:]
+    nets = [module.net.to(device) for module in modules]
+    source, target = (Tokenizer.from_str(text) for text in first["tokenizers"])
+    languages = first["languages"][0], first["languages"][1]
+    members: Sequence[SupportsTranslation] = nets
+    if datastore is not None:
+        texts = TranslationData(datastore, "-".join(languages)).texts["train"]
+        source_ids, target_ids = (
+            [ids[:MAX_SOURCE_TOKENS] for ids in encode_batch(*side)] for side in zip((source, target), texts, strict=True)
+        )
+        members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
+    model = members[0] if len(members) == 1 else Ensemble(members)
+    limit = first["length_limit"][0], first["length_limit"][1]
+    return TranslationPipeline(model, source, target, languages, limit, modules[0].test_generation, device)
+
+
+def mean_state(states: Sequence[dict[str, Tensor]], paths: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of the checkpoints' weights. Raises UserError if they are of different networks."""
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    for path, other in zip(paths, shapes, strict=True):
+        if other != shapes[0]:
+            raise UserError(f"--average_weights: {path} is of another network than {paths[0]}; leave it out for an ensemble")
+    mean = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+    return {name: value.to(states[0][name].dtype) for name, value in mean.items()}

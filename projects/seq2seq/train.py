@@ -1,4 +1,4 @@
-"""Trains a translator: `python -m projects.seq2seq.train [--config recipes/x.yaml] [flags]`; `--help` lists them."""
+"""Training command: `python -m projects.seq2seq.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
 
 import sys
 
@@ -6,17 +6,17 @@ from common.cli.main import main
 from common.project import Project
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.module import Seq2SeqModule
-from projects.seq2seq.pictures import TranslationPictures
+from projects.seq2seq.plots import TranslationPlots
 
 PROJECT = Project(
     "seq2seq",
     Seq2SeqModule,
     TranslationData,
-    monitor="val/bleu",
+    monitor="val/bleu_greedy_lc",
     mode="max",
-    plot_callbacks=(TranslationPictures,),
+    plot_callbacks=(TranslationPlots,),
     usage="translate FILE",
-    links=(("data.vocabularies", "model.vocabularies"),),
+    links=(("data.vocab_sizes", "model.vocab_sizes"),),
 )
 
 if __name__ == "__main__":

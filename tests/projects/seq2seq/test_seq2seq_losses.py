@@ -13,9 +13,9 @@ def whole(hidden, weight, bias, targets, weights, smoothing):
     return (each * weights).sum()
 
 
-def example(tokens=70, width=6, vocabulary=11, dtype=torch.float64):
+def example(tokens=70, dim=6, vocabulary=11, dtype=torch.float64):
     torch.manual_seed(0)
-    shapes = [(tokens, width), (vocabulary, width), (vocabulary,)]
+    shapes = [(tokens, dim), (vocabulary, dim), (vocabulary,)]
     parts = [torch.randn(*shape, dtype=dtype).requires_grad_() for shape in shapes]
     return parts, torch.randint(0, vocabulary, (tokens,)), torch.rand(tokens, dtype=dtype)
 
@@ -23,24 +23,24 @@ def example(tokens=70, width=6, vocabulary=11, dtype=torch.float64):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("chunk", [16, 35, 512])
 def test_loss_and_gradients_equal_the_whole_logits(monkeypatch, smoothing, chunk):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "CHUNK_SIZE", chunk)
     parts, targets, weights = example()
     ours, theirs = (f(*parts, targets, weights, smoothing) for f in (linear_cross_entropy, whole))
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(3 * ours, parts), torch.autograd.grad(3 * theirs, parts))
 
 
-def both_ways(hidden, weight, bias, targets, weights, smoothing, consistency):
+def both_ways(hidden, weight, bias, targets, weights, smoothing, r_drop):
     """R-Drop as its paper writes it."""
     first, second = F.linear(hidden, weight, bias).log_softmax(1).chunk(2)
     divergences = [F.kl_div(b, a, reduction="none", log_target=True).sum(1) for a, b in ((first, second), (second, first))]
     loss = whole(hidden, weight, bias, targets, weights, smoothing)
-    return loss + consistency / 2 * (sum(divergences) * weights[: len(first)]).sum()
+    return loss + r_drop / 2 * (sum(divergences) * weights[: len(first)]).sum()
 
 
 @pytest.mark.parametrize("chunk", [16, 36, 512])
-def test_two_passes_are_held_together_as_in_r_drop(monkeypatch, chunk):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+def test_r_drop_adds_the_symmetric_kl_divergence(monkeypatch, chunk):
+    monkeypatch.setattr(losses, "CHUNK_SIZE", chunk)
     parts, targets, weights = example()
     targets, weights = targets[:35].repeat(2), weights[:35].repeat(2)
     ours, theirs = (f(*parts, targets, weights, 0.1, 3.0) for f in (linear_cross_entropy, both_ways))
@@ -74,6 +74,6 @@ def test_without_gradients_none_are_made():
         torch.testing.assert_close(linear_cross_entropy(*parts, targets, weights, 0.1), whole(*parts, targets, weights, 0.1))
 
 
-def test_no_tokens_cost_nothing():
+def test_no_tokens_have_no_loss():
     parts, targets, weights = example(tokens=0)
     assert linear_cross_entropy(*parts, targets, weights, 0.1).item() == 0

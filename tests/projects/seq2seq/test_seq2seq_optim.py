@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from projects.seq2seq.networks import RecurrentTranslator, TransformerTranslator
+from projects.seq2seq.config import RecurrentConfig, TransformerConfig
 from projects.seq2seq.optim import MuonAdamW, parameter_groups
+from projects.seq2seq.recurrent import RecurrentModel
+from projects.seq2seq.transformer import TransformerModel
 
 
 class Little(nn.Module):
@@ -17,7 +19,7 @@ class Little(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(7, 4)
         self.tall, self.wide, self.tall_too = nn.Linear(4, 12), nn.Linear(12, 4), nn.Linear(4, 12)
-        self.output = nn.Linear(4, 7)
+        self.output_layer = nn.Linear(4, 7)
 
 
 def test_every_parameter_moves_as_torchs_optimizers_move_it():
@@ -43,9 +45,11 @@ def test_every_parameter_moves_as_torchs_optimizers_move_it():
 
 
 @pytest.mark.parametrize("tie", ["all", "none"])
-@pytest.mark.parametrize("kind", [RecurrentTranslator, TransformerTranslator])
-def test_words_and_vectors_are_not_for_muon(kind, tie):
-    net = kind((30, 30), width=8, tie=tie)
+@pytest.mark.parametrize(
+    "kind, config", [(RecurrentModel, RecurrentConfig(8, 512)), (TransformerModel, TransformerConfig(8, 256))]
+)
+def test_embeddings_output_layer_and_vectors_are_for_adamw(kind, config, tie):
+    net = kind((30, 30), config, tie)
     adamw, muon = parameter_groups(net, 0.02)
     assert {id(p) for group in (adamw, muon) for p in group["params"]} == {id(p) for p in net.parameters()}
     assert len(adamw["params"]) + len(muon["params"]) == len(list(net.parameters())), "each once"

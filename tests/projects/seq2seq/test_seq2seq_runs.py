@@ -1,68 +1,57 @@
-"""Runs of the command line: two processes equal one, a killed run resumes bitwise equal, and pictures are drawn."""
+"""Runs of the command line: two processes equal one, a killed run resumes bitwise equal, and plots are drawn."""
 
 from __future__ import annotations
 
 import json
 import signal
+from dataclasses import asdict
 
 import pytest
 import torch
+from conftest import EXACT
 
 from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
-
-EPOCHS = 2
-
-
-@pytest.fixture(scope="module")
-def flags(pairs_folder) -> list[str]:
-    return ["--data.source", str(pairs_folder), "--data.direction", "de-en", "--model.dropout", "0"]
+from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
 
 
-@pytest.fixture(scope="module")
-def two_and_one(command, flags):
-    """The folders of a run of one process, and of one of two with half of the tokens each; in float64, without dropout."""
-    exact = [*flags, "--precision", "64-true"]
-    one = command("train", "--name", "one", *exact, "--data.batch_tokens", "400")
-    one.wait()
-    command("train", "--name", "two", *exact, "--data.batch_tokens", "200", "--devices", "2", "--strategy", "ddp").wait()
-    return one.runs / "one", one.runs / "two"
-
-
-def test_two_processes_train_like_one_with_twice_the_tokens(two_and_one):
-    one, two = map(last_checkpoint, two_and_one)
+def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder):
+    flags = ["--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
+    run = command("train", "--name", "two", *flags, "--devices", "2", "--strategy", "ddp")
+    run.wait()
+    folders = plain_run, run.runs / "two"
+    one, two = map(last_checkpoint, folders)
     assert one["global_step"] == two["global_step"] > 10
     for key, value in one["state_dict"].items():
         limit = 1e-7 * float(value.abs().max())
         torch.testing.assert_close(
             two["state_dict"][key], value, rtol=0, atol=limit, msg=lambda text, key=key: f"{key}: {text}"
         )
-
-
-def test_two_processes_score_every_sentence_once(two_and_one):
-    one, two = (json.loads((folder / "summary.json").read_text()) for folder in two_and_one)
+    one, two = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert two["devices"] == 2
-    assert two["test"] == pytest.approx(one["test"], rel=1e-4)
+    assert two["test"] == pytest.approx(one["test"], rel=1e-4), "every sentence is scored once"
     assert one["metadata"] == two["metadata"]
-    curves = [[row["val/bleu"] for row in read_metrics(f / "metrics.csv") if "val/bleu" in row] for f in two_and_one]
-    assert len(curves[0]) == EPOCHS and curves[1] == pytest.approx(curves[0], abs=1e-4)
+    name = "val/bleu_greedy_lc"
+    curves = [[row[name] for row in read_metrics(f / "metrics.csv") if name in row] for f in folders]
+    assert len(curves[0]) == 1 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
-def test_a_killed_run_resumes_bitwise_equal(command, pairs_folder):
-    flags = ["--data.source", str(pairs_folder), "--data.direction", "de-en", "--data.batch_tokens", "100"]
-    flags += ["--checkpoint_every", "5", "--trainer.limit_test_batches", "0"]
-    whole = command("train", "--name", "whole", *flags)
-    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
-    killed = life.live()
-    whole.wait()
-    a, b = last_checkpoint(whole.runs / "whole"), last_checkpoint(killed)
-    steps = a["global_step"] // EPOCHS
-    assert all(step % steps for step in life.resumed_from), "killed at an epoch's end: nothing was shown"
+def test_a_killed_run_resumes_bitwise_equal(command, train, pairs_folder):
+    epochs = 2
+    flags = ["--data.source", str(pairs_folder), "--data.max_tokens", "200", "--checkpoint_every", "4"]
+    flags += ["--max_epochs", str(epochs)]
+    flags += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0"]
+    killed = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    folder = killed.live()
+    assert train("--name", "whole", *flags) == 0
+    a, b = last_checkpoint(train.runs / "whole"), last_checkpoint(folder)
+    steps = a["global_step"] // epochs
+    assert all(step % steps for step in killed.resumed_from), "killed at an epoch's end: nothing was shown"
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step", "epoch"):
         assert same(a[part], b[part]), part
 
 
-def test_a_run_leaves_its_pictures_and_translations(plain_run):
+def test_a_run_leaves_its_plots_and_translations(plain_run):
     for name in ("attention.png", "length.png", "curves.png"):
         assert (plain_run / "plots" / name).stat().st_size > 5000, name
     table = (plain_run / "plots" / "translations.md").read_text().splitlines()
@@ -71,35 +60,35 @@ def test_a_run_leaves_its_pictures_and_translations(plain_run):
     assert summary["metadata"]["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
 
 
-@pytest.mark.parametrize("network", ["recurrent", "transformer"])
-def test_one_batch_can_be_learnt_by_heart(command, pairs_folder, network):
-    flags = [
-        "--data.source",
-        str(pairs_folder),
-        "--data.direction",
-        "de-en",
-        "--model.network",
-        network,
-        "--debug",
-        "overfit",
-    ]
-    flags += ["--model.width", "64", "--model.hidden", "64", "--model.lr", "0.02", "--model.label_smoothing", "0"]
-    assert "can be learnt by heart" in command("train", *flags).wait()
+def test_hyperparameters_of_a_checkpoint_are_plain_builtins(plain_run):
+    saved = last_checkpoint(plain_run)["hyper_parameters"]  # read with weights_only=True
+    assert saved == {
+        "vocab_sizes": (300, 300),
+        "network": "recurrent",
+        "recurrent": asdict(RecurrentConfig(embed_dim=16, hidden_dim=16, dropout=0.0)),
+        "transformer": asdict(TransformerConfig()),
+        "tie_word_embeddings": "all",
+        "label_smoothing": 0.1,
+        "r_drop": 0.0,
+        "lr": 0.002,
+        "muon_lr": None,
+        "weight_decay": 0.0,
+        "schedule": "linear",
+        "warmup": 0.05,
+        "decoding": asdict(DecodingConfig(num_beams=3, max_length=24)),
+    }
+    types = {type(value) for value in [*saved.values(), *saved["recurrent"].values(), *saved["decoding"].values()]}
+    assert types == {int, float, str, bool, tuple, dict, type(None)}
 
 
 @pytest.mark.parametrize("network", ["recurrent", "transformer"])
-def test_gradients_are_the_slopes_of_the_loss(command, pairs_folder, network):
-    flags = [
-        "--data.source",
-        str(pairs_folder),
-        "--data.direction",
-        "de-en",
-        "--model.network",
-        network,
-        "--debug",
-        "gradients",
-    ]
-    assert "Autograd agrees" in command("train", *flags).wait()
+def test_one_batch_can_be_overfit_and_gradients_are_right(train, pairs_folder, capsys, network):
+    flags = ["--data.source", str(pairs_folder), "--data.max_tokens", "60", "--model.network", network]
+    flags += ["--model.transformer.d_model", "32", "--model.transformer.num_layers", "1"]
+    assert train(*flags, "--debug", "gradients") == 0
+    assert "Autograd agrees" in capsys.readouterr().out
+    flags += ["--model.recurrent.embed_dim", "32", "--model.recurrent.hidden_dim", "32", "--model.lr", "0.02"]
+    assert train(*flags, "--model.label_smoothing", "0", "--debug", "overfit") == 0
 
 
 @pytest.mark.parametrize(
@@ -107,9 +96,23 @@ def test_gradients_are_the_slopes_of_the_loss(command, pairs_folder, network):
     [
         (["--data.direction", "de-fr"], "--data.direction de-fr"),
         (["--data.source", "nowhere/at/all"], "nowhere/at/all"),
-        (["--model.network", "bigram"], "--model.network bigram"),
-        (["--model.vocabularies", "[3, 3]"], "model.vocabularies"),
+        (["--model.vocab_sizes", "[3, 3]"], "model.vocab_sizes"),
+        (["--model.network", "bigram"], "model.network"),
+        (["--model.recurrent.cell", "rnn"], "model.recurrent.cell"),
+        (["--model.recurrent.dropout", "1"], "model.recurrent.dropout"),
+        (["--model.recurrent.teacher_forcing", "[1, 2]"], "model.recurrent.teacher_forcing"),
+        (["--model.transformer.position_embedding", "learned"], "model.transformer.position_embedding"),
+        (["--model.r_drop", "-1"], "model.r_drop"),
+        (["--model.label_smoothing", "-0.1"], "model.label_smoothing"),
+        (["--model.lr", "0"], "model.lr"),
+        (["--model.decoding.num_beams", "0"], "model.decoding.num_beams"),
+        (["--data.lowercase", "target"], "data.lowercase"),
+        (["--data.bpe_dropout", "1.5"], "data.bpe_dropout"),
+        (["--data.max_tokens", "0"], "data.max_tokens"),
+        (["--data.val_size", "-1"], "data.val_size"),
     ],
 )
-def test_bad_input_is_one_line(command, pairs_folder, flags, line):
-    assert line in command("train", "--name", "bad", "--data.source", str(pairs_folder), *flags).error()
+def test_bad_input_is_one_line(train, pairs_folder, capsys, flags, line):
+    assert train("--name", "bad", "--data.source", str(pairs_folder), *flags) == 2
+    errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
+    assert len(errors) == 1 and line in errors[0]

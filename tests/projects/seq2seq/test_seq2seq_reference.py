@@ -1,11 +1,15 @@
-"""The layers from first principles equal PyTorch's, and the fast ones of `networks.py` equal both, forward and gradient."""
+"""Layers from first principles equal those of PyTorch and of the networks, forward and gradient."""
 
 import pytest
+import seq2seq_reference as reference
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from projects.seq2seq import networks, reference
+from projects.seq2seq.attention import Attention
+from projects.seq2seq.networks import padding_mask
+from projects.seq2seq.recurrent import RecurrentCell
+from projects.seq2seq.transformer import MultiHeadAttention, additive_mask
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -14,8 +18,8 @@ def assert_equal_with_gradients(ours, theirs, inputs):
     """The same value, and the same gradient with respect to every input, of two functions without arguments."""
     a, b = ours(), theirs()
     torch.testing.assert_close(a, b)
-    slope = torch.randn_like(a)
-    gradients = [torch.autograd.grad((x * slope).sum(), inputs) for x in (a, b)]
+    direction = torch.randn_like(a)
+    gradients = [torch.autograd.grad((x * direction).sum(), inputs) for x in (a, b)]
     torch.testing.assert_close(*gradients)
 
 
@@ -38,17 +42,17 @@ def test_gru_cell_equals_torch():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_the_fast_cell_equals_the_reference(kind):
-    cell = networks.RecurrentCell(kind, 5, 7)
+    cell = RecurrentCell(kind, 5, 7)
     x = torch.randn(3, 5, requires_grad=True)
     state = tuple(torch.randn(3, 7, requires_grad=True) for _ in range(2 if kind == "lstm" else 1))
-    weights = (cell.input.weight, cell.state.weight, cell.input.bias, cell.state.bias)
+    weights = (cell.ih.weight, cell.hh.weight, cell.ih.bias, cell.hh.bias)
     simple = reference.lstm_cell if kind == "lstm" else reference.gru_cell
 
     def theirs():
         new = simple(x, *state, *weights)
         return torch.stack(new) if kind == "lstm" else new[None]
 
-    assert_equal_with_gradients(lambda: torch.stack(cell(cell.input(x), state)), theirs, [x, *state, *weights])
+    assert_equal_with_gradients(lambda: torch.stack(cell(cell.ih(x), state)), theirs, [x, *state, *weights])
 
 
 def test_softmax_equals_torch_and_does_not_overflow():
@@ -73,7 +77,7 @@ def test_multi_head_attention_equals_torch(own):
     nn.init.normal_(layer.in_proj_bias)
     x = torch.randn(2, 4, 12, requires_grad=True)
     memory = x if own else torch.randn(2, 6, 12, requires_grad=True)
-    padding = networks.padding_mask(torch.tensor([3, memory.shape[1]]), memory.shape[1])
+    padding = padding_mask(torch.tensor([3, memory.shape[1]]), memory.shape[1])
     weights = (layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias)
     inputs = [x, *weights] if own else [x, memory, *weights]
     assert_equal_with_gradients(
@@ -84,26 +88,26 @@ def test_multi_head_attention_equals_torch(own):
 
 
 def test_the_fast_multi_head_attention_equals_the_reference():
-    layer = networks.MultiHeadAttention(12, 3)
-    torch.nn.init.normal_(layer.out.weight)  # which begins as zero
+    layer = MultiHeadAttention(12, 3)
+    torch.nn.init.normal_(layer.out_proj.weight)  # which begins as zero
     x, memory = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 12, requires_grad=True)
-    mask = networks.padding_mask(torch.tensor([3, 6]), 6)[:, None, None]
+    mask = padding_mask(torch.tensor([3, 6]), 6)[:, None, None]
 
     def theirs():
-        w_in = torch.cat([layer.query.weight, layer.key_value.weight])
-        b_in = torch.cat([layer.query.bias, layer.key_value.bias])
-        return reference.multi_head_attention(x, memory, w_in, b_in, layer.out.weight, layer.out.bias, 3, mask)
+        w_in = torch.cat([layer.q_proj.weight, layer.kv_proj.weight])
+        b_in = torch.cat([layer.q_proj.bias, layer.kv_proj.bias])
+        return reference.multi_head_attention(x, memory, w_in, b_in, layer.out_proj.weight, layer.out_proj.bias, 3, mask)
 
     assert_equal_with_gradients(
-        lambda: layer(x, *layer.project(memory), networks.bar(mask))[0], theirs, [x, memory, *layer.parameters()]
+        lambda: layer(x, *layer.project_kv(memory), additive_mask(mask))[0], theirs, [x, memory, *layer.parameters()]
     )
 
 
 def test_additive_attention_equals_the_reference():
-    layer = networks.Attention("additive", 5, 7)
+    layer = Attention("additive", 5, 7)
     query, values = torch.randn(2, 3, 5, requires_grad=True), torch.randn(2, 6, 7, requires_grad=True)
     lengths = torch.tensor([4, 6])
-    mask = networks.padding_mask(lengths, 6)
+    mask = padding_mask(lengths, 6)
 
     def theirs():
         rows = []
@@ -122,9 +126,9 @@ def test_additive_attention_equals_the_reference():
 
 
 def test_multiplicative_attention_is_a_softmax_of_scaled_products():
-    layer = networks.Attention("multiplicative", 5, 7)
+    layer = Attention("multiplicative", 5, 7)
     query, values = torch.randn(2, 3, 5), torch.randn(2, 6, 7)
-    mask = networks.padding_mask(torch.tensor([4, 6]), 6)
+    mask = padding_mask(torch.tensor([4, 6]), 6)
     context, weights = layer(query, layer.key(values), values, mask)
     for b, n in enumerate((4, 6)):
         expected = reference.softmax(query[b] @ layer.key.weight @ values[b, :n].T / 5**0.5)

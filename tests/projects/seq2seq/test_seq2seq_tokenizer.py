@@ -12,16 +12,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from projects.seq2seq import vocabulary
-from projects.seq2seq.sample import make_pairs
-from projects.seq2seq.vocabulary import (
-    BOS,
-    EOS,
-    LONGEST_WORD,
-    PAD,
-    SMALLEST,
-    SPECIAL,
-    UNK,
+from projects.seq2seq import tokenizer as tokenizer_module
+from projects.seq2seq.config import BOS, EOS, PAD, UNK
+from projects.seq2seq.synthetic import make_pairs
+from projects.seq2seq.tokenizer import (
+    MAX_WORD_BYTES,
+    MIN_VOCAB_SIZE,
+    SPECIAL_TOKENS,
     BPEDropout,
     decode,
     encode,
@@ -51,9 +48,9 @@ def tokenizer() -> Tokenizer:
 
 def texts_of_any_characters(count: int) -> list[str]:
     """Lines of random code points, without the halves of surrogate pairs, which are no characters."""
-    dice = random.Random(0)
-    code = lambda: dice.choice([dice.randrange(128), dice.randrange(0xD800), dice.randrange(0xE000, 0x110000)])  # noqa: E731
-    return ["".join(chr(code()) for _ in range(dice.randrange(40))) for _ in range(count)]
+    rng = random.Random(0)
+    code = lambda: rng.choice([rng.randrange(128), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)])  # noqa: E731
+    return ["".join(chr(code()) for _ in range(rng.randrange(40))) for _ in range(count)]
 
 
 # the vocabulary
@@ -61,10 +58,10 @@ def texts_of_any_characters(count: int) -> list[str]:
 
 def test_special_tokens_come_first(tokenizer):
     assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
-    assert [tokenizer.id_to_token(i) for i in range(4)] == list(SPECIAL) == ["<pad>", "<s>", "</s>", "<unk>"]
+    assert [tokenizer.id_to_token(i) for i in range(4)] == list(SPECIAL_TOKENS) == ["<pad>", "<s>", "</s>", "<unk>"]
 
 
-@pytest.mark.parametrize("size", [SMALLEST, SMALLEST + 1, 400])
+@pytest.mark.parametrize("size", [MIN_VOCAB_SIZE, MIN_VOCAB_SIZE + 1, 400])
 def test_a_vocabulary_has_the_size_that_was_asked_for(size):
     tokenizer = train_bpe(LINES, size)
     assert tokenizer.get_vocab_size() == size
@@ -153,7 +150,7 @@ def test_half_a_character_does_not_break_decoding(tokenizer):
 # dropout
 
 
-ODD = [*TEXTS, "", " ", "  a", "x" * (LONGEST_WORD + 30), "</s>", "<pad> <s>"]
+ODD = [*TEXTS, "", " ", "  a", "x" * (MAX_WORD_BYTES + 30), "</s>", "<pad> <s>"]
 
 
 def encoded(dropper: BPEDropout, count: int, epoch: int = 0, seed: int = 0) -> list[list[int]]:
@@ -202,45 +199,45 @@ def test_cuts_follow_from_seed_epoch_and_line(tokenizer):
 
 def by_the_paper(merges: list[tuple[str, str]], word: tuple[str, ...], dropout: float) -> dict[tuple[str, ...], float]:
     """How likely each cut of `word` is: algorithm 1, over every choice of merges that are left out in a step."""
-    places = [i for i in range(len(word) - 1) if word[i : i + 2] in merges]
+    positions = [i for i in range(len(word) - 1) if word[i : i + 2] in merges]
     outcome: dict[tuple[str, ...], float] = Counter()
-    for kept in product([False, True], repeat=len(places)):
-        chance = 1.0
+    for kept in product([False, True], repeat=len(positions)):
+        probability = 1.0
         for keep in kept:
-            chance *= 1 - dropout if keep else dropout
-        left = [place for place, keep in zip(places, kept, strict=True) if keep]
+            probability *= 1 - dropout if keep else dropout
+        left = [position for position, keep in zip(positions, kept, strict=True) if keep]
         if not left:
-            outcome[word] += chance
+            outcome[word] += probability
             continue
-        place = min(left, key=lambda i: (merges.index(word[i : i + 2]), i))
-        merged = (*word[:place], word[place] + word[place + 1], *word[place + 2 :])
-        for cut, share in by_the_paper(merges, merged, dropout).items():
-            outcome[cut] += chance * share
+        position = min(left, key=lambda i: (merges.index(word[i : i + 2]), i))
+        merged = (*word[:position], word[position] + word[position + 1], *word[position + 2 :])
+        for cut, rest in by_the_paper(merges, merged, dropout).items():
+            outcome[cut] += probability * rest
     return outcome
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.4])
 def test_each_cut_is_as_frequent_as_the_paper_has_it(dropout):
-    tokenizer = train_bpe(["abab abc"] * 9 + ["bcd ab"] * 5, SMALLEST + 6)
+    tokenizer = train_bpe(["abab abc"] * 9 + ["bcd ab"] * 5, MIN_VOCAB_SIZE + 6)
     names = {token: name for name, token in tokenizer.get_vocab().items()}
-    merges = sorted(vocabulary._merge_table(tokenizer, tokenizer.get_vocab()).items(), key=lambda item: item[1])
+    merges = sorted(tokenizer_module.merge_table(tokenizer, tokenizer.get_vocab()).items(), key=lambda item: item[1])
     expected = by_the_paper([(names[a], names[b]) for (a, b), _ in merges], tuple("Ġababcd"), dropout)
     assert len(expected) > 5
     count = 6000
     dropper = BPEDropout(tokenizer, ["ababcd"] * count, dropout)
     found = Counter(tuple(names[token] for token in ids) for ids in encoded(dropper, count))
     assert set(found) <= set(expected)
-    for cut, share in expected.items():
-        assert abs(found[cut] - count * share) < 4.5 * (count * share * (1 - share)) ** 0.5 + 1, cut
+    for cut, probability in expected.items():
+        assert abs(found[cut] - count * probability) < 4.5 * (count * probability * (1 - probability)) ** 0.5 + 1, cut
 
 
 def test_a_full_cache_changes_nothing(tokenizer, monkeypatch):
     lines = [*LINES[:60], *ODD]
     roomy = encoded(BPEDropout(tokenizer, lines, 0.3), len(lines))
-    monkeypatch.setattr(vocabulary, "CACHED_STATES", 20)
+    monkeypatch.setattr(tokenizer_module, "MAX_CACHED_WORDS", 20)
     dropper = BPEDropout(tokenizer, lines, 0.3)
     assert encoded(dropper, len(lines)) == encoded(dropper, len(lines)) == roomy
-    assert len(dropper._states) == 20
+    assert dropper.word.cache_info().currsize == 20
 
 
 def test_a_word_without_end_takes_no_time(tokenizer):

@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from projects.seq2seq import sample
+from projects.seq2seq import synthetic
 from projects.seq2seq.data import SAMPLE_SIZES, read_sample
-from projects.seq2seq.sample import (
+from projects.seq2seq.synthetic import (
     SENTENCES,
-    Dice,
+    PortableRandom,
     clock,
     english_number,
     english_ordinal,
@@ -117,81 +117,81 @@ def test_clock_times_are_all_different():
     assert len({german for german, _ in times}) == len({english for _, english in times}) == 144
 
 
-class Loaded(Dice):
-    """Dice that fall as they are told; as the first of everything once that runs out."""
+class Scripted(PortableRandom):
+    """Random choices that are given; then the first of everything."""
 
-    def __init__(self, *falls: int) -> None:
-        self.falls = list(falls)
+    def __init__(self, *choices: int) -> None:
+        self.choices = list(choices)
 
-    def number(self, low: int, high: int) -> int:
-        fall = self.falls.pop(0) if self.falls else low
-        assert low <= fall <= high
-        return fall
+    def integer(self, low: int, high: int) -> int:
+        chosen = self.choices.pop(0) if self.choices else low
+        assert low <= chosen <= high
+        return chosen
 
 
 @pytest.mark.parametrize(
-    "make, falls, german, english",
+    "make, choices, german, english",
     [
         (
-            sample.past,  # person, deed, number, thing, month, day, century, year
+            synthetic.past,  # person, deed, number, thing, month, day, century, year
             [0, 0, 27, 0, 2, 3, 1, 85],
             "Am dritten März neunzehnhundertfünfundachtzig hat Anna siebenundzwanzig Bücher gekauft.",
             "On March the third, nineteen eighty-five, Anna bought twenty-seven books.",
         ),
         (
-            sample.past,
+            synthetic.past,
             [3, 2, 2, 3, 11, 31, 2, 21],
             "Am einunddreißigsten Dezember zweitausendeinundzwanzig hat Paul zwei Äpfel gesucht.",
             "On December the thirty-first, twenty twenty-one, Paul looked for two apples.",
         ),
         (
-            sample.reason,  # person, state, week or year, day, number, thing, deed, modal
+            synthetic.reason,  # person, state, week or year, day, number, thing, deed, modal
             [4, 0, 1, 1, 3, 0, 0, 0],
             "Peter bleibt zu Hause, weil er morgen drei Bücher kaufen muss.",
             "Peter stays at home because he must buy three books tomorrow.",
         ),
         (
-            sample.reason,
+            synthetic.reason,
             [1, 3, 0, 6, 4, 61, 5, 1, 2],
             "Clara ist müde, weil sie am vierten Juli einundsechzig Lampen verkaufen will.",
             "Clara is tired because she wants to sell sixty-one lamps on July the fourth.",
         ),
         (
-            sample.report,  # speaker, the other one, verb, week or year, day, number, thing, deed, modal
+            synthetic.report,  # speaker, the other one, verb, week or year, day, number, thing, deed, modal
             [0, 0, 0, 1, 2, 12, 4, 3, 1],
             "Anna sagt, dass Clara am Montag zwölf Stühle finden kann.",
             "Anna says that Clara can find twelve chairs on Monday.",
         ),
         (
-            sample.timetable,  # event, week or year, day, hour, minute / 5, order
+            synthetic.timetable,  # event, week or year, day, hour, minute / 5, order
             [0, 1, 2, 2, 6, 0],
             "Der Zug fährt am Montag um halb drei ab.",
             "The train leaves at half past two on Monday.",
         ),
         (
-            sample.timetable,
+            synthetic.timetable,
             [11, 1, 1, 7, 9, 1],
             "Morgen macht das Museum um Viertel vor acht zu.",
             "Tomorrow the museum closes at a quarter to eight.",
         ),
         (
-            sample.price,  # number, thing, euros, cents
+            synthetic.price,  # number, thing, euros, cents
             [12, 4, 21, 50],
             "Die zwölf Stühle kosten einundzwanzig Euro und fünfzig Cent.",
             "The twelve chairs cost twenty-one euros and fifty cents.",
         ),
         (
-            sample.stock,  # place, thing, hundreds, rest
+            synthetic.stock,  # place, thing, hundreds, rest
             [2, 4, 3, 84],
             "In der Schule gibt es dreihundertfünfundachtzig Stühle.",
             "There are three hundred and eighty-five chairs at school.",
         ),
     ],
 )
-def test_sentences(make, falls, german, english):
-    dice = Loaded(*falls)
-    assert make(dice) == (german, english)
-    assert not dice.falls
+def test_sentences(make, choices, german, english):
+    rng = Scripted(*choices)
+    assert make(rng) == (german, english)
+    assert not rng.choices
 
 
 def test_who_says_something_speaks_of_another(pairs):
@@ -235,7 +235,7 @@ def test_the_same_arguments_give_the_same_pairs(pairs):
 def test_the_pairs_are_those_of_any_other_machine(pairs):
     text = "\n".join(line for pair in pairs for line in pair)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert digest.startswith("3986a07bd3b5cdf7"), "other sentences: figures measured on the old ones no longer hold"
+    assert digest.startswith("3986a07bd3b5cdf7"), "other sentences: results measured on the old ones no longer hold"
 
 
 def test_no_sentence_is_in_two_splits():

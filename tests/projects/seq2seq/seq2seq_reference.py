@@ -113,26 +113,26 @@ def multi_head_attention(
     heads: int,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention in `heads` subspaces of the width, side by side (Vaswani et al., section 3.2.2).
+    """Attention in `heads` subspaces of the dim, side by side (Vaswani et al., section 3.2.2).
 
     Args:
-        x: (batch, queries, width), what asks.
-        memory: (batch, time, width), what is asked; `x` itself for self-attention.
-        w_in: (3 width, width), rows of query, key and value.
-        b_in: (3 width,).
-        w_out: (width, width).
-        b_out: (width,).
-        heads: a divisor of the width.
+        x: (batch, queries, dim), the queries.
+        memory: (batch, time, dim), keys and values come from it; `x` itself for self-attention.
+        w_in: (3 dim, dim), rows of query, key and value.
+        b_in: (3 dim,).
+        w_out: (dim, dim).
+        b_out: (dim,).
+        heads: a divisor of the dim.
         mask: bool, broadcast to (batch, heads, queries, time), true where a query may look.
 
     Returns:
-        (batch, queries, width).
+        (batch, queries, dim).
     """
     w_q, w_k, w_v = w_in.chunk(3)
     b_q, b_k, b_v = b_in.chunk(3)
 
     def project(y: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return (y @ w.T + b).unflatten(-1, (heads, -1)).transpose(1, 2)  # (batch, heads, time, width / heads)
+        return (y @ w.T + b).unflatten(-1, (heads, -1)).transpose(1, 2)  # (batch, heads, time, dim / heads)
 
     q, k, v = project(x, w_q, b_q), project(memory, w_k, b_k), project(memory, w_v, b_v)
     mixed, _ = scaled_dot_product_attention(q, k, v, mask)

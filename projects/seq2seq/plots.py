@@ -1,0 +1,105 @@
+"""Plots of a run: attention maps and translations of fixed sentences after validation, BLEU by length after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from common.io.loggers import log_plot, log_table
+from common.plots.bars import draw_bars
+from common.plots.figures import GRAY, new_figure, save
+from projects.seq2seq.batch_decoding import translate_ids
+from projects.seq2seq.config import EOS
+from projects.seq2seq.hypotheses import Hypothesis
+from projects.seq2seq.metrics import bleu_by_length
+from projects.seq2seq.module import Seq2SeqModule
+from projects.seq2seq.tokenizer import decode, token_names
+
+NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
+
+AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
+
+
+class TranslationPlots(Callback):
+    """After every validation `translations.md` and `attention.png` of the same sentences; after the test `length.png`.
+
+    Args:
+        folder: Where the plots go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Translates the first validation sentences as the test would, and plots the attention."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        module = cast(Seq2SeqModule, pl_module)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        pairs = data.splits["val"]
+        sources = pairs.source_ids[:NUM_TRANSLATIONS]
+        options, limit = module.test_generation, data.length_limit
+        found = translate_ids(module.net, sources, options, module.device, attention=True, length_limit=limit)
+        best = [hypotheses[0] for hypotheses in found]
+        rows = [
+            [source, target, decode(data.tokenizers[1], hypothesis.tokens), round(hypothesis.score, 3)]
+            for source, target, hypothesis in zip(pairs.source, pairs.target, best, strict=False)
+        ]
+        header = [data.languages[0], data.languages[1], "translation", "score"]
+        lines = [header, ["---"] * len(header), *rows]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+        (self.folder / "translations.md").write_text(f"After {trainer.global_step} steps:\n\n{table}\n")
+        log_table(trainer, "val/translations", header, rows)
+        if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
+            log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plots BLEU by the length of the reference."""
+        translations = cast(Seq2SeqModule, pl_module).translations
+        if not trainer.is_global_zero or not translations:
+            return
+        references = trainer.datamodule.splits["test"].target  # type: ignore[attr-defined]
+        order = sorted(translations)
+        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order])
+        bars = {name: score for name, (score, _) in by_length.items()}
+        notes = [f"{count} sentences" for _, count in by_length.values()]
+        path = self.folder / "length.png"
+        draw_bars(bars, notes, "BLEU by length", "words of the reference", "BLEU in lower case", path)
+        log_plot(trainer, "length", path)
+
+
+def attention_maps(
+    sources: Sequence[list[int]], best: Sequence[Hypothesis], tokenizers: tuple[Tokenizer, Tokenizer]
+) -> list[AttentionMap]:
+    """Attention maps of translations with their tokens' names; of empty sources none."""
+    maps: list[AttentionMap] = []
+    for ids, hypothesis in zip(sources, best, strict=False):
+        if ids and hypothesis.attention is not None:
+            names = token_names(tokenizers[1], hypothesis.tokens), token_names(tokenizers[0], [*ids, EOS])
+            maps.append((hypothesis.attention, *names))
+    return maps
+
+
+def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -> Path:
+    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG."""
+    columns = min(columns, len(maps))
+    widest = max(len(names) for _, _, names in maps)
+    tallest = max(len(names) for _, names, _ in maps)
+    figure, all_axes = new_figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
+    for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
+        axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_color(GRAY)
+    for axes in all_axes[len(maps) :]:
+        axes.set_visible(False)
+    return save(figure, path)
