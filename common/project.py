@@ -19,7 +19,7 @@ class Project:
         name: of its package below `projects/`, and of its folder below `runs/`.
         module: the LightningModule class.
         data: the LightningDataModule class.
-        monitor: the validation metric that picks the best checkpoint.
+        monitor: the validation metric that picks the best checkpoint; or a function of the data that returns it.
         mode: whether more of it is better, "max", or less, "min".
         plot_callbacks: callbacks that draw; each is made with the folder that its pictures go to.
         links: pairs of where a value is and the argument that takes it; such an argument is no option. The value is an
@@ -31,11 +31,15 @@ class Project:
     name: str
     module: type[LightningModule]
     data: type[LightningDataModule]
-    monitor: str = "val/loss"
+    monitor: str | Callable[[Any], str] = "val/loss"
     mode: Literal["min", "max"] = "min"
     plot_callbacks: tuple[Callable[[Path], Any], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     usage: str = "predict FILE"
+
+    def monitored(self, data: LightningDataModule) -> str:
+        """The validation metric that picks the best checkpoint on `data`."""
+        return self.monitor if isinstance(self.monitor, str) else self.monitor(data)
 
     @property
     def folder(self) -> Path:

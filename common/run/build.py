@@ -41,7 +41,7 @@ def prepare_trainer_options(cli: CapstoneCLI, place: Run, data: Any, options: di
     step = logged_steps(read_checkpoint(place.checkpoint)) if place.checkpoint else None
     loggers: list[Any] = [csv_logger(place.folder, step)]
     if config.wandb:
-        best: dict[str, str] = {project.monitor: project.mode, "val/loss": "min"}
+        best: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         recorded = {
             **json.loads(cli.parser.dump(config, format="json", skip_none=False)),
             "data/source": data.source_label,
@@ -72,14 +72,14 @@ def run_callbacks(cli: CapstoneCLI, place: Run, data: Any) -> list[Callback]:
         best = ModelCheckpoint(
             place.checkpoints,
             filename="best-{step:08d}",
-            monitor=project.monitor,
+            monitor=project.monitored(data),
             mode=project.mode,
             auto_insert_metric_name=False,
             save_on_train_epoch_end=True,
         )
         callbacks.append(best)
         if config.patience is not None:
-            callbacks.append(EarlyStopping(project.monitor, mode=project.mode, patience=int(config.patience)))
+            callbacks.append(EarlyStopping(project.monitored(data), mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint
