@@ -7,7 +7,7 @@ import torch
 
 from common.errors import UserError
 from projects.gan import data as gan_data
-from projects.gan.data import GANData, as_uint8, as_float
+from projects.gan.data import GANData, as_float, as_uint8
 
 
 @pytest.fixture

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.gan.losses import LOSSES, interpolate_samples, squared_gradient_norms, wgan_gp_penalty, zero_centered_gradient_penalty
+from projects.gan.losses import (
+    LOSSES,
+    interpolate_samples,
+    squared_gradient_norms,
+    wgan_gp_penalty,
+    zero_centered_gradient_penalty,
+)
 from projects.gan.metrics import discriminator_metrics
 
 
@@ -103,8 +109,9 @@ def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
 
     def of_weights(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         samples = x.clone().requires_grad_()
-        # the last bias has no part in any slope; `0 *` gives it a gradient all the same
-        return penalty(squared_gradient_norms(F.linear(F.linear(samples, w1, b1).tanh(), w2, b2).squeeze(1), samples)[0]) + 0 * b2.sum()
+        logits = F.linear(F.linear(samples, w1, b1).tanh(), w2, b2).squeeze(1)
+        # the last bias has no part in any gradient; `0 *` gives it one all the same
+        return penalty(*squared_gradient_norms(logits, samples)) + 0 * b2.sum()
 
     assert torch.autograd.gradcheck(of_weights, weights)
 

@@ -167,10 +167,10 @@ def test_no_more_is_kept_than_is_allowed_and_the_frechet_distance_uses_all(monke
         assert torch.equal(torch.cat(comparison.kept[side]), features[:60])
     got = comparison.compute()
     assert got["frechet_distance"] == pytest.approx(frechet(real, fake), rel=1e-6)
-    assert got["kernel_distance"] == pytest.approx(kernel_distance(real[:60], fake[:60]), rel=1e-4)  # float32 sums in another order
-    assert {name: got[name] for name in ("precision", "recall", "density", "coverage")} == prdc(
-        real[:60], fake[:60]
-    )
+    assert got["kernel_distance"] == pytest.approx(
+        kernel_distance(real[:60], fake[:60]), rel=1e-4
+    )  # float32 sums in another order
+    assert {name: got[name] for name in ("precision", "recall", "density", "coverage")} == prdc(real[:60], fake[:60])
 
 
 def test_computing_is_repeatable_and_leaves_the_random_state_alone():

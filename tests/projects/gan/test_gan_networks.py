@@ -7,6 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
 from projects.gan.dcgan import DCGANDiscriminator, DCGANGenerator
 from projects.gan.layers import ProjectionHead
 from projects.gan.mlp import CODE_DIM, MLPDiscriminator, MLPGenerator, fourier_features
@@ -76,9 +79,17 @@ def test_outputs_depend_on_the_label_with_classes_alone(kind):
     ("net", "inputs", "expected"),
     [
         (ResNetGenerator(LATENT_DIM, 8), torch.randn(2, LATENT_DIM), [(8, 8), (8, 16), (8, 32)]),
-        (ResNetGenerator(LATENT_DIM, 8, channel_multipliers=(1, 2, 4, 4)), torch.randn(2, LATENT_DIM), [(32, 8), (16, 16), (8, 32)]),
+        (
+            ResNetGenerator(LATENT_DIM, 8, channel_multipliers=(1, 2, 4, 4)),
+            torch.randn(2, LATENT_DIM),
+            [(32, 8), (16, 16), (8, 32)],
+        ),
         (ResNetDiscriminator(8), torch.randn(2, 3, 32, 32), [(8, 16), (8, 8), (8, 8), (8, 8)]),
-        (ResNetDiscriminator(8, channel_multipliers=(1, 2, 4, 4)), torch.randn(2, 3, 32, 32), [(8, 16), (16, 8), (32, 8), (32, 8)]),
+        (
+            ResNetDiscriminator(8, channel_multipliers=(1, 2, 4, 4)),
+            torch.randn(2, 3, 32, 32),
+            [(8, 16), (16, 8), (32, 8), (32, 8)],
+        ),
     ],
     ids=["generator", "generator multipliers", "discriminator", "discriminator multipliers"],
 )

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from projects.gan.metrics import mode_counts, mode_coverage
-from projects.gan.synthetic import MIXTURES, GaussianMixture
 from scipy import stats
 from torch import Tensor
+
+from projects.gan.metrics import mode_counts, mode_coverage
+from projects.gan.synthetic import MIXTURES, GaussianMixture
 
 mixtures = pytest.mark.parametrize("name", MIXTURES)
 
