@@ -9,13 +9,7 @@ from projects.gan.layers import ProjectionHead, spectral_normalized
 
 
 class DCGANGenerator(nn.Module):
-    """DCGAN generator: transposed convolutions, batch normalization, ReLU, and tanh at the end.
-
-    Args:
-        latent_dim: Dimension of the latent vector z ~ N(0, I).
-        channels: Feature maps at 16 x 16 pixels; each halving of the size doubles them.
-        num_classes: Number of classes; 0 for an unconditional generator, which ignores labels.
-    """
+    """DCGAN generator: transposed convolutions, batch normalization, ReLU, tanh. With 0 classes it ignores labels."""
 
     def __init__(self, latent_dim: int = 100, channels: int = 64, num_classes: int = 0) -> None:
         super().__init__()
@@ -44,13 +38,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """DCGAN discriminator: strided convolutions and leaky ReLU, with batch normalization or spectral normalization.
-
-    Args:
-        channels: Feature maps at 16 x 16 pixels; each halving of the size doubles them.
-        num_classes: Number of classes; 0 for an unconditional discriminator.
-        spectral: Spectral normalization of all weights (Miyato et al., arXiv 1802.05957); then nothing mixes the batch.
-    """
+    """DCGAN discriminator: strided convolutions and leaky ReLU, with batch normalization or spectral normalization."""
 
     def __init__(self, channels: int = 64, num_classes: int = 0, spectral: bool = False) -> None:
         super().__init__()

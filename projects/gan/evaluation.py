@@ -15,16 +15,7 @@ LATENT_SEEDS = {"val": 20_000, "test": 20_001}
 
 
 class Evaluator:
-    """Evaluation of one pass over a split, of points by mode coverage or of images by their features.
-
-    Args:
-        split: `val` or `test`.
-        num_samples: Samples of the split, in all processes together.
-        latent_dim: Dimension of the latent vector.
-        mixture: Mixture that points come from; None for images.
-        features: Feature extractor of images; None for points.
-        device: Device of the images.
-    """
+    """Evaluation of a pass over `num_samples` of a split: points by mode coverage, or images (no `mixture`) by features."""
 
     def __init__(
         self,

@@ -9,12 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 class ProjectionHead(nn.Module):
     """Projection discriminator head: a linear layer, plus the features' inner product with the label's embedding.
 
-    Source: Miyato and Koyama, arXiv 1802.05637, equation 3.
-
-    Args:
-        num_features: Input features.
-        num_classes: Number of classes; 0 for an unconditional discriminator, which ignores labels.
-        spectral: Spectral normalization of all weights.
+    Source: Miyato and Koyama, arXiv 1802.05637, equation 3. With 0 classes it ignores labels.
     """
 
     def __init__(self, num_features: int, num_classes: int, spectral: bool = False) -> None:

@@ -70,11 +70,9 @@ LOSSES: dict[str, AdversarialLoss] = {
 
 
 def squared_gradient_norms(logits: Tensor, *samples: Tensor) -> list[Tensor]:
-    """Squared gradient norm (batch,) of each logit in its own sample, for each of `samples`; differentiable again.
+    """Squared gradient norms (batch,) of logits in each of `samples` (batch, ...); differentiable again.
 
-    Args:
-        logits: (n,), each a function of its own sample alone (so no batch normalization on the way).
-        samples: Tensors (batch, ...) that the logits are computed from, and that require a gradient.
+    A logit must be a function of its own sample alone: there may be no batch normalization on the way.
     """
     gradients = torch.autograd.grad(logits.sum(), samples, create_graph=True)
     return [gradient.square().flatten(1).sum(1) for gradient in gradients]

@@ -127,12 +127,7 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
-    """Kernel distance: unbiased squared maximum mean discrepancy under a cubic kernel (arXiv 1801.01401, section 4).
-
-    Args:
-        real: Features (n, num_features).
-        fake: Features (m, num_features).
-    """
+    """Kernel distance: unbiased squared maximum mean discrepancy under a cubic kernel (arXiv 1801.01401, section 4)."""
     size = min(len(real), len(fake), KERNEL_SUBSET_SIZE)
     subsets = 1 if size == len(real) == len(fake) else 20
     with warnings.catch_warnings():
@@ -151,12 +146,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
 def prdc(real: Tensor, fake: Tensor, num_neighbors: int = NUM_NEIGHBORS) -> dict[str, float]:
     """PRDC: precision, recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797).
 
-    The ball around a sample reaches to its `num_neighbors`-th nearest neighbor of its own side, itself not counted.
-
-    Args:
-        real: Features (n, num_features), n above `num_neighbors`; with fewer samples, that many fewer neighbors.
-        fake: Features (m, num_features).
-        num_neighbors: k of the papers.
+    The ball around a sample reaches to its `num_neighbors`-th nearest neighbor of its own side, itself not counted; with few
+    samples there are fewer neighbors. `real` is (n, num_features), `fake` (m, num_features).
 
     Returns:
         precision: Fraction of fakes in at least one real sample's ball.

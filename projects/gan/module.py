@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -20,7 +20,6 @@ from common.trainer import attached_trainer, no_sync, rank_and_world_size, shoul
 from projects.gan.augment import NUM_RANDOM, Policy, diff_augment, instance_noise_schedule
 from projects.gan.config import DCGANConfig, MLPConfig, ResNetConfig
 from projects.gan.data import GANBatch
-from projects.gan.dcgan import DCGANDiscriminator, DCGANGenerator
 from projects.gan.evaluation import Evaluator
 from projects.gan.features import FeatureExtractor, load_features
 from projects.gan.losses import (
@@ -31,9 +30,8 @@ from projects.gan.losses import (
     zero_centered_gradient_penalty,
 )
 from projects.gan.metrics import discriminator_metrics
-from projects.gan.mlp import MLPDiscriminator, MLPGenerator
+from projects.gan.networks import build_networks
 from projects.gan.optim import adam, autocast_without_cache, gradient_norm, update, update_bn
-from projects.gan.resnet import ResNetDiscriminator, ResNetGenerator
 
 BN_SEED, BN_SAMPLES, BN_BATCH_SIZE = 20_002, 5000, 250  # of the fakes that batch-norm statistics are computed from
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -108,30 +106,11 @@ class GANModule(LightningModule):
         features_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
-        if (network == "mlp") != (data_kind == "points"):
-            use = "mlp" if data_kind == "points" else "dcgan or resnet, see recipes/images.yaml"
-            raise UserError(f"--model.network {network}: the data are {data_kind}; use {use}")
-        if augment and data_kind == "points":
-            raise UserError(f"--model.augment {','.join(augment)}: points are not augmented; leave it out")
-        if conditional and network == "mlp":
-            raise UserError("--model.conditional true: the MLP pair is unconditional; leave it out")
+        check_options(data_kind, network, conditional, augment)
         self.save_hyperparameters()
-        classes = num_classes if conditional else 0
-        self.generator: nn.Module
-        self.discriminator: nn.Module
-        if network == "mlp":
-            dims = mlp.hidden_dim, mlp.num_layers, data_std
-            self.generator = MLPGenerator(latent_dim, *dims, mlp.num_latent_codes)
-            self.discriminator = MLPDiscriminator(*dims, mlp.fourier_octaves)
-        elif network == "dcgan":
-            self.generator = DCGANGenerator(latent_dim, dcgan.channels, classes)
-            self.discriminator = DCGANDiscriminator(dcgan.channels, classes, dcgan.spectral_norm)
-        else:
-            self.generator = ResNetGenerator(latent_dim, resnet.channels, classes, resnet.channel_multipliers)
-            self.discriminator = ResNetDiscriminator(resnet.channels, classes, resnet.channel_multipliers)
-        if data_kind == "images":
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
+        configs: dict[str, MLPConfig | DCGANConfig | ResNetConfig] = {"mlp": mlp, "dcgan": dcgan, "resnet": resnet}
+        networks = build_networks(configs[network], latent_dim, num_classes if conditional else 0, data_std)
+        self.generator, self.discriminator = networks
         self.has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in self.discriminator.modules())
         if self.has_batch_norm and self.penalized:
             raise UserError(
@@ -356,3 +335,14 @@ class GANModule(LightningModule):
             penalties = self.gradient_penalties(*logits, real_aug, fake_aug, labels, rng)
             loss = loss + sum(self.hparams[f"{name}_weight"] * value for name, value in penalties.items())
         return loss + self.loss.generator(*logits)
+
+
+def check_options(data_kind: str, network: str, conditional: bool, augment: Sequence[str]) -> None:
+    """Raises UserError for options that contradict the data or each other."""
+    if (network == "mlp") != (data_kind == "points"):
+        use = "mlp" if data_kind == "points" else "dcgan or resnet, see recipes/images.yaml"
+        raise UserError(f"--model.network {network}: the data are {data_kind}; use {use}")
+    if augment and data_kind == "points":
+        raise UserError(f"--model.augment {','.join(augment)}: points are not augmented; leave it out")
+    if conditional and network == "mlp":
+        raise UserError("--model.conditional true: the MLP pair is unconditional; leave it out")

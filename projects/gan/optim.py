@@ -18,14 +18,8 @@ def update(
 ) -> None:
     """Gradient step of one network: gradients of `loss` in its parameters alone, averaged over processes, then the step.
 
-    A generator's gradient passes through the discriminator, whose own parameters need none then.
-
-    Args:
-        optimizer: The network's.
-        network: The network that is updated.
-        loss: Scalar loss.
-        world_size: Number of processes.
-        backward: Backward pass, called with the loss and `inputs`.
+    A generator's gradient passes through the discriminator, whose own parameters need none then. `backward` is called with
+    the loss and `inputs`.
     """
     parameters = list(network.parameters())
     for parameter in parameters:
@@ -74,13 +68,8 @@ def update_bn(generator: nn.Module, z: Tensor, labels: Tensor, batch_size: int) 
     """Batch-norm statistics of the current weights, as `torch.optim.swa_utils.update_bn`, for a network that takes labels.
 
     Averaged weights have no running statistics of their own: those at hand belong to the trained weights ("standing
-    statistics": Brock et al., arXiv 1809.11096, appendix C).
-
-    Args:
-        generator: Network from latent vectors and labels to samples.
-        z: Latent vectors (count, latent_dim).
-        labels: Class labels (count,).
-        batch_size: Samples of a forward pass; the statistics are the means over the passes.
+    statistics": Brock et al., arXiv 1809.11096, appendix C). The new ones are means over forward passes of latent
+    vectors z (count, latent_dim) and labels (count,).
     """
     norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
     if not norms:

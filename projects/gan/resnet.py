@@ -13,12 +13,7 @@ from projects.gan.layers import ProjectionHead, spectral_normalized, xavier_init
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """Conditional batch normalization: scale and shift belong to the label (Dumoulin et al., arXiv 1610.07629).
-
-    Args:
-        channels: Feature maps.
-        num_classes: Number of classes; 0 for plain batch normalization.
-    """
+    """Conditional batch normalization: scale and shift are the label's (arXiv 1610.07629); plain with 0 classes."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -56,14 +51,7 @@ class UpsampleBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """ResNet generator with batch normalization, conditional if there are classes.
-
-    Args:
-        latent_dim: Dimension of the latent vector z ~ N(0, I).
-        channels: Feature maps at full size.
-        num_classes: Number of classes; 0 for an unconditional generator, which ignores labels.
-        channel_multipliers: Multiples of `channels` at 32, 16, 8 and 4 pixels.
-    """
+    """ResNet generator with batch normalization; for the options see `ResNetConfig`. With 0 classes it ignores labels."""
 
     def __init__(
         self,
@@ -89,14 +77,7 @@ class ResNetGenerator(nn.Module):
 
 
 class DownsampleBlock(nn.Module):
-    """Residual block with spectral normalization.
-
-    Args:
-        in_channels: Feature maps of the input.
-        out_channels: Feature maps of the output.
-        down: Whether height and width are halved, by average pooling.
-        first: Whether its input is the image itself: no ReLU before its first convolution.
-    """
+    """Residual block with spectral normalization; `down` halves the size, `first` (on the image) has no first ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, down: bool, first: bool = False) -> None:
         super().__init__()
@@ -115,13 +96,7 @@ class DownsampleBlock(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """ResNet discriminator: spectral normalization throughout, global sum pooling, projection head.
-
-    Args:
-        channels: Feature maps of the first block.
-        num_classes: Number of classes; 0 for an unconditional discriminator.
-        channel_multipliers: Multiples of `channels` in the four blocks.
-    """
+    """ResNet discriminator: spectral normalization throughout, global sum pooling, projection head."""
 
     def __init__(self, channels: int = 128, num_classes: int = 0, channel_multipliers: Sequence[int] = (1, 1, 1, 1)) -> None:
         super().__init__()
