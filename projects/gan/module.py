@@ -31,7 +31,7 @@ from projects.gan.losses import (
 )
 from projects.gan.metrics import discriminator_metrics
 from projects.gan.networks import build_networks
-from projects.gan.optim import adam, autocast_without_cache, gradient_norm, update, update_bn
+from projects.gan.optim import adam, autocast_without_cache, update, update_bn
 
 BN_SEED, BN_SAMPLES, BN_BATCH_SIZE = 20_002, 5000, 250  # of the fakes that batch-norm statistics are computed from
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -243,7 +243,8 @@ class GANModule(LightningModule):
         metrics = losses | discriminator_metrics(real_logits, fake_logits, self.loss.boundary)
         self.log_dict({f"train/{name}": value.detach() for name, value in metrics.items()})
         for name, network in [("generator", self.generator), ("discriminator", self.discriminator)]:
-            self.log(f"grad/{name}", gradient_norm(network.parameters()))
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            self.log(f"grad/{name}", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
         """Adam of the generator, then of the discriminator; `training_step` steps their schedules each iteration."""

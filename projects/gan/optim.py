@@ -46,11 +46,6 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Total 2-norm of all gradients, a scalar."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
