@@ -1,4 +1,4 @@
-"""Changes of whole batches are what slow code does to one image, and gradients go through them."""
+"""Augmentations of whole batches are what slow code does to one image, and gradients go through them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ def images_of(n: int, size: int = 8) -> Tensor:
 
 
 def uniform(n: int, **fixed: float) -> Tensor:
-    """All at 0.5, but for those given by name."""
+    """All at 0.5, but for those that are named."""
     names = ["brightness", "saturation", "contrast", "down", "right", "row", "column"]
     return torch.tensor([[fixed.get(name, 0.5) for name in names]] * n, dtype=torch.double)
 
 
 def random_numbers(n: int) -> Tensor:
     """Uniform float32 numbers, as in training; the first three images have the extremes."""
-    drawn = torch.rand(n, NUM_RANDOM)
-    drawn[0], drawn[1], drawn[2] = 0.0, ALMOST_ONE, 1.0  # 1 itself only where numbers are rounded to fewer bits
-    return drawn
+    random = torch.rand(n, NUM_RANDOM)
+    random[0], random[1], random[2] = (
+        0.0,
+        ALMOST_ONE,
+        1.0,
+    )  # 1 itself only where numbers are rounded to fewer bits
+    return random
 
 
 def slow_color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
@@ -70,7 +74,7 @@ def test_without_policies_nothing_changes():
     assert torch.equal(diff_augment(images, random_numbers(4), ()), images)
 
 
-def test_neutral_numbers_change_nothing():
+def test_neutral_random_numbers_change_nothing():
     images = images_of(4)
     torch.testing.assert_close(diff_augment(images, uniform(4), ("color", "translation")), images)
 
@@ -98,27 +102,27 @@ def test_contrast_goes_from_half_to_three_halves_around_each_image_s_mean():
 @pytest.mark.parametrize("size", [6, 8, 12, 32])
 def test_translation_is_that_of_a_loop_with_zeros_behind(size):
     count = 60 if size < 32 else 12
-    images, drawn = images_of(count, size), random_numbers(count)
-    expected = torch.stack([slow_translation(image, *n[3:5].tolist()) for image, n in zip(images, drawn, strict=True)])
-    assert torch.equal(translate(images, drawn[:, 3:5]), expected)
+    images, random = images_of(count, size), random_numbers(count)
+    expected = torch.stack([slow_translation(image, *n[3:5].tolist()) for image, n in zip(images, random, strict=True)])
+    assert torch.equal(translate(images, random[:, 3:5]), expected)
 
 
 def test_translation_goes_from_up_and_left_to_down_and_right():
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, 16, 16] = 1
-    for fraction, place in [(0.0, 12), (0.5, 16), (ALMOST_ONE, 20)]:
+    for fraction, position in [(0.0, 12), (0.5, 16), (ALMOST_ONE, 20)]:
         moved = translate(image, torch.tensor([[fraction, 0.5]]))
-        assert moved[0, 0].nonzero().tolist() == [[place, 16]]
+        assert moved[0, 0].nonzero().tolist() == [[position, 16]]
         moved = translate(image, torch.tensor([[0.5, fraction]]))
-        assert moved[0, 0].nonzero().tolist() == [[16, place]]
+        assert moved[0, 0].nonzero().tolist() == [[16, position]]
 
 
 @pytest.mark.parametrize("size", [4, 8, 32])
 def test_cutout_boxes_are_at_most_half_the_side_around_their_center(size):
-    drawn = random_numbers(200)[:, 5:7]
-    mask = cutout_mask(size, drawn)
+    random = random_numbers(200)[:, 5:7]
+    mask = cutout_mask(size, random)
     assert mask.shape == (200, 1, size, size) and set(mask.unique().tolist()) == {0, 1}
-    expected = torch.stack([slow_cutout(torch.ones(1, size, size), *place.tolist()) for place in drawn])
+    expected = torch.stack([slow_cutout(torch.ones(1, size, size), *center.tolist()) for center in random])
     assert torch.equal(mask, expected)
     sides = (mask == 0).squeeze(1).any(2).sum(1)
     assert sides.max() == size // 2 and sides.min() == size // 4
@@ -132,28 +136,28 @@ def test_cutout_boxes_in_the_middle_and_at_the_borders():
 
 
 def test_all_changes_together_are_those_of_one_image_after_the_other():
-    images, drawn = images_of(20), random_numbers(20).double()
+    images, random = images_of(20), random_numbers(20).double()
     expected = []
-    for image, n in zip(images, drawn.tolist(), strict=True):
+    for image, n in zip(images, random.tolist(), strict=True):
         expected.append(slow_cutout(slow_translation(slow_color(image, *n[:3]), *n[3:5]), *n[5:]))
     before = images.clone()
     for policies in (POLICIES, POLICIES[::-1]):
-        torch.testing.assert_close(diff_augment(images, drawn, policies), torch.stack(expected))
-    assert torch.equal(images, before), "the images that are given stay as they are"
+        torch.testing.assert_close(diff_augment(images, random, policies), torch.stack(expected))
+    assert torch.equal(images, before), "the input images stay as they are"
 
 
 def test_gradients_go_through_every_change():
-    drawn = torch.rand(2, NUM_RANDOM, dtype=torch.double)
-    drawn[:, 5:] = 0.3  # not all of a image of 4 x 4 in the hole
+    random = torch.rand(2, NUM_RANDOM, dtype=torch.double)
+    random[:, 5:] = 0.3  # not all of an image of 4 x 4 in the cutout box
     images = images_of(2, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: diff_augment(x, drawn, POLICIES), images)
-    assert torch.autograd.grad(diff_augment(images, drawn, POLICIES).sum(), images)[0].abs().sum() > 0
+    assert torch.autograd.gradcheck(lambda x: diff_augment(x, random, POLICIES), images)
+    assert torch.autograd.grad(diff_augment(images, random, POLICIES).sum(), images)[0].abs().sum() > 0
 
 
-def test_real_and_fake_with_the_same_numbers_are_changed_alike():
-    real, fake, drawn = images_of(30), images_of(30), random_numbers(30).double()
-    both = diff_augment(torch.cat([real, fake]), torch.cat([drawn, drawn]), POLICIES)
-    got = diff_augment(real, drawn, POLICIES), diff_augment(fake, drawn, POLICIES)
+def test_real_and_fake_with_the_same_random_numbers_are_augmented_alike():
+    real, fake, random = images_of(30), images_of(30), random_numbers(30).double()
+    both = diff_augment(torch.cat([real, fake]), torch.cat([random, random]), POLICIES)
+    got = diff_augment(real, random, POLICIES), diff_augment(fake, random, POLICIES)
     torch.testing.assert_close(both, torch.cat(got))
-    drawn[:, 0] = 0.5  # all but brightness is linear
-    torch.testing.assert_close(got[0] - got[1], diff_augment(real - fake, drawn, POLICIES))
+    random[:, 0] = 0.5  # all but brightness is linear
+    torch.testing.assert_close(got[0] - got[1], diff_augment(real - fake, random, POLICIES))

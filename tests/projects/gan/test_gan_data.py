@@ -64,8 +64,8 @@ def test_a_loader_goes_on_where_training_stopped(position, picture_folder, which
 def test_no_image_comes_twice_in_an_epoch_and_none_is_held_out(position, picture_folder):
     position()
     data = make_data(str(picture_folder), batch_size=16, eval_samples=60)
-    seen = torch.cat([batch.indices for batch in data.train_dataloader()])
-    assert len(seen) == len(set(seen.tolist())) == 192, "the 8 images that fill no batch are left out"
+    indices = torch.cat([batch.indices for batch in data.train_dataloader()])
+    assert len(indices) == len(set(indices.tolist())) == 192, "the 8 images that fill no batch are left out"
     batch = next(iter(data.train_dataloader()))
     for image, number in zip(batch.samples, batch.indices, strict=True):
         original = as_float(data.splits["train"].images[number])

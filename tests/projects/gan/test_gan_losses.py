@@ -1,4 +1,4 @@
-"""The players' losses against torch's own and against loops; the penalties against slopes known in closed form."""
+"""Adversarial losses against torch's own and against loops; gradient penalties against gradients known in closed form."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_losses_are_those_of_torch_or_of_loops(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_logits_of_any_size_give_finite_losses_and_slopes(name):
+def test_logits_of_any_size_give_finite_losses_and_gradients(name):
     real, fake = (torch.tensor([1e4, -1e4, 0.0]).requires_grad_() for _ in range(2))
     for loss in losses(name, real, fake.flip(0)):
-        slopes = torch.autograd.grad(loss, [real, fake], retain_graph=True, allow_unused=True)
-        assert loss.isfinite() and all(slope.isfinite().all() for slope in slopes if slope is not None)
+        gradients = torch.autograd.grad(loss, [real, fake], retain_graph=True, allow_unused=True)
+        assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -76,7 +76,7 @@ def test_there_is_no_boundary_exactly_where_a_shift_of_all_logits_changes_nothin
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_both_players_losses_fall_when_their_own_side_gains(name):
+def test_both_losses_fall_when_their_own_side_gains(name):
     real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
     ours, theirs = losses(name, real, fake)
     up, down = torch.autograd.grad(ours, [real, fake])
@@ -102,7 +102,7 @@ def test_penalties_of_a_quadratic_discriminator():
 
 
 @pytest.mark.parametrize("penalty", [zero_centered_gradient_penalty, wgan_gp_penalty])
-def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
+def test_gradients_of_penalties_in_the_weights_are_the_numerical_ones(penalty):
     x = torch.randn(4, 3, dtype=torch.double)
     shapes = [(5, 3), (5,), (1, 5), (1,)]
     weights = [torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in shapes]
@@ -116,7 +116,7 @@ def test_penalties_slopes_in_the_weights_are_the_numerical_ones(penalty):
     assert torch.autograd.gradcheck(of_weights, weights)
 
 
-def test_a_flat_discriminator_has_finite_slopes_of_the_unit_penalty():
+def test_a_flat_discriminator_has_finite_gradients_of_the_wgan_gp_penalty():
     w = torch.zeros(3, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
     loss = wgan_gp_penalty(squared_gradient_norms(x @ w, x)[0])

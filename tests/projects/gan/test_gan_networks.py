@@ -258,7 +258,7 @@ def test_spectral_norm_takes_the_place_of_batch_norm():
     torch.testing.assert_close(net(images, labels), alone)
 
 
-def test_fourier_features_are_sines_and_cosines_of_each_number():
+def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
     x, y = 0.3, -0.7
     found = fourier_features(torch.tensor([[x, y], [0.0, 0.0]]), 2)
     angles = [math.pi * x, 2 * math.pi * x, math.pi * y, 2 * math.pi * y]
@@ -275,8 +275,8 @@ def test_points_pass_through_fourier_features_in_their_own_unit(octaves):
     torch.testing.assert_close(net(points), expected)
 
 
-def test_a_code_is_chosen_by_the_first_number_of_the_z():
-    """Each code has the same share of a normal number, in order, and is known to the network by its own row of numbers."""
+def test_a_latent_code_is_selected_by_the_first_latent_dimension():
+    """Each code has the same probability under the normal distribution, in order, and a row of the embedding."""
     z = torch.randn(4000, 3)
     generator = MLPGenerator(3, hidden_dim=8, num_latent_codes=4, data_std=2.0)
     quartiles = torch.tensor([-0.67449, 0.0, 0.67449])  # of the standard normal distribution
@@ -309,7 +309,7 @@ def test_statistics_are_the_means_over_the_batches(classes):
     torch.testing.assert_close(settled, net.train()(z, labels), atol=2e-3, rtol=0)  # variances with n - 1 against n
 
 
-def test_without_codes_all_z_is_continuous():
+def test_without_latent_codes_the_latent_vector_is_continuous():
     z = torch.randn(5, 3)
     generator = MLPGenerator(3, hidden_dim=8, data_std=2.0)
     torch.testing.assert_close(generator(z), 2 * generator.layers(z))
