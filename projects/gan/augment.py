@@ -1,66 +1,83 @@
-"""DiffAugment: the discriminator sees real and generated pictures through the same random changes (arXiv 2006.10738).
+"""Augmentation of what the discriminator sees: DiffAugment (Zhao et al., arXiv 2006.10738) and annealed instance noise.
 
-With few pictures a discriminator learns them by heart. One that sees every picture changed cannot; and as the changes can
-be differentiated and fall on fakes too, the generator does not learn to make changed pictures.
+With few images a discriminator memorizes them. One that sees every image augmented cannot; and as the augmentations are
+differentiable and applied to fakes too, the generator does not learn to make augmented images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POLICIES = ("color", "translation", "cutout")
-DRAWS = 7  # random numbers for each picture
-SHIFT = 1 / 8  # of the picture's size at most, in each direction
-HOLE = 1 / 2  # side of the square that is blanked, in shares of the picture's
+Policy = Literal["color", "translation", "cutout"]
+NUM_RANDOM = 7  # random numbers for each image
+MAX_SHIFT = 1 / 8  # translation in each direction, as a fraction of the image's side
+CUTOUT_SIDE = 1 / 2  # side of the cutout box, as a fraction of the image's
+NOISE_FRACTION = 0.7  # of all iterations, in which instance noise falls
+NOISE_DECAY = 0.01  # its standard deviation at the end, as a fraction of that at the start
 
 
-def change(images: Tensor, numbers: Tensor, policies: Sequence[str]) -> Tensor:
-    """Pictures (batch, 3, size, size) from -1 to 1, changed in the order of `POLICIES`; of the same shape.
+def instance_noise_schedule(std: float, progress: float) -> float:
+    """Standard deviation of instance noise: it falls exponentially from `std` to a hundredth, and is then zero.
+
+    Instance noise is Gaussian noise on real samples and fakes alike (Arjovsky and Bottou, arXiv 1701.04862, section 3). The
+    generator first learns where there is data at all, while everything overlaps, and then the details.
 
     Args:
-        images: the pictures.
-        numbers: (batch, DRAWS), uniform from 0 to 1: brightness, saturation, contrast, then down and right for the shift,
-            and row and column of the hole.
-        policies: those of `POLICIES` that apply. `color`: brightness up to 0.5 up or down, saturation from 0 to 2 times,
-            then contrast from 0.5 to 1.5 times. `translation`: by up to an eighth, with zeros behind it. `cutout`: a square
-            of half the picture's side, set to zero, part of which may be outside.
+        std: Standard deviation at the start.
+        progress: Fraction of the training's iterations that are done.
+    """
+    done = progress / NOISE_FRACTION
+    return std * NOISE_DECAY**done if done < 1 else 0.0
+
+
+def diff_augment(images: Tensor, uniform: Tensor, policies: Sequence[Policy]) -> Tensor:
+    """DiffAugment of images (batch, 3, size, size) in [-1, 1]; of the same shape.
+
+    Args:
+        images: The images.
+        uniform: Random numbers (batch, NUM_RANDOM) in [0, 1]: brightness, saturation, contrast, translation down and right,
+            row and column of the cutout box.
+        policies: The augmentations, applied in this order. `color`: brightness by up to 0.5 up or down, saturation by a
+            factor from 0 to 2, then contrast by one from 0.5 to 1.5. `translation`: by up to an eighth, with zeros behind
+            it. `cutout`: a box of half the image's side, set to zero, part of which may be outside.
     """
     if "color" in policies:
-        brightness, saturation, contrast = numbers[:, :3, None, None, None].unbind(1)  # each (batch, 1, 1, 1)
+        brightness, saturation, contrast = uniform[:, :3, None, None, None].unbind(1)  # each (batch, 1, 1, 1)
         images = images + (brightness - 0.5)
         gray = images.mean(1, keepdim=True)
         images = gray + 2 * saturation * (images - gray)
-        middle = images.mean((1, 2, 3), keepdim=True)
-        images = middle + (0.5 + contrast) * (images - middle)
+        mean = images.mean((1, 2, 3), keepdim=True)
+        images = mean + (0.5 + contrast) * (images - mean)
     if "translation" in policies:
-        images = translate(images, numbers[:, 3:5])
+        images = translate(images, uniform[:, 3:5])
     if "cutout" in policies:
-        images = images * outside_hole(images.shape[-1], numbers[:, 5:7])
+        images = images * cutout_mask(images.shape[-1], uniform[:, 5:7])
     return images
 
 
 def translate(images: Tensor, shift: Tensor) -> Tensor:
-    """Moves pictures (batch, 3, size, size) by whole pixels; `shift` (batch, 2) is 0 for up or left, 1 for down or right."""
+    """Translation of images (batch, 3, size, size) by whole pixels; `shift` (batch, 2): 0 is up or left, 1 down or right."""
     batch, _, size, _ = images.shape
-    most = int(size * SHIFT + 0.5)
-    offset = (shift * (2 * most + 1)).long().clamp(max=2 * most)  # (batch, 2): where the window begins, 0 to 2 most
-    padded = F.pad(images, (most,) * 4)  # (batch, 3, size + 2 most, size + 2 most)
+    pad = int(size * MAX_SHIFT + 0.5)
+    offset = (shift * (2 * pad + 1)).long().clamp(max=2 * pad)  # (batch, 2): where the window begins, 0 to 2 pad
+    padded = F.pad(images, (pad,) * 4)  # (batch, 3, size + 2 pad, size + 2 pad)
     steps = torch.arange(size, device=images.device)
-    rows = (2 * most - offset[:, :1] + steps)[:, None, :, None]  # (batch, 1, size, 1)
-    columns = (2 * most - offset[:, 1:] + steps)[:, None, None, :]  # (batch, 1, 1, size)
-    which = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
+    rows = (2 * pad - offset[:, :1] + steps)[:, None, :, None]  # (batch, 1, size, 1)
+    columns = (2 * pad - offset[:, 1:] + steps)[:, None, None, :]  # (batch, 1, 1, size)
+    image = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
     channel = torch.arange(3, device=images.device).view(1, -1, 1, 1)
-    return padded[which, channel, rows, columns]
+    return padded[image, channel, rows, columns]
 
 
-def outside_hole(size: int, centre: Tensor) -> Tensor:
-    """Whether a pixel is outside of its picture's square: (batch, 1, size, size) bool for centres (batch, 2) from 0 to 1."""
-    half = int(size * HOLE) // 2
-    middle = (centre * (size + 1)).long().clamp(max=size)  # the first row and column behind the centre, 0 to `size`
-    steps = torch.arange(size, device=centre.device)
+def cutout_mask(size: int, center: Tensor) -> Tensor:
+    """Mask (batch, 1, size, size) bool, False inside the cutout box, for box centers (batch, 2) in [0, 1]."""
+    half = int(size * CUTOUT_SIDE) // 2
+    middle = (center * (size + 1)).long().clamp(max=size)  # the first row and column behind the center, 0 to `size`
+    steps = torch.arange(size, device=center.device)
     inside = (steps >= middle[..., None] - half) & (steps < middle[..., None] + half)  # (batch, 2, size)
     return ~(inside[:, 0, :, None] & inside[:, 1, None, :])[:, None]

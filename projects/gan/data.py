@@ -1,11 +1,12 @@
-"""Real samples: points from a mixture, drawn anew each epoch, or pictures from any data source, kept on the device."""
+"""Training data of a GAN: points of a Gaussian mixture, sampled anew each epoch, or images of any source, on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from common.data.batches import shard_indices
@@ -14,188 +15,174 @@ from common.data.sources import Source, SourceDataModule
 from common.data.synthetic_images import render_splits
 from common.errors import UserError
 from common.trainer import rank_and_world_size, resume_position
-from projects.gan.points import MIXTURES, Mixture
+from projects.gan.synthetic import MIXTURES, GaussianMixture
 
 HUB_ID = "uoft-cs/cifar10"
-SIZE = 32
+IMAGE_SIZE = 32
 SAMPLE_SIZES = {"train": 5000, "test": 2000}
-VAL_SPLIT_SEED = 1234  # the held-out pictures are the same for every run, whatever its seed
+SPLIT_SEED = 1234  # the held-out images are the same in every run, whatever its seed
 EVAL_SEEDS = {"val": 2**32 - 1, "test": 2**32 - 2}  # of the points for validation and test: the generator takes 32 bits
 
 
-class Batch(NamedTuple):
-    """Real samples for a step of training: enough for all steps that the discriminator makes in it."""
+class GANBatch(NamedTuple):
+    """Real samples of a training step: enough for all discriminator updates in it."""
 
-    samples: Tensor  # (batch, 2) float32 points, or (batch, 3, 32, 32) float32 pictures from -1 to 1
+    samples: Tensor  # (batch, 2) float32 points, or (batch, 3, 32, 32) float32 images in [-1, 1]
     labels: Tensor  # (batch,) int64: the class, or the mode of a point
-    number: Tensor  # (batch,) int64: which sample of its split, or of the epoch
+    indices: Tensor  # (batch,) int64: index in the split, or in the epoch
 
-    def parts(self, count: int) -> list[Batch]:
+    def split(self, count: int) -> list[GANBatch]:
         """`count` batches of the same size, in order."""
-        return [Batch(*columns) for columns in zip(*(values.chunk(count) for values in self), strict=True)]
+        return [GANBatch(*columns) for columns in zip(*(values.chunk(count) for values in self), strict=True)]
 
 
 class GANData(SourceDataModule):
-    """Points in the plane or 32 x 32 pictures.
+    """Points in the plane or 32 x 32 images.
 
     Args:
-        source: `ring8` or `grid25` (points), `sample` (rendered pictures), `auto` (CIFAR-10 if it is cached or can be
+        source: `ring8` or `grid25` (points), `sample` (rendered images), `auto` (CIFAR-10 if it is cached or can be
             downloaded, else the sample), a hub id, or a folder.
-        batch_size: samples that the discriminator sees in a step of each process, and as many fakes.
-        d_steps: steps of the discriminator for one of the generator; the module's.
-        rounds: of that in a step of training; the module's.
-        epoch_steps: steps of training in an epoch of points, which have no end.
-        eval_samples: points of validation and of test; pictures held out of train for validation.
-        eval_batch_size: samples in a validation or test step.
-        flip: whether a training picture is mirrored every other time.
+        batch_size: Real samples of a discriminator update of each process, and as many fakes.
+        n_critic: Discriminator updates of an iteration; taken from the module.
+        iterations_per_step: Iterations of a training step; taken from the module.
+        steps_per_epoch: Training steps in an epoch of points, which are without end.
+        eval_samples: Points of validation and of test; images held out of train for validation.
+        eval_batch_size: Samples in a validation or test step.
+        horizontal_flip: Random horizontal flips of training images.
     """
 
     HUB_ID = HUB_ID
 
     def __init__(
         self,
-        source: str = "auto",
-        batch_size: int = 64,
-        d_steps: int = 1,
-        rounds: int = 1,
-        epoch_steps: int = 500,
-        eval_samples: int = 2500,
-        eval_batch_size: int = 500,
-        flip: bool = True,
+        source: str = "grid25",
+        batch_size: PositiveInt = 256,
+        n_critic: PositiveInt = 1,
+        iterations_per_step: PositiveInt = 1,
+        steps_per_epoch: PositiveInt = 25,
+        eval_samples: PositiveInt = 2500,
+        eval_batch_size: PositiveInt = 500,
+        horizontal_flip: bool = True,
     ) -> None:
         super().__init__(source)
-        if min(batch_size, d_steps, rounds, epoch_steps, eval_batch_size) < 1 or eval_samples < 2:
-            raise UserError(
-                "--data.batch_size, epoch_steps, eval_batch_size, --model.d_steps and rounds are at least 1, "
-                "--data.eval_samples at least 2"
-            )
+        if eval_samples < 2:
+            raise UserError("--data.eval_samples 1: the distances need at least 2")
         self.batch_size = batch_size
-        self.d_steps = d_steps * rounds  # of the discriminator, in a step of training
-        self.epoch_steps = epoch_steps
+        self.updates_per_step = n_critic * iterations_per_step  # of the discriminator
+        self.steps_per_epoch = steps_per_epoch
         self.eval_samples = eval_samples
         self.eval_batch_size = eval_batch_size
-        self.flip = flip
+        self.horizontal_flip = horizontal_flip
         self.splits: dict[str, LabeledImages] = {}
         self.seed: int
 
     def resolve(self) -> Source:
-        """Finds out, once, where the data comes from; a mixture is a source of its own."""
+        """Source of the data, resolved once; a mixture is a source of its own."""
         if self.source is None and self.source_option in MIXTURES:
             self.source = Source("points", self.source_option)
         return super().resolve()
 
     @property
-    def mixture(self) -> Mixture | None:
-        """What the points come from; None for pictures."""
+    def mixture(self) -> GaussianMixture | None:
+        """Mixture that the points come from; None for images."""
         source = self.resolve()
         return MIXTURES[source.name]() if source.kind == "points" else None
 
     @property
-    def sample_kind(self) -> str:
-        """`points` or `pictures`."""
-        return "pictures" if self.mixture is None else "points"
+    def data_kind(self) -> Literal["points", "images"]:
+        """Kind of the samples."""
+        return "images" if self.mixture is None else "points"
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each label."""
+        """Name of each label."""
         if self.mixture is not None:
             return [f"mode {i}" for i in range(len(self.mixture.modes))]
         return self.load()["test"].class_names
 
     @property
-    def class_count(self) -> int:
-        """How many labels there are."""
+    def num_classes(self) -> int:
+        """Number of labels."""
         return len(self.class_names)
 
     @property
-    def scale(self) -> float:
-        """The standard deviation of a point's coordinate; 1 for pictures, which go from -1 to 1."""
-        return 1.0 if self.mixture is None else self.mixture.scale
+    def data_std(self) -> float:
+        """Standard deviation of a point's coordinate; 1 for images, which are in [-1, 1]."""
+        return 1.0 if self.mixture is None else self.mixture.data_std
 
     @property
     def source_label(self) -> str:
-        """What figures call the data: the source, with the way its pixels were stored as in `cifar10-jpeg75`."""
+        """Source's name beside results, with the way its pixels were stored as in `cifar10-jpeg75`."""
         encoding = "" if self.mixture is not None else self.load()["test"].encoding
         return "-".join(filter(None, [self.resolve().label, encoding]))
 
     def load(self) -> dict[str, LabeledImages]:
-        """The pictures' splits "train", "val" (held out of train) and "test", on the CPU, read once."""
+        """Images of the splits "train", "val" (held out of train) and "test", read once.
+
+        Raises:
+            UserError: There are not enough training images to hold out `eval_samples`.
+        """
         if not self.splits:
-            splits = load_images(self.resolve(), SIZE, render_sample)
-            full = splits["train"]
-            if self.eval_samples >= len(full):
-                raise UserError(f"--data.eval_samples {self.eval_samples}: the source has {len(full)} training pictures")
-            order = torch.randperm(len(full), generator=torch.Generator().manual_seed(VAL_SPLIT_SEED))
+            splits = load_images(self.resolve(), IMAGE_SIZE, render_sample)
+            train = splits["train"]
+            if self.eval_samples >= len(train):
+                raise UserError(f"--data.eval_samples {self.eval_samples}: the source has {len(train)} training images")
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
             held_out, rest = order[: self.eval_samples], order[self.eval_samples :]
-            self.splits = {"train": full[rest], "val": full[held_out], "test": splits["test"]}
+            self.splits = {"train": train[rest], "val": train[held_out], "test": splits["test"]}
         return self.splits
 
     def prepare_data(self) -> None:
-        """Decodes the pictures once for all processes, into the cache."""
         if self.mixture is None:
-            self.load()
+            self.load()  # decodes the images once for all processes, into the cache
 
     def setup(self, stage: str) -> None:
-        """Moves pictures to the device."""
-        # the run's seed; asked for here because it is the same in every process and after a resume
+        # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
         if self.mixture is None and self.trainer is not None:
             device = self.trainer.strategy.root_device
             self.splits = {name: split.to(device) for name, split in self.load().items()}
 
     def train_dataloader(self) -> Any:
-        """Batches for as many steps of training as an epoch has."""
-        return PointLoader(self) if self.mixture is not None else PictureLoader(self)
+        return ImageLoader(self) if self.mixture is None else PointLoader(self, self.mixture)
 
     def val_dataloader(self) -> Any:
-        """Real samples that training does not see."""
         return EvalLoader(self, "val")
 
     def test_dataloader(self) -> Any:
-        """The test pictures, or more points."""
         return EvalLoader(self, "test")
 
-    def eval_count(self, split: str) -> int:
-        """How many real samples the split "val" or "test" has."""
+    def num_eval_samples(self, split: str) -> int:
+        """Number of real samples of the split "val" or "test"."""
         return self.eval_samples if self.mixture is not None else len(self.load()[split])
 
-    def eval_batch(self, split: str) -> Batch:
-        """All real samples of the split "val" or "test"."""
-        if self.mixture is not None:
-            generator = torch.Generator().manual_seed(EVAL_SEEDS[split])
-            points, modes = self.mixture.draw(self.eval_samples, generator)
-            return Batch(points, modes, torch.arange(len(points)))
-        images = self.load()[split]
-        number = torch.arange(len(images), device=images.labels.device)
-        return Batch(images.images, images.labels, number)  # uint8; a loader's batch is float
+    def shard(self, indices: Tensor, steps: int) -> Tensor:
+        """This process's indices (steps, samples per step) of an epoch's: N processes see in a step what one would."""
+        rank, world_size = rank_and_world_size(self.trainer)
+        return indices.view(steps, self.updates_per_step, world_size, self.batch_size)[:, :, rank].flatten(1)
 
 
 class PointLoader:
-    """Endless points, an epoch of them drawn at a time; begins where the trainer is, also within an epoch."""
+    """Batches of points, sampled an epoch at a time; starts at the trainer's position, also within an epoch."""
 
-    def __init__(self, data: GANData) -> None:
-        self.data = data
+    def __init__(self, data: GANData, mixture: GaussianMixture) -> None:
+        self.data, self.mixture = data, mixture
 
     def __len__(self) -> int:
-        return self.data.epoch_steps
+        return self.data.steps_per_epoch
 
-    def __iter__(self) -> Iterator[Batch]:
-        data, mixture = self.data, self.data.mixture
-        assert mixture is not None
-        rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = resume_position(data.trainer)
-        generator = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
-        size = data.batch_size * data.d_steps
-        points, modes = mixture.draw(len(self) * size * world_size, generator)
-        # (steps, d_steps, processes, batch): what one process would see in a step with all their samples is shared out
-        shape = (len(self), data.d_steps, world_size, data.batch_size)
-        number = torch.arange(len(points)).view(shape)[:, :, rank].reshape(len(self), size)
-        for step in range(done, len(self)):
-            yield Batch(points[number[step]], modes[number[step]], number[step])
+    def __iter__(self) -> Iterator[GANBatch]:
+        data = self.data
+        _, world_size = rank_and_world_size(data.trainer)
+        epoch, batch_idx = resume_position(data.trainer)
+        rng = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
+        points, modes = self.mixture.sample(len(self) * data.updates_per_step * world_size * data.batch_size, rng)
+        for indices in data.shard(torch.arange(len(points)), len(self))[batch_idx:]:
+            yield GANBatch(points[indices], modes[indices], indices)
 
 
-class PictureLoader:
-    """Shuffled pictures from the device, in batches of one size: the few left over at an epoch's end wait for the next."""
+class ImageLoader:
+    """Shuffled batches of images from the device, all of one size: an epoch's remainder is dropped."""
 
     def __init__(self, data: GANData) -> None:
         self.data = data
@@ -203,58 +190,62 @@ class PictureLoader:
 
     def __len__(self) -> int:
         _, world_size = rank_and_world_size(self.data.trainer)
-        size = self.data.batch_size * self.data.d_steps * world_size
+        size = self.data.batch_size * self.data.updates_per_step * world_size
         if size > len(self.train):
             raise UserError(
-                f"a step takes {size} pictures, the source has {len(self.train)}: "
-                "use a smaller --data.batch_size, --model.d_steps or --model.rounds"
+                f"a training step takes {size} images, the source has {len(self.train)}: "
+                "use a smaller --data.batch_size, --model.n_critic or --model.iterations_per_step"
             )
         return len(self.train) // size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[GANBatch]:
         data, train = self.data, self.train
-        rank, world_size = rank_and_world_size(data.trainer)
-        epoch, done = resume_position(data.trainer)
-        generator = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(train), generator=generator)
-        mirrored = torch.rand(len(train), generator=generator) < (0.5 if data.flip else 0.0)
-        used = len(self) * data.d_steps * world_size * data.batch_size
-        share = order[:used].view(len(self), data.d_steps, world_size, data.batch_size)[:, :, rank].flatten(1)
-        mirrored = mirrored.to(train.labels.device)
-        for number in share[done:].to(train.labels.device):
-            images = as_float(train.images[number])
-            flips = mirrored[number].view(-1, 1, 1, 1)
-            yield Batch(torch.where(flips, images.flip(3), images), train.labels[number], number)
+        _, world_size = rank_and_world_size(data.trainer)
+        epoch, batch_idx = resume_position(data.trainer)
+        rng = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(train), generator=rng)
+        flipped = torch.rand(len(train), generator=rng) < (0.5 if data.horizontal_flip else 0.0)
+        flipped = flipped.to(train.labels.device)
+        used = order[: len(self) * data.updates_per_step * world_size * data.batch_size]
+        for indices in data.shard(used, len(self))[batch_idx:].to(train.labels.device):
+            images = as_float(train.images[indices])
+            flip = flipped[indices].view(-1, 1, 1, 1)
+            yield GANBatch(torch.where(flip, images.flip(3), images), train.labels[indices], indices)
 
 
 class EvalLoader:
-    """Real samples in order; under several processes each takes its share, and none is counted twice."""
+    """Real samples in order; each of several processes evaluates its shard, and no sample is counted twice."""
 
     def __init__(self, data: GANData, split: str) -> None:
-        self.batch = data.eval_batch(split)
-        rank, world_size = rank_and_world_size(data.trainer)
-        self.share = shard_indices(len(self.batch.labels), rank, world_size).to(self.batch.labels.device)
-        self.size = data.eval_batch_size
+        self.samples: Tensor
+        if data.mixture is not None:
+            rng = torch.Generator().manual_seed(EVAL_SEEDS[split])
+            self.samples, self.labels = data.mixture.sample(data.eval_samples, rng)
+        else:
+            self.samples, self.labels = data.load()[split].images, data.load()[split].labels
+        shard = shard_indices(len(self.labels), *rank_and_world_size(data.trainer))
+        self.batches = shard.to(self.labels.device).split(data.eval_batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.share) // self.size)
+        return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for index in self.share.split(self.size):
-            batch = Batch(*(values[index] for values in self.batch))
-            yield batch if batch.samples.is_floating_point() else batch._replace(samples=as_float(batch.samples))
+    def __iter__(self) -> Iterator[GANBatch]:
+        for indices in self.batches:
+            samples = self.samples[indices]
+            samples = samples if samples.is_floating_point() else as_float(samples)
+            yield GANBatch(samples, self.labels[indices], indices)
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 pictures as float32 from -1 to 1."""
+    """Images uint8 as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def as_bytes(images: Tensor) -> Tensor:
-    """Pictures from -1 to 1 as uint8, rounded: what a file would hold, and what features are taken of."""
+def as_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as uint8, rounded: what a file would hold, and what features are computed of."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def render_sample() -> dict[str, LabeledImages]:
-    """The embedded sample: the ten classes of rendered pictures, the same on every machine."""
+    """Embedded sample: the ten classes of rendered images, the same on every machine."""
     return render_splits(SAMPLE_SIZES)

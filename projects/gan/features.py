@@ -1,4 +1,4 @@
-"""Networks whose features generated pictures are judged by. A figure belongs to its features, so they have a name."""
+"""Feature extractors for image metrics. A Fréchet distance belongs to its features, so they have a name."""
 
 from __future__ import annotations
 
@@ -17,61 +17,62 @@ from common.io.connectivity import reachable
 
 INCEPTION_SERVER = "https://github.com"
 INCEPTION_FILE = "weights-inception-2015-12-05-*.pth"  # where torch.hub keeps what it has downloaded
-POOLED = 8  # pixels a side
-FEATURE_BATCH = 32  # pictures at once: Inception enlarges each of them to 22 MB in its first layers
+POOLED_SIZE = 8  # pixels a side
+FEATURE_BATCH_SIZE = 32  # Inception enlarges each image to 22 MB in its first layers
 
 
 @dataclass
-class Features:
-    """`net` maps pictures (batch, 3, 32, 32) uint8 to features (batch, width); `name` stands beside every figure."""
+class FeatureExtractor:
+    """Feature extractor: `net` maps images (batch, 3, 32, 32) uint8 to features (batch, num_features)."""
 
     net: nn.Module
     name: str
-    width: int
+    num_features: int
 
 
 class PooledPixels(nn.Module):
-    """The picture itself at 8 x 8 pixels: knows colours and coarse shapes, needs no weights."""
+    """Average-pooled pixels: the image itself at 8 x 8, which knows colors and coarse shapes and needs no weights."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, size, size) uint8 -> (batch, 192) from 0 to 1."""
-        return F.adaptive_avg_pool2d(images.float() / 255, POOLED).flatten(1)
+        """Images (batch, 3, size, size) uint8 -> (batch, 192) in [0, 1]."""
+        return F.adaptive_avg_pool2d(images.float() / 255, POOLED_SIZE).flatten(1)
 
 
-def load_features(features: str, checkpoint: str | None) -> Features:
-    """The features that an option names, ready to be used.
+def load_features(features: str, checkpoint: str | None) -> FeatureExtractor:
+    """Feature extractor of an option's value, frozen and in eval mode.
 
     Args:
-        features: `pixels`; `inception`, the network of published figures, in its TensorFlow form; or a function,
+        features: `pixels`; `inception`, the network of published FIDs, in its TensorFlow form; or a function,
             `PACKAGE.MODULE:FUNCTION`, that takes a checkpoint's path and returns a module from (batch, 3, 32, 32) uint8 to
-            (batch, width).
-        checkpoint: a file: Inception's weights, else they are downloaded; or what the function takes.
+            (batch, num_features).
+        checkpoint: File with Inception's weights, which are else downloaded; or the function's argument.
 
     Raises:
-        UserError: no such features, or what they need is missing.
+        UserError: There are no such features, or what they need is missing.
     """
     if features == "pixels" and checkpoint is not None:
         raise UserError("--model.features_checkpoint: pixels have no weights; name the --model.features that it is of")
     if features == "pixels":
         net: Any = PooledPixels()
-        name = f"pixels at {POOLED} x {POOLED}"
+        name = f"pixels at {POOLED_SIZE} x {POOLED_SIZE}"
     elif features == "inception":
-        net, name = inception(checkpoint), "Inception (FID)"
+        net, name = load_inception(checkpoint), "Inception (FID)"
     else:
-        net, name = imported(features, checkpoint), features if checkpoint is None else f"{features}({checkpoint})"
+        net, name = call_loader(features, checkpoint), features if checkpoint is None else f"{features}({checkpoint})"
     probe = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     try:
         with torch.no_grad():
-            rows, width = net.eval().requires_grad_(False)(probe).shape
+            rows, num_features = net.eval().requires_grad_(False)(probe).shape
         if rows != len(probe):
-            raise ValueError(f"{rows} rows for {len(probe)} pictures")
-    except Exception as error:  # what another's network raises is its own affair
-        raise UserError(f"--model.features {features}: no features (batch, width) of pictures: {explain(error)}") from error
-    return Features(net, name, width)
+            raise ValueError(f"{rows} rows for {len(probe)} images")
+    except Exception as error:  # a user's network may raise anything
+        message = f"--model.features {features}: no features (batch, num_features) of images: {explain(error)}"
+        raise UserError(message) from error
+    return FeatureExtractor(net, name, num_features)
 
 
-def imported(path: str, checkpoint: str | None) -> nn.Module:
-    """What the function `PACKAGE.MODULE:FUNCTION` returns for `checkpoint`. Raises UserError if it cannot be had."""
+def call_loader(path: str, checkpoint: str | None) -> nn.Module:
+    """Module that the function `PACKAGE.MODULE:FUNCTION` returns for `checkpoint`. Raises UserError if there is none."""
     module, _, function = path.partition(":")
     try:
         load = getattr(importlib.import_module(module), function)
@@ -83,12 +84,12 @@ def imported(path: str, checkpoint: str | None) -> nn.Module:
         return load(checkpoint)
     except UserError:
         raise
-    except Exception as error:  # the same
+    except Exception as error:  # a user's function may raise anything
         raise UserError(f"--model.features {path}: it cannot load {checkpoint}: {explain(error)}") from error
 
 
-def inception(weights: str | None) -> nn.Module:
-    """Inception-v3 as the first FID had it, pictures resized to 299 x 299 as published figures are. Raises UserError."""
+def load_inception(weights: str | None) -> nn.Module:
+    """Inception-v3 of the original FID, on images resized to 299 x 299. Raises UserError without weights or package."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     downloaded = any(Path(torch.hub.get_dir(), "checkpoints").glob(INCEPTION_FILE))
@@ -98,7 +99,7 @@ def inception(weights: str | None) -> nn.Module:
             "give the file with --model.features_checkpoint, or use other features"
         )
     try:
-        # without antialiasing: the resize of the network that published figures come from
+        # without antialiasing: the resize of the network that published FIDs come from
         return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights, antialias=False)
     except ModuleNotFoundError as error:
         raise UserError('--model.features inception: run `pip install "lightning-capstones[fid]"`') from error

@@ -1,4 +1,4 @@
-"""Two optimizers in one step: what both need that Lightning's automatic loop would do for one."""
+"""Optimization of two networks in one step: updates of one alone, averages over processes, batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -9,85 +9,73 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from common.nn.optim import all_reduce_mean
 
 
-def without_autocast_cache(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it autocast rounds a weight each time that it is used.
+def update(
+    optimizer: Any, network: nn.Module, loss: Tensor, world_size: int, backward: Callable[..., Any] = Tensor.backward
+) -> None:
+    """Gradient step of one network: gradients of `loss` in its parameters alone, averaged over processes, then the step.
 
-    It keeps the rounded copy for as long as a training step lasts, as weights do not change within one. Here they do.
+    A generator's gradient passes through the discriminator, whose own parameters need none then. `backward` is called with
+    the loss and `inputs`.
+    """
+    parameters = list(network.parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    backward(loss, inputs=parameters)
+    average_over_processes(network, world_size)
+    optimizer.step()
+
+
+def average_over_processes(network: nn.Module, world_size: int) -> None:
+    """All-reduce mean of gradients and of batch-norm running statistics: every process then holds the same network."""
+    if world_size == 1:
+        return
+    tensors = [p.grad for p in network.parameters() if p.grad is not None]
+    tensors += [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    all_reduce_mean(tensors, world_size)
+
+
+def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast that casts a weight each time it is used.
+
+    By default it keeps the cast copy for a whole training step, as weights do not change within one. Here they do.
     """
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
 
 
-def set_gradients(optimizer: Any, loss: Tensor, backward: Callable[..., Any]) -> None:
-    """Makes the gradients of `loss` those of the optimizer's player, and computes no others.
+def adam(
+    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Adam and its learning-rate schedule, `constant`, or `linear` to zero after a quarter of all iterations."""
 
-    A generator's gradient passes through the discriminator, whose weights need none then.
+    def factor(step: int) -> float:
+        return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / iterations) / 0.75))
 
-    Args:
-        optimizer: one player's.
-        loss: a scalar.
-        backward: `Tensor.backward`, or what stands for it; called with the loss and `inputs`.
-    """
-    own = optimizer.param_groups[0]["params"]
-    for parameter in own:
-        parameter.grad = None
-    backward(loss, inputs=own)
-
-
-def average_player(player: nn.Module, world_size: int) -> None:
-    """Replaces gradients and running statistics by their means over the processes.
-
-    Weights, and what batch norm knows of them, are then the same everywhere at all times.
-    """
-    if world_size == 1:
-        return
-    tensors = [p.grad for p in player.parameters() if p.grad is not None]
-    tensors += [buffer for buffer in player.buffers() if buffer.is_floating_point()]
-    all_reduce_mean(tensors, world_size)
+    optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()
-def follow(averaged: AveragedModel, net: nn.Module, decay: float) -> None:
-    """What `averaged.update_parameters(net)` does for an exponential average on one device, in a third of its time.
+def update_bn(generator: nn.Module, z: Tensor, labels: Tensor, batch_size: int) -> None:
+    """Batch-norm statistics of the current weights, as `torch.optim.swa_utils.update_bn`, for a network that takes labels.
 
-    Args:
-        averaged: of `net`; after the first call equal to it.
-        net: the network that it follows.
-        decay: weight of the old.
+    Averaged weights have no running statistics of their own: those at hand belong to the trained weights ("standing
+    statistics": Brock et al., arXiv 1809.11096, appendix C). The new ones are means over forward passes of latent
+    vectors z (count, latent_dim) and labels (count,).
     """
-    if averaged.n_averaged.item() == 0:
-        averaged.update_parameters(net)
+    norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not norms:
         return
-    torch._foreach_lerp_(list(averaged.module.parameters()), list(net.parameters()), 1 - decay)
-    for old, new in zip(averaged.module.buffers(), net.buffers(), strict=True):
-        old.copy_(new)
-    averaged.n_averaged.add_(1)
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of all gradients together, a scalar."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def adam(
-    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], steps: int, schedule: str
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam with a rate that is constant, or after a quarter of `steps` falls linearly to zero.
-
-    Args:
-        parameters: one player's.
-        lr: its rate.
-        betas: Adam's.
-        steps: of this player in the whole training.
-        schedule: `constant` or `linear`.
-    """
-
-    def rate(step: int) -> float:
-        return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / steps) / 0.75))
-
-    optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
-    return optimizer, LambdaLR(optimizer, rate)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average: all passes weigh the same
+        norm.train()
+    for part, part_labels in zip(z.split(batch_size), labels.split(batch_size), strict=True):
+        generator(part, part_labels)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

@@ -1,4 +1,4 @@
-"""Trains a GAN: `python -m projects.gan.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
+"""Training command: `python -m projects.gan.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
 
 import sys
 
@@ -6,22 +6,24 @@ from common.cli.main import main
 from common.project import Project
 from projects.gan.data import GANData
 from projects.gan.module import GANModule
-from projects.gan.pictures import SamplePictures
+from projects.gan.plots import SamplePlots
+
+MONITOR = {"points": "val/total_variation", "images": "val/frechet_distance"}
 
 PROJECT = Project(
     "gan",
     GANModule,
     GANData,
-    monitor="val/distance",
+    monitor=lambda data: MONITOR[data.data_kind],
     mode="min",
-    plot_callbacks=(SamplePictures,),
-    usage="sample",
+    plot_callbacks=(SamplePlots,),
+    usage="generate",
     links=(
-        ("model.d_steps", "data.d_steps"),
-        ("model.rounds", "data.rounds"),
-        ("data.sample_kind", "model.sample_kind"),
-        ("data.class_count", "model.class_count"),
-        ("data.scale", "model.scale"),
+        ("model.n_critic", "data.n_critic"),
+        ("model.iterations_per_step", "data.iterations_per_step"),
+        ("data.data_kind", "model.data_kind"),
+        ("data.num_classes", "model.num_classes"),
+        ("data.data_std", "model.data_std"),
     ),
 )
 

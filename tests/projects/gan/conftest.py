@@ -1,4 +1,4 @@
-"""What the GAN tests share: runs of the command line, of a small game in the plane."""
+"""Fixtures of the GAN's tests: runs of the command line, of a small GAN in the plane."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import pytest
 
 from commands import CPU, Command, commands
 
-SMALL = ["--model.width", "16", "--model.noise", "4", "--trainer.log_every_n_steps", "1"]
-# all penalties at once, more steps of the discriminator than of the generator, and two rounds in a step
-GAME = ["--data.source", "ring8", "--max_epochs", "2", "--data.epoch_steps", "12", "--data.eval_samples", "101"]
-GAME += ["--model.d_steps", "2", "--model.r1", "0.1", "--model.r2", "0.1", "--model.gradient_penalty", "0.5"]
-GAME += ["--model.lr", "0.003", "--model.schedule", "linear", "--model.penalty_every", "2"]
-GAME += ["--model.rounds", "2"]
+SMALL = ["--model.mlp.hidden_dim", "16", "--model.latent_dim", "4", "--trainer.log_every_n_steps", "1"]
+# all penalties at once, more updates of the discriminator than of the generator, and two iterations in a step
+TINY_RUN = ["--data.source", "ring8", "--max_epochs", "2", "--data.steps_per_epoch", "12", "--data.eval_samples", "101"]
+TINY_RUN += ["--model.n_critic", "2", "--model.r1_weight", "0.1", "--model.r2_weight", "0.1", "--model.gp_weight", "0.5"]
+TINY_RUN += ["--data.batch_size", "16", "--model.iterations_per_step", "2", "--model.betas", "[0.4,0.9]"]
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +23,6 @@ def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture(scope="session")
-def game() -> list[str]:
-    """The flags of a small game with everything in it."""
-    return GAME
+def tiny_run() -> list[str]:
+    """Flags of a small run on points that uses everything."""
+    return TINY_RUN

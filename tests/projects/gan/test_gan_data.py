@@ -1,4 +1,4 @@
-"""Every step gets its share of fresh samples, whatever the number of processes and wherever it begins."""
+"""Every step gets its shard of fresh samples, whatever the number of processes and wherever it begins."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 
 from common.errors import UserError
 from projects.gan import data as gan_data
-from projects.gan.data import GANData, as_bytes, as_float
+from projects.gan.data import GANData, as_float, as_uint8
 
 
 @pytest.fixture
-def place(monkeypatch):
+def position(monkeypatch):
     """Puts the loaders into a process and at a position of training."""
 
     def put(rank=0, world_size=1, epoch=0, done=0):
@@ -21,53 +21,53 @@ def place(monkeypatch):
     return put
 
 
-def made(source, **options):
+def make_data(source, **options):
     data = GANData(source, **options)
     data.setup("fit")
     return data
 
 
 def sources(picture_folder):
-    return [("grid25", {"epoch_steps": 4}), (str(picture_folder), {"eval_samples": 60})]
+    return [("grid25", {"steps_per_epoch": 4}), (str(picture_folder), {"eval_samples": 60})]
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_processes_share_what_one_would_see(place, picture_folder, which):
+def test_processes_take_shards_of_what_one_would_see(position, picture_folder, which):
     source, options = sources(picture_folder)[which]
-    place()
-    whole = list(made(source, batch_size=8, d_steps=3, **options).train_dataloader())
-    shares = []
+    position()
+    whole = list(make_data(source, batch_size=8, n_critic=3, **options).train_dataloader())
+    shards = []
     for rank in (0, 1):
-        place(rank, 2)
-        shares.append(list(made(source, batch_size=4, d_steps=3, **options).train_dataloader()))
-    assert len(whole) == len(shares[0]) == len(shares[1]) > 2
+        position(rank, 2)
+        shards.append(list(make_data(source, batch_size=4, n_critic=3, **options).train_dataloader()))
+    assert len(whole) == len(shards[0]) == len(shards[1]) > 2
     for step, batch in enumerate(whole):
-        parts = [share[step].samples.chunk(3) for share in shares]
+        parts = [shard[step].samples.chunk(3) for shard in shards]
         together = torch.cat([torch.cat([parts[0][k], parts[1][k]]) for k in range(3)])
         assert torch.equal(together, batch.samples)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_loader_goes_on_where_training_stopped(place, picture_folder, which):
+def test_a_loader_goes_on_where_training_stopped(position, picture_folder, which):
     source, options = sources(picture_folder)[which]
-    data = made(source, batch_size=8, **options)
-    place(epoch=3)
+    data = make_data(source, batch_size=8, **options)
+    position(epoch=3)
     whole = list(data.train_dataloader())
-    place(epoch=3, done=2)
+    position(epoch=3, done=2)
     rest = list(data.train_dataloader())
     assert len(rest) == len(whole) - 2 == len(data.train_dataloader()) - 2
     assert all(torch.equal(a.samples, b.samples) for a, b in zip(rest, whole[2:], strict=True))
-    place(epoch=4)
+    position(epoch=4)
     assert not torch.equal(next(iter(data.train_dataloader())).samples, whole[0].samples)
 
 
-def test_no_picture_comes_twice_in_an_epoch_and_none_is_held_out(place, picture_folder):
-    place()
-    data = made(str(picture_folder), batch_size=16, eval_samples=60)
-    seen = torch.cat([batch.number for batch in data.train_dataloader()])
-    assert len(seen) == len(set(seen.tolist())) == 192, "the 8 pictures that fill no batch are left out"
+def test_no_image_comes_twice_in_an_epoch_and_none_is_held_out(position, picture_folder):
+    position()
+    data = make_data(str(picture_folder), batch_size=16, eval_samples=60)
+    indices = torch.cat([batch.indices for batch in data.train_dataloader()])
+    assert len(indices) == len(set(indices.tolist())) == 192, "the 8 images that fill no batch are left out"
     batch = next(iter(data.train_dataloader()))
-    for image, number in zip(batch.samples, batch.number, strict=True):
+    for image, number in zip(batch.samples, batch.indices, strict=True):
         original = as_float(data.splits["train"].images[number])
         assert torch.equal(image, original) or torch.equal(image, original.flip(2))
     held_out = {image.numpy().tobytes() for image in data.splits["val"].images}
@@ -75,9 +75,9 @@ def test_no_picture_comes_twice_in_an_epoch_and_none_is_held_out(place, picture_
     assert not held_out & {image.numpy().tobytes() for image in data.splits["train"].images}
 
 
-def test_points_of_validation_and_test_differ_and_stay(place):
-    place()
-    data = made("grid25", eval_samples=100)
+def test_points_of_validation_and_test_differ_and_stay(position):
+    position()
+    data = make_data("grid25", eval_samples=100)
     val, test = (torch.cat([b.samples for b in load()]) for load in (data.val_dataloader, data.test_dataloader))
     assert val.shape == (100, 2) and not torch.equal(val, test)
     data.seed += 1
@@ -86,20 +86,20 @@ def test_points_of_validation_and_test_differ_and_stay(place):
 
 def test_pixels_survive_the_way_to_floats_and_back():
     pixels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(as_bytes(as_float(pixels)), pixels)
+    assert torch.equal(as_uint8(as_float(pixels)), pixels)
     assert as_float(pixels).aminmax() == (-1.0, 1.0)
-    assert as_bytes(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+    assert as_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
 
 
-def test_the_source_names_the_figures(picture_folder):
+def test_the_source_names_the_results(picture_folder):
     assert GANData("ring8").source_label == "ring8"
     assert GANData("sample", eval_samples=10).resolve().kind == "sample"
     assert GANData(str(picture_folder), eval_samples=10).source_label == picture_folder.name
 
 
-def test_too_few_pictures_are_said(place, picture_folder):
-    place()
-    with pytest.raises(UserError, match=r"a step takes 300 pictures, the source has 200"):
-        len(made(str(picture_folder), batch_size=300, eval_samples=60).train_dataloader())
+def test_too_few_images_are_an_error(position, picture_folder):
+    position()
+    with pytest.raises(UserError, match=r"a training step takes 300 images, the source has 200"):
+        len(make_data(str(picture_folder), batch_size=300, eval_samples=60).train_dataloader())
     with pytest.raises(UserError, match=r"--data.eval_samples 260: the source has 260"):
-        made(str(picture_folder), eval_samples=260).load()
+        make_data(str(picture_folder), eval_samples=260).load()

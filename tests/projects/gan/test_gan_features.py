@@ -15,7 +15,7 @@ HERE = __name__
 
 
 class Returns(nn.Module):
-    """A module that makes of pictures what `function` does."""
+    """A module that makes of images what `function` does."""
 
     def __init__(self, function) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class Returns(nn.Module):
         return self.function(images)
 
 
-def colours(path: str) -> nn.Module:
+def colors(path: str) -> nn.Module:
     return Returns(lambda images: images.float().mean((2, 3)))
 
 
-def no_width(path: str) -> nn.Module:
+def no_num_features(path: str) -> nn.Module:
     return Returns(lambda images: images.float().mean((1, 2, 3)))
 
 
@@ -66,10 +66,10 @@ def test_pixels_are_pooled_by_hand():
     loaded = load_features("pixels", None)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     got = loaded.net(images)
-    assert (loaded.name, loaded.width, got.shape) == ("pixels at 8 x 8", 192, (2, 192))
-    for picture, row in zip(images.double(), got, strict=True):
+    assert (loaded.name, loaded.num_features, got.shape) == ("pixels at 8 x 8", 192, (2, 192))
+    for image, row in zip(images.double(), got, strict=True):
         expected = [
-            picture[c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].sum().item() / 16 / 255
+            image[c, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].sum().item() / 16 / 255
             for c in range(3)
             for y in range(8)
             for x in range(8)
@@ -78,8 +78,8 @@ def test_pixels_are_pooled_by_hand():
 
 
 def test_a_function_s_module_is_frozen_and_named_after_its_checkpoint():
-    loaded = load_features(f"{HERE}:colours", "a.ckpt")
-    assert (loaded.name, loaded.width) == (f"{HERE}:colours(a.ckpt)", 3)
+    loaded = load_features(f"{HERE}:colors", "a.ckpt")
+    assert (loaded.name, loaded.num_features) == (f"{HERE}:colors(a.ckpt)", 3)
     assert not loaded.net.training and not any(p.requires_grad for p in loaded.net.parameters())
 
 
@@ -93,15 +93,15 @@ def test_a_relative_name_is_unknown_too():
 
 
 def test_a_function_needs_a_checkpoint():
-    assert "add --model.features_checkpoint FILE" in line_of(f"{HERE}:colours")
+    assert "add --model.features_checkpoint FILE" in line_of(f"{HERE}:colors")
 
 
 @pytest.mark.parametrize(
     "function",
-    ["no_width", "a_tuple", "wants_floats", "maps", "one_row", "no_module"],
+    ["no_num_features", "a_tuple", "wants_floats", "maps", "one_row", "no_module"],
 )
 def test_what_is_not_batch_and_width_is_refused(function):
-    assert "no features (batch, width) of pictures" in line_of(f"{HERE}:{function}", "a.ckpt")
+    assert "no features (batch, num_features) of images" in line_of(f"{HERE}:{function}", "a.ckpt")
 
 
 # Inception
@@ -163,7 +163,7 @@ def test_inception_is_asked_for_in_the_form_of_published_figures(monkeypatch, no
     inception_that(monkeypatch, stub)
     loaded = load_features("inception", "w.pth")
     assert asked == {"name": "inception-v3-compat", "outputs": ["2048"], "weights": "w.pth", "antialias": False}
-    assert (loaded.name, loaded.width) == ("Inception (FID)", 2048)
+    assert (loaded.name, loaded.num_features) == ("Inception (FID)", 2048)
 
 
 def test_pixels_have_no_weights():

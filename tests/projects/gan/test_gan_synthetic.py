@@ -9,21 +9,22 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from projects.gan.points import MIXTURES, Mixture, coverage, mode_counts
+from projects.gan.metrics import mode_counts, mode_coverage
+from projects.gan.synthetic import MIXTURES, GaussianMixture
 
 mixtures = pytest.mark.parametrize("name", MIXTURES)
 
 
-def slow_counts(points: Tensor, mixture: Mixture) -> list[int]:
+def slow_counts(points: Tensor, mixture: GaussianMixture) -> list[int]:
     counts = [0] * len(mixture.modes)
     for point in points.tolist():
         distances = [math.dist(point, mode) for mode in mixture.modes.tolist()]
-        if min(distances) <= 3 * mixture.sigma:
+        if min(distances) <= 3 * mixture.mode_std:
             counts[distances.index(min(distances))] += 1
     return counts
 
 
-def slow_coverage(points: Tensor, mixture: Mixture) -> dict[str, float]:
+def slow_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
     counts, n = slow_counts(points, mixture), len(points)
     near = stats.chi2(2).cdf(9)  # squared distance from a mode, in variances
     bins = [*(count / n for count in counts), 1 - sum(counts) / n]
@@ -32,7 +33,7 @@ def slow_coverage(points: Tensor, mixture: Mixture) -> dict[str, float]:
         "modes": sum(count > 0 for count in counts),
         "high_quality": sum(counts) / n,
         "reverse_kl": float(stats.entropy(counts, [1] * len(counts))),
-        "distance": sum(abs(a - b) for a, b in zip(bins, expected, strict=True)) / 2,
+        "total_variation": sum(abs(a - b) for a, b in zip(bins, expected, strict=True)) / 2,
     }
 
 
@@ -40,19 +41,19 @@ def test_modes_of_ring8_by_hand():
     mixture, h = MIXTURES["ring8"](), math.sqrt(0.5)
     expected = [[1, 0], [h, h], [0, 1], [-h, h], [-1, 0], [-h, -h], [0, -1], [h, -h]]
     torch.testing.assert_close(mixture.modes, torch.tensor(expected), atol=1e-6, rtol=0)
-    assert mixture.sigma == 0.01
+    assert mixture.mode_std == 0.01
 
 
 def test_modes_of_grid25_by_hand():
     mixture = MIXTURES["grid25"]()
     expected = [[float(x), float(y)] for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)]
-    assert mixture.modes.tolist() == expected and mixture.sigma == 0.05
+    assert mixture.modes.tolist() == expected and mixture.mode_std == 0.05
 
 
 @mixtures
-def test_draws_are_round_gaussians_around_equally_likely_modes(name):
+def test_samples_are_round_gaussians_around_equally_likely_modes(name):
     mixture, n = MIXTURES[name](), 200_000
-    points, which = mixture.draw(n, torch.Generator().manual_seed(0))
+    points, which = mixture.sample(n, torch.Generator().manual_seed(0))
     modes = len(mixture.modes)
     counts = torch.bincount(which, minlength=modes).double()
     assert points.shape == (n, 2) and which.dtype == torch.int64 and len(counts) == modes
@@ -60,16 +61,16 @@ def test_draws_are_round_gaussians_around_equally_likely_modes(name):
     statistic = float(((counts - n / modes) ** 2 / (n / modes)).sum())
     assert statistic < modes - 1 + 6 * (2 * (modes - 1)) ** 0.5
     each = n / modes
-    for mode, centre in enumerate(mixture.modes):
-        offsets = (points[which == mode] - centre).double() / mixture.sigma
+    for mode, center in enumerate(mixture.modes):
+        offsets = (points[which == mode] - center).double() / mixture.mode_std
         torch.testing.assert_close(offsets.mean(0), torch.zeros(2).double(), atol=5 / each**0.5, rtol=0)
         torch.testing.assert_close(offsets.T.cov(), torch.eye(2).double(), atol=5 * (2 / each) ** 0.5, rtol=0)
-    assert points.std().item() == pytest.approx(mixture.scale, rel=0.01)
+    assert points.std().item() == pytest.approx(mixture.data_std, rel=0.01)
 
 
-def test_draws_are_a_function_of_the_generator_alone():
+def test_samples_are_a_function_of_the_generator_alone():
     mixture = MIXTURES["ring8"]()
-    first, again, other = (mixture.draw(20, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+    first, again, other = (mixture.sample(20, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -77,46 +78,46 @@ def test_draws_are_a_function_of_the_generator_alone():
 def test_coverage_is_that_of_a_loop_over_points(name):
     mixture = MIXTURES[name]()
     for seed in range(3):
-        draws = torch.Generator().manual_seed(seed)
-        points, which = mixture.draw(400, draws)
+        rng = torch.Generator().manual_seed(seed)
+        points, which = mixture.sample(400, rng)
         wide = mixture.modes[which] + 2.5 * (points - mixture.modes[which])  # about half are beyond three sigmas
-        points = torch.cat([wide[which % 3 > 0], 5 * torch.randn(30, 2, generator=draws)])
+        points = torch.cat([wide[which % 3 > 0], 5 * torch.randn(30, 2, generator=rng)])
         expected = slow_coverage(points, mixture)
         assert mode_counts(points, mixture).tolist() == slow_counts(points, mixture)
         assert 0 < expected["modes"] < len(mixture.modes) and 0.2 < expected["high_quality"] < 0.8
-        assert coverage(points, mixture) == pytest.approx(expected, abs=1e-9)
+        assert mode_coverage(points, mixture) == pytest.approx(expected, abs=1e-9)
 
 
 def test_reverse_kl_by_hand():
     mixture = MIXTURES["ring8"]()
     points = mixture.modes[[0, 0, 0, 4]]
     expected = 3 / 4 * math.log(3 / 4 * 8) + 1 / 4 * math.log(1 / 4 * 8)
-    assert coverage(points, mixture)["reverse_kl"] == pytest.approx(expected)
+    assert mode_coverage(points, mixture)["reverse_kl"] == pytest.approx(expected)
 
 
 @mixtures
 def test_a_large_true_sample_is_almost_perfect(name):
     mixture = MIXTURES[name]()
-    got = coverage(mixture.draw(200_000, torch.Generator().manual_seed(0))[0], mixture)
+    got = mode_coverage(mixture.sample(200_000, torch.Generator().manual_seed(0))[0], mixture)
     assert got["modes"] == len(mixture.modes)
     assert got["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=1e-3)
-    assert got["reverse_kl"] < 1e-3 and got["distance"] < 0.01
+    assert got["reverse_kl"] < 1e-3 and got["total_variation"] < 0.01
 
 
 @mixtures
 def test_a_collapsed_generator_has_one_mode(name):
     mixture = MIXTURES[name]()
-    got, modes = coverage(mixture.modes[3].expand(100, 2), mixture), len(mixture.modes)
+    got, modes = mode_coverage(mixture.modes[3].expand(100, 2), mixture), len(mixture.modes)
     assert got == pytest.approx(slow_coverage(mixture.modes[3].expand(100, 2), mixture))
     assert (got["modes"], got["high_quality"]) == (1, 1)
     assert got["reverse_kl"] == pytest.approx(math.log(modes))
-    assert got["distance"] == pytest.approx(1 - (1 - math.exp(-4.5)) / modes)
+    assert got["total_variation"] == pytest.approx(1 - (1 - math.exp(-4.5)) / modes)
 
 
 @mixtures
 def test_points_near_nothing_are_all_wrong(name):
     mixture = MIXTURES[name]()
-    got = coverage(torch.full((100, 2), 50.0), mixture)
+    got = mode_coverage(torch.full((100, 2), 50.0), mixture)
     assert (got["modes"], got["high_quality"]) == (0, 0)
     assert got["reverse_kl"] == pytest.approx(math.log(len(mixture.modes)))
-    assert got["distance"] == pytest.approx(1, abs=0.012), "a ninetieth of the mixture itself is near no mode"
+    assert got["total_variation"] == pytest.approx(1, abs=0.012), "a ninetieth of the mixture itself is near no mode"

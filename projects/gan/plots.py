@@ -1,0 +1,145 @@
+"""Plots of generated samples: the same latent vectors after every validation, and the training as an animation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from common.io.loggers import log_plot
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save
+from common.plots.video import write_gif
+from projects.gan.data import as_uint8
+from projects.gan.features import FEATURE_BATCH_SIZE
+from projects.gan.inference import GeneratorPipeline, interpolate, sample_latents
+from projects.gan.metrics import HIGH_QUALITY_STDS, mode_coverage, nearest_neighbors
+from projects.gan.module import GANModule
+from projects.gan.synthetic import GaussianMixture
+
+NUM_IMAGES = 64  # in a grid
+NUM_POINTS = 2500
+PIXEL_SCALE = 2  # each pixel to so many, on each side
+MAX_FRAMES = 60
+ANIMATION_SECONDS = 8.0
+LATENT_SEED = 0
+
+
+class SamplePlots(Callback):
+    """Plots of samples: after every validation `samples.png` and a frame of `training.gif`; after the training that file.
+
+    After a test of images also `interpolation.png`, `truncation.png` and `nearest_neighbors.png`.
+
+    Args:
+        folder: Folder of the plots; frames are in `frames` below it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        pipeline, mixture = make_pipeline(trainer, pl_module), trainer.datamodule.mixture  # type: ignore[attr-defined]
+        frame = self.folder / "frames" / f"{trainer.global_step:08d}.png"
+        frame.parent.mkdir(parents=True, exist_ok=True)
+        if mixture is None:
+            save_grid(as_uint8(fixed_samples(pipeline, NUM_IMAGES)), frame, columns=8)
+        else:
+            points = fixed_samples(pipeline, NUM_POINTS)
+            coverage = mode_coverage(points, mixture)
+            quality = f"{coverage['modes']:.0f} modes, {100 * coverage['high_quality']:.0f} % high quality"
+            plot_points(points, mixture, f"step {trainer.global_step:,}: {quality}", frame)
+        shutil.copy(frame, self.folder / "samples.png")
+        log_plot(trainer, "samples", self.folder / "samples.png")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the animation of all frames, those from before a resume included."""
+        frames = sorted((self.folder / "frames").glob("*.png"))
+        if trainer.is_global_zero and len(frames) > 1:
+            save_animation(frames, self.folder / "training.gif")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plots that show whether a generator of images has memorized its training data."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or data.mixture is not None:
+            return
+        pipeline = make_pipeline(trainer, pl_module)
+        for name, images, columns in [
+            ("interpolation", interpolation_images(pipeline), 10),
+            ("truncation", truncation_images(pipeline), 10),
+            ("nearest_neighbors", nearest_neighbor_images(pipeline, data.load()["train"].images), 12),
+        ]:
+            log_plot(trainer, name, save_grid(images, self.folder / f"{name}.png", columns))
+
+
+def make_pipeline(trainer: Trainer, module: LightningModule) -> GeneratorPipeline:
+    """Pipeline of the module in training; its EMA generator has had its batch-norm statistics since the evaluation began."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return GeneratorPipeline(cast(GANModule, module), data.class_names, data.source_label)
+
+
+def fixed_samples(pipeline: GeneratorPipeline, count: int, truncation: float | None = None) -> Tensor:
+    """Samples of latent vectors that are the same in every run, classes in turn."""
+    return pipeline(sample_latents(count, pipeline.latent_dim, LATENT_SEED, truncation))
+
+
+def interpolation_images(pipeline: GeneratorPipeline, rows: int = 6, columns: int = 10) -> Tensor:
+    """Interpolations within a class, one a row; a generator that has memorized images would jump."""
+    z = interpolate(rows, columns, pipeline.latent_dim, LATENT_SEED)
+    return as_uint8(pipeline(z, pipeline.labels(None, rows).repeat_interleave(columns)))
+
+
+def truncation_images(pipeline: GeneratorPipeline, columns: int = 10) -> Tensor:
+    """Rows of samples truncated at 0.25, 0.5, 1 and 2 standard deviations: from the typical to the varied."""
+    return as_uint8(torch.cat([fixed_samples(pipeline, columns, truncation) for truncation in (0.25, 0.5, 1.0, 2.0)]))
+
+
+def nearest_neighbor_images(pipeline: GeneratorPipeline, real: Tensor, columns: int = 12) -> Tensor:
+    """Samples, and below each its nearest neighbor among training images (n, 3, 32, 32) uint8, in the metrics' features."""
+    net, device = pipeline.module.features[0].net, pipeline.module.device
+    fake = as_uint8(fixed_samples(pipeline, columns))
+    with torch.inference_mode():
+        features = torch.cat([net(part.to(device)).cpu() for part in real.split(FEATURE_BATCH_SIZE)])
+        _, index = nearest_neighbors(net(fake.to(device)).cpu(), features)
+    return torch.cat([fake, real.cpu()[index]])
+
+
+def plot_points(points: Tensor, mixture: GaussianMixture, title: str, path: Path) -> Path:
+    """Scatter plot of points (n, 2) over the mixture's modes; high-quality points are blue, all others orange."""
+    from matplotlib.patches import Circle
+
+    points, modes, radius = points.float().cpu(), mixture.modes, HIGH_QUALITY_STDS * mixture.mode_std
+    figure, (axes,) = new_figure(1, 1, 4.4, 4.6)
+    axes.set_title(title, fontsize=9)
+    visible_radius = max(radius, 0.02 * float(modes.abs().max()))
+    for x, y in modes.tolist():
+        axes.add_patch(Circle((x, y), visible_radius, fill=False, edgecolor=GRAY, linewidth=0.8))
+    inside = torch.cdist(points, modes).amin(1) <= radius
+    for mask, color in [(inside, BLUE), (~inside, ORANGE)]:
+        axes.scatter(points[mask, 0], points[mask, 1], s=3, color=color, alpha=0.5, linewidths=0)
+    limit = 1.3 * float(modes.abs().max())
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.tick_params(labelsize=7)
+    return save(figure, path)
+
+
+def save_grid(images: Tensor, path: Path, columns: int) -> Path:
+    """Image grid of (count, 3, height, width) uint8 as a PNG, enlarged without smoothing."""
+    grid = make_grid(images, columns, padding=1, pad_value=255)
+    grid = grid.repeat_interleave(PIXEL_SCALE, 1).repeat_interleave(PIXEL_SCALE, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def save_animation(frames: list[Path], path: Path) -> Path:
+    """Animation of images of one size, the last one shown longest; at most `MAX_FRAMES` of them, evenly."""
+    count = min(len(frames), MAX_FRAMES)
+    images = [Image.open(frames[round(i * (len(frames) - 1) / (count - 1))]) for i in range(count)]
+    return write_gif(images, path, round(1000 * ANIMATION_SECONDS / count), colors=128)
