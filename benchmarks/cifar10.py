@@ -81,7 +81,7 @@ class TransformedDataset(Dataset[tuple[Tensor, int]]):
 
 def data_path(source: str, device: torch.device, repeats: int, num_workers: int = 2) -> dict[str, float]:
     """Augmented images per second of both loaders, counted where the training loop receives them on `device`."""
-    data = CIFAR10Data(source, val_size=0)
+    data = CIFAR10Data(source, val_size=0, subset_fraction=1.0)
     data.prepare_data()
     data.setup("fit")
     data.train = data.train.to(device)

@@ -139,7 +139,7 @@ def metrics_memory() -> dict[str, float]:
                 metrics.update(torch.randn(500, NUM_FEATURES), real)
         streaming = memory.peak()
     return {
-        "num_images": NUM_IMAGES,
+        "images": NUM_IMAGES,
         "num_features": NUM_FEATURES,
         "extraction_mib": extraction,
         "streaming_mib": streaming,

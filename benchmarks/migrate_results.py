@@ -86,6 +86,7 @@ RENAMES = {
     ),
     "bert_sentiment-*": Renames(keys=in_both_splits({"calibrated_error": "calibration_error_scaled"})),
     "gan-*": Renames(
+        words={"projects.cifar10.predict": "projects.cifar10.inference"},
         keys={
             **in_both_splits({"frechet": "frechet_distance", "kernel": "kernel_distance"}),
             "rounds_in_a_step": "iterations_per_step",
@@ -128,11 +129,18 @@ def migrate(name: str, result: dict[str, Any]) -> dict[str, Any]:
     """
     if result.get("schema", 1) >= SCHEMA:
         return result
-    tables = [renames for pattern, renames in RENAMES.items() if fnmatch(name, pattern)]
-    merged = Renames(
-        *({old: new for table in tables for old, new in getattr(table, part).items()} for part in ("keys", "flags", "words"))
-    )
-    return {"schema": SCHEMA, **renamed(result, merged)}
+    return {"schema": SCHEMA, **renamed(result, renames_of(name))}
+
+
+def renames_of(name: str) -> Renames:
+    """All renames of a result; those of a later pattern override."""
+    merged = Renames()
+    for pattern, renames in RENAMES.items():
+        if fnmatch(name, pattern):
+            merged.keys.update(renames.keys)
+            merged.flags.update(renames.flags)
+            merged.words.update(renames.words)
+    return merged
 
 
 def renamed(value: Any, renames: Renames) -> Any:
@@ -155,14 +163,15 @@ def rename_command(command: str, renames: Renames) -> str:
     """Command with its flags, their values, and other words renamed."""
     words = command.split(" ")
     for i, word in enumerate(words):
-        flag, pair = word.removeprefix("--"), f"{word.removeprefix('--')} {''.join(words[i + 1 : i + 2])}"
         if not word.startswith("--"):
             head, colon, tail = word.partition(":")
             words[i] = renames.words.get(head, head) + colon + tail
-        elif pair in renames.flags:
+            continue
+        flag, equals, value = word.removeprefix("--").partition("=")
+        if (pair := f"{flag} {''.join(words[i + 1 : i + 2])}") in renames.flags:
             words[i], words[i + 1] = f"--{renames.flags[pair]}".split(" ")
         else:
-            words[i] = f"--{renames.flags.get(flag, flag)}"
+            words[i] = f"--{renames.flags.get(flag, flag)}{equals}{value}"
     return " ".join(words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import results
-from benchmarks.tables.cells import duration, hardware, markdown_table, percent
+from benchmarks.tables.cells import comparison_table, duration, hardware, markdown_table, percent
 
 RECIPES = ["bert_sentiment-minilm", "bert_sentiment-sample"]
 
@@ -27,15 +27,14 @@ def benchmark_table() -> str:
     """Results of `benchmarks/bert_sentiment.py`."""
     result = results.read_result("bert_sentiment-benchmark")
     tuning, precision = result["fine_tuning"], "bfloat16" if result["precision"] == "bf16-mixed" else "float32"
-    body = [
-        [name, f"{tuning['ours_sentences_per_second']:.0f}", f"{tuning[theirs]:.0f}", f"{tuning[ratio]:.2f}×"]
-        for name, theirs, ratio in [
-            ("fine-tuning; `transformers.Trainer`", "trainer_sentences_per_second", "ratio"),
-            ("fine-tuning; with `group_by_length`", "group_by_length_sentences_per_second", "ratio_to_group_by_length"),
-        ]
-    ]
+    body = []
+    baselines = [("", "trainer", "ratio"), (", `group_by_length`", "group_by_length", "ratio_to_group_by_length")]
+    for sampling, theirs, ratio in baselines:
+        sides = [f"{tuning[f'{side}_sentences_per_second']:.0f}" for side in ("ours", theirs)]
+        row = ["sentences per second, fine-tuning", f"`transformers.Trainer`{sampling}"]
+        body.append([*row, *sides, f"{tuning[ratio]:.2f}×"])
     for dtype, key in {precision: "prediction", "float32": "prediction_float32"}.items():
-        measured = result[key]
-        sides = [f"{measured[f'{side}_sentences_per_second']:.0f}" for side in ("ours", "pipeline")]
-        body.append([f"prediction in {dtype}; `pipeline(batch_size=32)`", *sides, f"{measured['ratio']:.2f}×"])
-    return markdown_table([f"sentences per second; compared to, on {result['device']}", "ours", "theirs", "ratio"], body)
+        sides = [f"{result[key][f'{side}_sentences_per_second']:.0f}" for side in ("ours", "pipeline")]
+        row = [f"sentences per second, prediction in {dtype}", "`pipeline(batch_size=32)`"]
+        body.append([*row, *sides, f"{result[key]['ratio']:.2f}×"])
+    return comparison_table(result, body)

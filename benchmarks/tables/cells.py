@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,11 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Markdown table."""
     lines = [header, ["---"] * len(header), *body]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def comparison_table(result: dict[str, Any], body: Iterable[Sequence[str]]) -> str:
+    """Table of a benchmark: rows of metric, baseline, value of ours, value of the baseline, ratio."""
+    return markdown_table([f"on {hardware(result)}", "baseline", "ours", "baseline's", "ratio"], body)
 
 
 def percent(result: dict[str, Any], metric: str) -> str:
@@ -36,5 +42,5 @@ def duration(seconds: float) -> str:
 
 def hardware(result: dict[str, Any]) -> str:
     """Device that a result was measured on, with the number of processes if there were several."""
-    processes = result.get("devices", 1)
-    return result["device"] if processes == 1 else f"{processes} × {result['device']}"
+    device = re.sub(r"\b1 threads", "1 thread", result["device"])
+    return device if result.get("devices", 1) == 1 else f"{result['devices']} × {device}"

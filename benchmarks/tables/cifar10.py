@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import results
-from benchmarks.tables.cells import duration, markdown_table, percent
+from benchmarks.tables.cells import comparison_table, duration, markdown_table, percent
 
 # run of results/cifar10-ideas.json -> what it tests, in the order of the table
 IDEAS = {
@@ -49,19 +49,21 @@ def benchmark_table() -> str:
     step, data = result["step"], result["data_path"]
     body = [
         [
-            "training step with all callbacks; plain PyTorch loop",
+            "training step with all callbacks",
+            "plain PyTorch loop",
             f"{step['trainer_step_ms']:.0f} ms",
             f"{step['plain_step_ms']:.0f} ms",
             f"{step['median_of_ratios']:.3f}",
         ],
         [
-            f"augmented images per second; DataLoader, torchvision v2, {data['workers']} workers",
+            "augmented images per second",
+            f"DataLoader, torchvision v2, {data['workers']} workers",
             f"{data['ours_images_per_second']:,.0f}",
             f"{data['dataloader_images_per_second']:,.0f}",
             f"{data['ratio']:.0f}×",
         ],
     ]
-    return markdown_table([f"measured; compared to, on {result['device']}", "ours", "theirs", "ratio"], body)
+    return comparison_table(result, body)
 
 
 def ideas_table() -> str:

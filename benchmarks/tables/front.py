@@ -18,11 +18,12 @@ def front() -> str:
     images, dcgan = map(results.read_result, ("gan-cifar10", "gan-dcgan"))
     cartpole, lander = map(merge_runs, ("default", "lunarlander"))
     modes, distances = points["mean"]["test/modes"], [each["mean"]["test/frechet_distance"] for each in (images, dcgan)]
+    parameters = f"{bert['parameters'] / 1e6:.1f} M parameters"
     body = [
         row("cifar10", "test accuracy with TTA", percent(cnn, "test/accuracy_tta"), cnn),
         row("seq2seq", "BLEU en-de, LSTM with attention", f"{lstm['mean']['test/bleu_moses_lc']:.2f}", lstm),
         row("", "BLEU en-de, Transformer", f"{transformer['mean']['test/bleu_moses_lc']:.2f}", transformer),
-        row("bert_sentiment", "accuracy, 22.6 M parameters", percent(bert, "test/accuracy"), bert),
+        row("bert_sentiment", f"accuracy, {parameters}", percent(bert, "test/accuracy"), bert),
         row("gan", "modes of 25; high-quality samples", f"{modes:.1f}; {percent(points, 'test/high_quality')}", points),
         row("", "Fréchet distance; DCGAN's", f"{distances[0]:.1f}; {distances[1]:.1f}", images),
         row("policy_gradient", "mean return; worst seed", mean_and_worst(cartpole), cartpole),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import results
-from benchmarks.tables.cells import duration, hardware, markdown_table, percent
+from benchmarks.tables.cells import comparison_table, duration, hardware, markdown_table, percent
 
 POINT_RECIPES = ["gan-grid25", "gan-ring8", "gan-classic"]
 IMAGE_RECIPES = ["gan-cifar10", "gan-dcgan", "gan-sample"]
@@ -41,7 +41,7 @@ def images_table() -> str:
         features = "CIFAR-10 capstone" if "cifar10" in metadata["features"] else metadata["features"]
         row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/frechet_distance']:.4g}", features]
         row += [f"{mean[f'test/{name}']:.2f}" for name in PRDC]
-        row += [f"{metadata['num_samples']:,}", str(result["epochs"])]
+        row += [f"{metadata['samples']:,}", str(result["epochs"])]
         body.append([*row, duration(mean["train_seconds"]), hardware(result)])
     return markdown_table(header, body)
 
@@ -51,7 +51,8 @@ def benchmark_table() -> str:
     result = results.read_result("gan-benchmark")
     body = [
         [
-            f"training step on {kind}, iterations: {result[kind]['iterations_per_step']}, with all callbacks; plain loop",
+            f"training step on {kind}, iterations: {result[kind]['iterations_per_step']}, with all callbacks",
+            "plain PyTorch loop",
             f"{result[kind]['trainer_step_ms']:.1f} ms",
             f"{result[kind]['plain_step_ms']:.1f} ms",
             f"{result[kind]['median_of_ratios']:.2f}",
@@ -60,7 +61,6 @@ def benchmark_table() -> str:
     ]
     memory = result["memory"]
     peak = f"{memory['extraction_mib']:.0f} + {memory['streaming_mib']:.0f} MiB"
-    body.append(
-        [f"peak memory: Inception features, and the metrics of {memory['num_images']:,} images per side", peak, "", ""]
-    )
-    return markdown_table([f"measured; compared to, on {result['device']}", "ours", "theirs", "ratio"], body)
+    title = f"peak memory: Inception features, and the metrics of {memory['images']:,} images per side"
+    body.append([title, "", peak, "", ""])
+    return comparison_table(result, body)

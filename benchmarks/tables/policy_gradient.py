@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from benchmarks import results
-from benchmarks.tables.cells import duration, hardware, markdown_table
+from benchmarks.tables.cells import comparison_table, duration, hardware, markdown_table
 
 RECIPES = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
 
@@ -50,13 +50,15 @@ def benchmark_table() -> str:
     for key, name in [("cartpole", "CartPole"), ("lunarlander", "LunarLander")]:
         measured = result[key]
         for ours, ratio, steps in [("ours", "ratio", 128), ("ours_short", "short_ratio", 5)]:
-            title = f"{name}, environment steps per second, rollouts of {steps} steps; A2C, rollouts of 5"
+            title = f"{name}, environment steps per second, rollouts of {steps} steps"
             row = [f"{measured[ours]:,.0f}", f"{measured['a2c']:,.0f}", f"{measured[ratio]:.1f}×"]
-            body.append([title, *row])
+            body.append([title, "A2C, rollouts of 5 steps", *row])
     time, loop = result["time_to_475"], result["loop"]
     reached = ", ".join(f"{time[side]['reached']} of {time['seeds']}" for side in ("ours", "ppo"))
-    title = f"CartPole, training time to a mean return of {time['target']:.0f}, median of the seeds ({reached}); PPO"
-    body.append([title, *(duration(time[side]["median_seconds"]) for side in ("ours", "ppo")), f"{time['ratio']:.1f}×"])
+    title = f"CartPole, training time to a mean return of {time['target']:.0f}, median of the seeds ({reached})"
+    body.append(
+        [title, "PPO", *(duration(time[side]["median_seconds"]) for side in ("ours", "ppo")), f"{time['ratio']:.1f}×"]
+    )
     steps = [f"{loop[side]:.1f} ms" for side in ("trainer_step_ms", "plain_step_ms")]
-    body.append(["rollout and update with all callbacks; plain loop", *steps, f"{loop['median_of_ratios']:.3f}"])
-    return markdown_table([f"measured; compared to, on {result['device']}", "ours", "theirs", "ratio"], body)
+    body.append(["rollout and update with all callbacks", "plain PyTorch loop", *steps, f"{loop['median_of_ratios']:.3f}"])
+    return comparison_table(result, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import results
-from benchmarks.tables.cells import duration, hardware, markdown_table
+from benchmarks.tables.cells import comparison_table, duration, hardware, markdown_table
 
 RECIPES = ["seq2seq-recurrent", "seq2seq-transformer", "seq2seq-transformer-back", "seq2seq-sample"]
 SEARCH_SECONDS = "search_seconds_without", "search_seconds"
@@ -66,13 +66,14 @@ def benchmark_table() -> str:
     bucketing, step = result["bucketing"], result["decoder_step"]
     searches = [
         (result["decoding"], '`generate`, same weights, `early_stopping="never"`'),
-        (result["decoding_parallel"], "the same, with the batches of `generate` on both cores, as ours are"),
+        (result["decoding_parallel"], "the same, its batches on all cores, as ours are"),
         (result.get("decoding_bfloat16"), "as in the first line, both in bfloat16"),
         (result["decoding_early_stopping"], "`generate`, same weights, both with early stopping"),
     ]
     body = [
         [
-            f"sentences per second, beam 5; {title}",
+            "sentences per second, beam 5",
+            title,
             f"{max(decoding['ours_sentences_per_second'].values()):.0f}",
             f"{max(decoding['generate_sentences_per_second'].values()):.0f}",
             f"{decoding['ratio']:.1f}×",
@@ -82,7 +83,8 @@ def benchmark_table() -> str:
     ]
     body.append(
         [
-            "target tokens per second in training, padding excluded; random batches of as many sentences",
+            "target tokens per second in training, without padding",
+            "random batches of as many sentences",
             f"{bucketing['ours_tokens_per_second']:,.0f}",
             f"{bucketing['random_tokens_per_second']:,.0f}",
             f"{bucketing['ratio']:.1f}×",
@@ -90,10 +92,11 @@ def benchmark_table() -> str:
     )
     body.append(
         [
-            "training step of the recurrent decoder; attention, readout and logits inside the loop over time",
+            "training step of the recurrent decoder",
+            "embedding, attention and logits inside the loop over time",
             f"{step['ours_step_ms']:.0f} ms",
             f"{step['naive_step_ms']:.0f} ms",
             f"{step['ratio']:.1f}×",
         ]
     )
-    return markdown_table([f"measured; compared to, on {result['device']}", "ours", "theirs", "ratio"], body)
+    return comparison_table(result, body)
