@@ -35,9 +35,7 @@ RESULT = {
     ],
     "mean": {"test/accuracy": 0.9, "test/accuracy_plain": 0.8, "test/loss": 0.5, "val/accuracy": 0.7},
     "deviation": {"test/accuracy": 0.0, "test/accuracy_plain": 0.1},
-    "runs": {
-        "first": {"command": "python -m projects.cnn.train --name first", "test": {"test/accuracy_plain": [1, True, None]}}
-    },
+    "runs": {"first": {"command": "python -m projects.cnn.train", "test": {"test/accuracy_plain": [1, True, None]}}},
 }
 MIGRATED = {
     "schema": 2,
