@@ -9,8 +9,10 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,11 @@ COMMAND = re.compile(r"python -m ((?:projects|common|benchmarks)\.[\w.]+)([^`|>;
 NOT_THERE = {"projects.my_task.train"}  # what `common.scaffold` makes
 
 
+PARSE_KNOWN_ARGS = argparse.ArgumentParser.parse_known_args
+
+
 class Parsed(BaseException):
-    """Raised by the patched `parse_args`: the command goes no further."""
+    """Raised in place of what a command does with its arguments."""
 
 
 def code_spans(text: str) -> Iterator[str]:
@@ -49,7 +54,12 @@ def commands_of(path: Path) -> list[tuple[str, list[str]]]:
         spans = list(strings_of(json.loads(text)))
     else:
         spans = re.sub(r"\\\n#\s*", "", text).splitlines()
-    found = [match.groups() for span in spans for match in COMMAND.finditer(span.partition("   (")[0])]
+    return [command for span in spans for command in commands_in(span.partition("   (")[0])]
+
+
+def commands_in(line: str) -> list[tuple[str, list[str]]]:
+    """Modules and arguments of the commands in a line; a number stands for N."""
+    found = [match.groups() for match in COMMAND.finditer(line)]
     return [(module, ["1" if word == "N" else word for word in shlex.split(words)]) for module, words in found]
 
 
@@ -71,23 +81,35 @@ def parse(module: str, args: list[str]) -> None:
     """Parses a command and does nothing else. Raises UserError or SystemExit if it is not valid."""
     if module.endswith(".train"):
         CapstoneCLI(importlib.import_module(module).PROJECT, args)
+    elif module == "common.multirun":
+        with redirect_stdout(StringIO()) as runs:
+            assert importlib.import_module(module).main([*args, "--dry_run"]) == 0
+        for line in runs.getvalue().splitlines():
+            parse(*commands_in(line)[0])
     elif args:
-        call_parser(module, args, argparse.ArgumentParser.parse_args)
+        call_parser(module, args, check_arguments)
     else:
         assert importlib.util.find_spec(module), module
 
 
-def call_parser(module: str, args: list[str], parse_args: Any) -> Any:
-    """Calls a command's `main` with a `parse_args` that ends it; returns what that has returned."""
+def check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Exits if `sys.argv` has an argument that the parser does not know."""
+    if unknown := PARSE_KNOWN_ARGS(parser, sys.argv[1:])[1]:
+        parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
 
-    def parse_and_stop(parser: argparse.ArgumentParser, given: Any = None) -> None:
-        raise Parsed(parse_args(parser, given))
+
+def call_parser(module: str, args: list[str], function: Callable[[argparse.ArgumentParser], Any]) -> Any:
+    """Calls a command up to the point where it parses its arguments; returns `function` of its parser."""
+
+    def stop(parser: argparse.ArgumentParser, *_: Any) -> None:
+        raise Parsed(function(parser))
 
     spec = importlib.util.find_spec(module)
     assert spec, module
     main = importlib.import_module(f"{module}.__main__" if spec.submodule_search_locations else module).main
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed) as parsed:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         patch.setattr(sys, "argv", [module, *args])
         main()
     return parsed.value.args[0]
@@ -135,8 +157,8 @@ def flags_of(package: str) -> set[str]:
         if path.stem == "train":
             parser = CapstoneCLI(importlib.import_module(module).PROJECT, ["--data.source", "sample"]).parser
             flags |= set(re.findall(r"--[\w.]+", parser.format_help()))
-        elif "__main__" in path.read_text() and "parse_args" in path.read_text():
-            flags |= set(re.findall(r"--[\w.]+", call_parser(module, [], lambda parser, _: parser.format_help())))
+        elif "__main__" in path.read_text() and re.search(r"parse_(known_)?args\(", path.read_text()):
+            flags |= set(re.findall(r"--[\w.]+", call_parser(module, [], argparse.ArgumentParser.format_help)))
     return flags
 
 
