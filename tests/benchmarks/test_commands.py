@@ -80,7 +80,8 @@ def sample_without_network(monkeypatch):
 def parse(module: str, args: list[str]) -> None:
     """Parses a command and does nothing else. Raises UserError or SystemExit if it is not valid."""
     if module.endswith(".train"):
-        CapstoneCLI(importlib.import_module(module).PROJECT, args)
+        cli = cli_of(module)
+        cli.parse_arguments(cli.parser, args)
     elif module == "common.multirun":
         with redirect_stdout(StringIO()) as runs:
             assert importlib.import_module(module).main([*args, "--dry_run"]) == 0
@@ -90,6 +91,12 @@ def parse(module: str, args: list[str]) -> None:
         call_parser(module, args, check_arguments)
     else:
         assert importlib.util.find_spec(module), module
+
+
+@cache
+def cli_of(module: str) -> CapstoneCLI:
+    """Command line of a capstone; its parser takes long to build, and can parse many commands."""
+    return CapstoneCLI(importlib.import_module(module).PROJECT, ["--data.source", "sample"])
 
 
 def check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +162,7 @@ def flags_of(package: str) -> set[str]:
     for path in sorted((ROOT / package).rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         if path.stem == "train":
-            parser = CapstoneCLI(importlib.import_module(module).PROJECT, ["--data.source", "sample"]).parser
-            flags |= set(re.findall(r"--[\w.]+", parser.format_help()))
+            flags |= set(re.findall(r"--[\w.]+", cli_of(module).parser.format_help()))
         elif "__main__" in path.read_text() and re.search(r"parse_(known_)?args\(", path.read_text()):
             flags |= set(re.findall(r"--[\w.]+", call_parser(module, [], argparse.ArgumentParser.format_help)))
     return flags
@@ -169,7 +175,7 @@ def test_flags_in_a_document_exist(path):
     known = set().union(*map(flags_of, packages), flags_of("common"))
     spans = [span for span in code_spans(path.read_text()) if not re.search(r"\b(pip|git|torchrun|sbatch|pytest)\b", span)]
     mentioned = {flag.rstrip(".") for span in spans for flag in re.findall(r"(?<![\w-])--[A-Za-z][\w.]*", span)}
-    assert mentioned - known == set()
+    assert mentioned - known - {"--trainer.x", "--model.x", "--data.x"} == set()
 
 
 @pytest.mark.parametrize(
