@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from common.nn.allocator import keep_freed_memory
 from common.nn.parallel import parallel_map
 from projects.seq2seq.batch_decoding import translate_ids
-from projects.seq2seq.config import EOS, PAD, GenerationConfig
+from projects.seq2seq.config import EOS, PAD, GenerationConfig, RecurrentConfig
 from projects.seq2seq.constraints import max_lengths
 from projects.seq2seq.recurrent import RecurrentModel
 from projects.seq2seq.transformer import TransformerModel
@@ -217,7 +217,7 @@ class NaiveDecoder(nn.Module):
 def decoder_step(data: TranslationData, steps: int) -> dict[str, float]:
     """Milliseconds of forward and backward pass of both decoders, after the same encoder states."""
     torch.manual_seed(0)
-    net = RecurrentModel(data.vocab_sizes).train()
+    net = RecurrentModel(data.vocab_sizes, RecurrentConfig(), "all").train()
     naive = NaiveDecoder(data.vocab_sizes[1], net.target_embedding.embedding_dim, net.bridge.out_features).train()
     batches = every_nth(TrainLoader(data), steps)
     precision = default_precision("cpu")

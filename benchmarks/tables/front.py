@@ -8,7 +8,7 @@ from benchmarks import results
 from benchmarks.tables.cells import duration, markdown_table, percent
 from benchmarks.tables.policy_gradient import merge_runs
 
-HEADER = ["capstone", "metric", "result", "data", "training time", "seeds"]
+HEADER = ["capstone", "metric", "result", "data", "training", "seeds"]
 
 
 def front() -> str:
@@ -21,11 +21,11 @@ def front() -> str:
     parameters = f"{bert['parameters'] / 1e6:.1f} M parameters"
     body = [
         row("cifar10", "test accuracy with TTA", percent(cnn, "test/accuracy_tta"), cnn),
-        row("seq2seq", "BLEU en-de, LSTM with attention", f"{lstm['mean']['test/bleu_moses_lc']:.2f}", lstm),
-        row("", "BLEU en-de, Transformer", f"{transformer['mean']['test/bleu_moses_lc']:.2f}", transformer),
+        row("seq2seq", "BLEU en-de, lower case: LSTM", f"{lstm['mean']['test/bleu_moses_lc']:.2f}", lstm),
+        row("", "the same: Transformer", f"{transformer['mean']['test/bleu_moses_lc']:.2f}", transformer),
         row("bert_sentiment", f"accuracy, {parameters}", percent(bert, "test/accuracy"), bert),
-        row("gan", "modes of 25; high-quality samples", f"{modes:.1f}; {percent(points, 'test/high_quality')}", points),
-        row("", "Fréchet distance; DCGAN's", f"{distances[0]:.1f}; {distances[1]:.1f}", images),
+        row("gan", "modes of 25; high quality", f"{modes:.1f}; {percent(points, 'test/high_quality')}", points),
+        row("", "Fréchet distance; of DCGAN", f"{distances[0]:.1f}; {distances[1]:.1f}", images),
         row("policy_gradient", "mean return; worst seed", mean_and_worst(cartpole), cartpole),
         row("", "mean return; worst seed", mean_and_worst(lander), lander),
     ]
