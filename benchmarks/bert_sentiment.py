@@ -76,6 +76,8 @@ def transformers_run(data: TextData, checkpoint: str, steps: int, sampling: str)
     step_ends: list[float] = []
 
     class TransformersClock(transformers.TrainerCallback):
+        """Times at which training steps end."""
+
         def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
             step_ends.append(time.perf_counter())
 

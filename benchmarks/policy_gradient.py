@@ -165,6 +165,8 @@ def train_ppo(seed: int) -> PeriodicEvaluation:
     from stable_baselines3.common.env_util import make_vec_env as make_sb3_env
 
     class StopPPOWhenSolved(BaseCallback):
+        """As `StopWhenSolved`."""
+
         def _on_training_start(self) -> None:
             self.evaluation = PeriodicEvaluation()
 
