@@ -1,66 +1,50 @@
-"""What translators of several seeds gain by translating together.
+"""Ensemble: test metrics of networks of several seeds that translate together.
 
-`python -m benchmarks.ensemble NAME RUN_FOLDER... --data FOLDER` gathers finished runs as `benchmarks.results` does, has
-their checkpoints translate the test set as one ensemble, and writes both to `results/NAME.json`.
+`python -m benchmarks.ensemble NAME RUN_DIR... --data FOLDER` merges finished runs as `benchmarks.results` does, translates
+the test set by the ensemble of their best checkpoints, and writes both to `results/NAME.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-import torch
+from projects.seq2seq.metrics import exact_match, score_translations
 
-from benchmarks.results import gather, read_summary, write_result
-from common.cli.command import report_errors
-from common.io.checkpoints import read_checkpoint
+from benchmarks.results import merge_seeds, read_summary, write_result
+from common.cli.command import OneLineParser, report_errors
 from projects.seq2seq.data import TranslationData
-from projects.seq2seq.evaluation import evaluate, exact_match
-from projects.seq2seq.inference import translate_ids
-from projects.seq2seq.module import Seq2SeqModule
-from projects.seq2seq.search import SearchOptions
-from projects.seq2seq.translate import Translator, load_translator
-from projects.seq2seq.vocabulary import decode, encode_batch
+from projects.seq2seq.inference import TranslationPipeline, load
 
 
-def score(translator: Translator, search: SearchOptions, data: TranslationData, split: str) -> dict[str, float]:
-    """The scores of the translations of a split, as in a run's test; computed in float32 on the CPU."""
-    lines, references = data.texts[split]
-    ids = encode_batch(translator.source_tokenizer, lines)
-    found = translate_ids(translator.net, ids, search, torch.device("cpu"), limit=translator.length_limit)
-    texts = [decode(translator.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
-    scores: dict[str, Any] = vars(evaluate(texts, references, translator.languages[1]))
-    figures = {f"{split}/{name}": value for name, value in scores.items() if name != "signatures"}
-    return figures | {f"{split}/exact_match": exact_match(texts, references)}
+def evaluate(pipeline: TranslationPipeline, data: TranslationData, split: str) -> dict[str, float]:
+    """Metrics of a split's translations, as in a run's test; computed in float32 on the CPU."""
+    sources, references = data.texts[split]
+    translations = pipeline(sources)
+    scores, _ = score_translations(translations, references, pipeline.languages[1])
+    scores["exact_match"] = exact_match(translations, references)
+    return {f"{split}/{name}": score for name, score in scores.items()}
 
 
-def trained_search(checkpoint: Path) -> SearchOptions:
-    """How the run of `checkpoint` searched at its test."""
-    return Seq2SeqModule(**read_checkpoint(checkpoint)["hyper_parameters"]).search
-
-
-def together(folders: list[Path], source: str) -> dict[str, float]:
-    """The scores, as in a run's test, of the runs' chosen checkpoints as an ensemble, searched as the first run's was.
+def evaluate_ensemble(run_dirs: list[Path], source: str) -> dict[str, float]:
+    """Test metrics of the ensemble of the runs' best checkpoints, decoded as in the first run's test.
 
     Raises:
-        UserError: a run is not finished, a checkpoint is missing or damaged, or they have other vocabularies.
+        UserError: A run is not finished, a checkpoint is missing or damaged, or their vocabularies differ.
     """
-    paths = [folder / "checkpoints" / str(read_summary(folder)["checkpoint"]) for folder in folders]
-    translator = load_translator(paths, False, torch.device("cpu"))
-    data = TranslationData(source, direction="-".join(translator.languages))
-    return score(translator, trained_search(paths[0]), data, "test")
+    pipeline = load([run_dir / "checkpoints" / str(read_summary(run_dir)["checkpoint"]) for run_dir in run_dirs])
+    return evaluate(pipeline, TranslationData(source, direction="-".join(pipeline.languages)), "test")
 
 
 def main() -> int:
-    """Measures the ensemble of the runs named on the command line."""
-    parser = argparse.ArgumentParser(description="Have finished translators of several seeds translate together.")
-    parser.add_argument("name", help="of the result, such as seq2seq-ensemble")
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, of the same settings but the seed")
-    parser.add_argument("--data", required=True, help="what they were trained on")
+    """Evaluates the ensemble of the runs on the command line."""
+    parser = OneLineParser(description="Test metrics of the ensemble of finished runs.")
+    parser.add_argument("name", help="Name of the result, such as seq2seq-ensemble.")
+    parser.add_argument("runs", nargs="+", type=Path, help="Run directories, which differ in the seed alone.")
+    parser.add_argument("--data", required=True, help="Data source that the runs were trained on.")
     arguments = parser.parse_args()
-    print(write_result(arguments.name, {**gather(arguments.runs), "ensemble": together(arguments.runs, arguments.data)}))
+    ensemble = evaluate_ensemble(arguments.runs, arguments.data)
+    print(write_result(arguments.name, {**merge_seeds(arguments.runs), "ensemble": ensemble}))
     return 0
 
 

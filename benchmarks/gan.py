@@ -1,151 +1,156 @@
-"""Our GAN's step beside a plain PyTorch loop of the same game, and what judging 50,000 pictures costs in memory.
+"""GAN training compared to a plain PyTorch loop, alternately in one process, and the memory of the image metrics.
 
-`python -m benchmarks.gan` measures, and writes `results/gan-benchmark.json`:
+`python -m benchmarks.gan` writes `results/gan-benchmark.json`:
 
-1. the step of a Trainer run, with every callback and logger that `train` has, against a plain loop, both in turn in one
-   process: of the default recipe, whose steps are as short as any, and of pictures;
-2. how far the process's memory grows while the features of 50,000 real and as many generated pictures are compared.
+1. a training step of a Trainer run with all its callbacks and loggers, and the same step in a plain loop: of the default
+   recipe, whose steps are as short as any, and of images;
+2. growth of the process's memory while the features of 50,000 real and as many generated images are compared.
 
 Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from lightning.pytorch import LightningModule, Trainer
+from projects.gan.metrics import FeatureMetrics
 from torch import Tensor
 
+from benchmarks.plain_loop import PlainLoopCallback, endless, train
 from benchmarks.results import write_result
-from benchmarks.twin import Twin
-from common.cli.parser import CapstoneCLI
+from common.cli.command import OneLineParser, positive
+from common.errors import UserError
 from common.nn.device import device_name
-from common.run.run import run
-from projects.gan.data import Batch
-from projects.gan.evaluation import FeatureComparison
-from projects.gan.features import FEATURE_BATCH
-from projects.gan.losses import squared_slopes, zero_centred_penalty
+from projects.gan.data import GANBatch
+from projects.gan.features import FEATURE_BATCH_SIZE
+from projects.gan.losses import squared_gradient_norms, zero_centered_gradient_penalty
 from projects.gan.module import GANModule
 from projects.gan.train import PROJECT
 
-PICTURES = 50_000
-WIDTH = 2048  # of Inception's features
-WARMUP = 10
+RECIPES = PROJECT.folder / "recipes"
+NUM_IMAGES = 50_000
+NUM_FEATURES = 2048  # of Inception
+WARMUP_STEPS = 10
 
 
-class PlainTwin(Twin):
-    """A plain loop with its own networks and optimizers and the same kind of batches."""
+class GANPlainLoop(PlainLoopCallback):
+    """Plain training loop with its own networks and optimizers, on batches of the same loader."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Builds the twin."""
         assert isinstance(pl_module, GANModule)
-        self.h, self.game = pl_module.hparams, pl_module.game
-        left_out = {name: self.h[name] for name in ("gradient_penalty", "augment") if self.h[name]}
-        if left_out or self.h["d_steps"] > 1 or self.h["penalty_every"] > 1:
-            raise ValueError(f"the plain loop has no {left_out or 'd_steps and penalty_every'}")
+        self.h: Any = pl_module.hparams
+        self.loss = pl_module.loss
+        if self.h.n_critic > 1 or self.h.gp_weight or self.h.augment:
+            raise UserError("the plain loop has no n_critic, gp_weight and augment; take another recipe")
         self.generator, self.discriminator = map(copy.deepcopy, (pl_module.generator, pl_module.discriminator))
-        self.average = copy.deepcopy(pl_module.generator)
-        rates = {"lr": self.h["lr"], "betas": self.h["betas"], "fused": True}
-        self.g_optimizer = torch.optim.Adam(self.generator.parameters(), **rates)
-        self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), **rates)
-        self.batches = forever(trainer.datamodule)  # type: ignore[attr-defined]
+        self.ema_generator = copy.deepcopy(pl_module.generator)
+        adam: dict[str, Any] = {"lr": self.h.lr, "betas": self.h.betas, "fused": True}
+        self.opt_g = torch.optim.Adam(self.generator.parameters(), **adam)
+        self.opt_d = torch.optim.Adam(self.discriminator.parameters(), **adam)
+        self.batches = endless(trainer.datamodule)  # type: ignore[attr-defined]
         self.autocast = trainer.precision != "32-true"
 
     def plain_step(self, device: torch.device) -> None:
-        """As many rounds as a step of the Trainer has."""
-        for batch in next(self.batches).parts(self.h["rounds"]):
-            self.plain_round(batch)
+        for batch in next(self.batches).split(self.h.iterations_per_step):
+            self.update_discriminator(batch)
+            self.update_generator(batch)
+            with torch.no_grad():
+                for average, parameter in zip(self.ema_generator.parameters(), self.generator.parameters(), strict=True):
+                    average.lerp_(parameter, 1 - self.h.ema_decay)
 
-    def plain_round(self, batch: Batch) -> None:
-        """What people write by hand: the game of the recipe, with a blur of real and fake if it has one."""
-        h = self.h
-        labels = batch.labels if h["conditional"] else None
-        twice = None if labels is None else labels.repeat(2)
-        penalties = h["r1"] or h["r2"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast), torch.no_grad():
-            fake = self.generator(torch.randn(len(batch.labels), h["noise"]), labels).float()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast and not penalties):
-            both = torch.cat([self.blurred(batch.samples), self.blurred(fake)]).requires_grad_(bool(penalties))
-            real_logits, fake_logits = self.discriminator(both, twice).float().chunk(2)
-            loss = self.game.discriminator(real_logits, fake_logits)
-            if penalties:
-                slopes = squared_slopes(torch.cat([real_logits, fake_logits]), both).chunk(2)
-                loss = loss + h["r1"] * zero_centred_penalty(slopes[0]) + h["r2"] * zero_centred_penalty(slopes[1])
-        self.d_optimizer.zero_grad()
+    def update_discriminator(self, batch: GANBatch) -> None:
+        """Gradient step of the discriminator, with R1 and R2 if the recipe has them."""
+        h, penalized = self.h, bool(self.h.r1_weight or self.h.r2_weight)
+        with torch.no_grad():
+            fake = self.sample_fakes(batch)
+        real, fake = (self.add_noise(x).detach().requires_grad_(penalized) for x in (batch.samples, fake))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast and not penalized):
+            real_logits, fake_logits = self.discriminate(real, fake, batch.labels)
+            loss = self.loss.discriminator(real_logits, fake_logits)
+            if penalized:
+                norms = squared_gradient_norms(torch.cat([real_logits, fake_logits]), real, fake)
+                r1, r2 = map(zero_centered_gradient_penalty, norms)
+                loss = loss + h.r1_weight * r1 + h.r2_weight * r2
+        self.opt_d.zero_grad()
         loss.backward()
-        self.d_optimizer.step()
+        self.opt_d.step()
+
+    def update_generator(self, batch: GANBatch) -> None:
+        """Gradient step of the generator."""
         self.discriminator.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            fake = self.blurred(self.generator(torch.randn(len(fake), h["noise"]), labels).float())
-            if self.game.compares_pairs:
-                both = torch.cat([self.blurred(batch.samples), fake])
-                real_logits, fake_logits = self.discriminator(both, twice).float().chunk(2)
+            fake = self.add_noise(self.sample_fakes(batch))
+            if self.loss.relativistic:
+                real_logits, fake_logits = self.discriminate(self.add_noise(batch.samples), fake, batch.labels)
             else:
-                real_logits = fake_logits = self.discriminator(fake, labels).float()
-            loss = self.game.generator(real_logits, fake_logits)
-        self.g_optimizer.zero_grad()
+                real_logits = fake_logits = self.discriminator(fake, batch.labels).float()
+            loss = self.loss.generator(real_logits, fake_logits)
+        self.opt_g.zero_grad()
         loss.backward()
-        self.g_optimizer.step()
+        self.opt_g.step()
         self.discriminator.requires_grad_(True)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - h["ema"])
 
-    def blurred(self, samples: Tensor) -> Tensor:
-        """`samples` with noise of about the size that they have on the way."""
-        return samples + 0.1 * torch.randn_like(samples) if self.h["blur"] else samples
+    def sample_fakes(self, batch: GANBatch) -> Tensor:
+        """A fake for each sample of the batch."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            z = torch.randn(len(batch.labels), self.h.latent_dim)
+            return self.generator(z, batch.labels).float()
 
+    def discriminate(self, real: Tensor, fake: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch,) of real samples and of fakes."""
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), labels.repeat(2)).float().chunk(2)
+        return real_logits, fake_logits
 
-def forever(data: Any) -> Iterator[Batch]:
-    """Training batches without end."""
-    while True:
-        yield from data.train_dataloader()
+    def add_noise(self, samples: Tensor) -> Tensor:
+        """Samples with instance noise, if the recipe has it, of about its mean standard deviation."""
+        return samples + 0.1 * torch.randn_like(samples) if self.h.instance_noise_std else samples
 
 
 def step_overhead(flags: list[str], steps: int) -> dict[str, float]:
-    """The median step of the Trainer, of as many rounds as the recipe has in it, against the twin's."""
-    twin = PlainTwin(WARMUP)
-    flags = [*flags, "--accelerator", "cpu", "--name", "benchmark", "--max_steps", str(steps), "--max_epochs", "-1"]
-    flags += ["--trainer.limit_test_batches", "0", "--trainer.limit_val_batches", "0", "--model.schedule", "constant"]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        run(CapstoneCLI(PROJECT, flags), extra_callbacks=[twin])
-    return {"rounds_in_a_step": twin.h["rounds"], **twin.figures()}
+    """Training step of the Trainer and of the plain loop."""
+    callback = GANPlainLoop(WARMUP_STEPS)
+    flags = [*flags, "--accelerator", "cpu", "--max_steps", str(steps), "--max_epochs", "-1"]
+    train(PROJECT, [*flags, "--model.schedule", "constant"], callback)
+    return {"iterations_per_step": callback.h.iterations_per_step, **callback.result()}
 
 
 @torch.inference_mode()
-def comparison_memory() -> dict[str, float]:
-    """How far resident memory rises while 50,000 pictures of both sides are compared, in MiB.
+def metrics_memory() -> dict[str, float]:
+    """Growth of resident memory in MiB while 50,000 images of each side are compared.
 
-    Inception's own share, for as many pictures as it gets at once, is measured with weights that nobody has learned; the
-    rest is what 50,000 rows as wide as its features leave behind.
+    Inception's own memory, for a batch of images, is measured with random weights; the rest with as many rows of as many
+    random features.
     """
     net = torchvision.models.inception_v3(weights=None, init_weights=False).eval()
-    images = torch.rand(FEATURE_BATCH, 3, 299, 299)
+    images = torch.rand(FEATURE_BATCH_SIZE, 3, 299, 299)
     with PeakMemory() as memory:
         net(images)
         extraction = memory.peak()
     with PeakMemory() as memory:
-        comparison = FeatureComparison(WIDTH, torch.device("cpu"))
-        for _ in range(PICTURES // 500):
+        metrics = FeatureMetrics(NUM_FEATURES, torch.device("cpu"))
+        for _ in range(NUM_IMAGES // 500):
             for real in (True, False):
-                comparison.update(torch.randn(500, WIDTH), real)
+                metrics.update(torch.randn(500, NUM_FEATURES), real)
         streaming = memory.peak()
-    return {"pictures": PICTURES, "width": WIDTH, "extraction_mib": extraction, "streaming_mib": streaming}
+    return {
+        "images": NUM_IMAGES,
+        "num_features": NUM_FEATURES,
+        "extraction_mib": extraction,
+        "streaming_mib": streaming,
+    }
 
 
 class PeakMemory:
-    """Watches resident memory from a thread of its own."""
+    """Peak resident memory of this process, sampled by a thread."""
 
     def __enter__(self) -> PeakMemory:
-        self.before = self.highest = resident()
+        self.start = self.highest = resident_bytes()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -153,36 +158,34 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(0.01):
-            self.highest = max(self.highest, resident())
+            self.highest = max(self.highest, resident_bytes())
 
     def peak(self) -> float:
-        """The highest so far above the start, in MiB."""
-        return (self.highest - self.before) / 2**20
+        """Peak so far above the start, in MiB."""
+        return (self.highest - self.start) / 2**20
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
 
 
-def resident() -> int:
-    """This process's memory, in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
 
 
 def main() -> None:
-    """Measures everything and writes the result."""
-    parser = argparse.ArgumentParser(description="Measure our GAN's step and its judge's memory.")
-    parser.add_argument("--steps", type=int, default=50, help="of training, timed one by one, of points and of pictures")
+    """Measures and writes the result."""
+    parser = OneLineParser(description="GAN training compared to a plain PyTorch loop, and the memory of the image metrics.")
+    parser.add_argument("--steps", type=positive, default=50, help="Training steps of points and of images.")
     arguments = parser.parse_args()
-    recipes = Path(__file__).parents[1] / "projects" / "gan" / "recipes"
-    figures = {
+    result = {
         "device": device_name(torch.device("cpu")),
-        "memory": comparison_memory(),
-        "points": step_overhead(["--config", str(recipes / "default.yaml")], arguments.steps),
-        "pictures": step_overhead(["--config", str(recipes / "sample.yaml"), "--data.source", "sample"], arguments.steps),
+        "memory": metrics_memory(),
+        "points": step_overhead(["--config", str(RECIPES / "default.yaml")], arguments.steps),
+        "images": step_overhead(["--config", str(RECIPES / "sample.yaml"), "--data.source", "sample"], arguments.steps),
     }
-    print(write_result("gan-benchmark", figures))
+    print(write_result("gan-benchmark", result))
 
 
 if __name__ == "__main__":

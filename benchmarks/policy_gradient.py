@@ -1,311 +1,283 @@
-"""Our policy gradient beside stable-baselines3, and our Lightning loop beside a plain one.
+"""Policy gradient compared to stable-baselines3 and to a plain PyTorch loop, alternately in one process.
 
-`python -m benchmarks.policy_gradient` measures, and writes `results/policy_gradient-benchmark.json`:
+`python -m benchmarks.policy_gradient` writes `results/policy_gradient-benchmark.json`:
 
-1. environment steps a second of whole trainings on CartPole-v1 and LunarLander-v3 against A2C: the same networks, number of
-   environments and kind of update, one step of the optimizer from each rollout; ours of 128 steps, and of A2C's own 5;
-2. seconds of training until 20 evaluation episodes of CartPole-v1 average 475: our default recipe against PPO with the
-   settings of RL Baselines3 Zoo, with the time of evaluating left out on both sides;
-3. the step of a Trainer run, with every callback and logger that `train` has, against a plain loop of the same rollouts
-   and updates.
+1. environment steps per second of whole training runs on CartPole-v1 and LunarLander-v3, and of A2C: the same networks and
+   number of environments, one optimizer step per rollout; our rollouts of 128 steps, and of 5 as A2C's;
+2. training time until 20 evaluation episodes of CartPole-v1 have a mean return of 475: the default recipe, and PPO with the
+   settings of RL Baselines3 Zoo; the time of the evaluations is subtracted on both sides;
+3. a training step of a Trainer run with all its callbacks and loggers, and a plain loop of the same rollouts and updates.
 
-Both sides take turns in one process. Needs the extras `bench` and `box2d`. Run it on an otherwise idle machine.
+Needs the extras `bench` and `box2d`. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
-import io
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from projects.policy_gradient.actor import StochasticActor, sample_noise
+from projects.policy_gradient.metrics import evaluate_policy
+from projects.policy_gradient.minibatches import minibatch_indices
 
+from benchmarks.plain_loop import PlainLoopCallback, train
 from benchmarks.results import write_result
-from benchmarks.timing import interleave, ratio
-from benchmarks.twin import Twin
-from common.cli.parser import CapstoneCLI
+from benchmarks.timing import interleave, speedup
+from common.cli.command import OneLineParser, positive
 from common.nn.device import device_name
-from common.run.run import run
-from projects.policy_gradient.acting import Sampler, draw_noise
-from projects.policy_gradient.advantages import following_values, generalized_advantages
-from projects.policy_gradient.environments import Task, inspect, make_single, make_vector
-from projects.policy_gradient.evaluation import play_episodes
-from projects.policy_gradient.losses import clipped_policy_loss
+from projects.policy_gradient.environments import EnvInfo, inspect_env, make_env, make_vec_env
 from projects.policy_gradient.module import PolicyGradientModule
-from projects.policy_gradient.rollout import Collector, Policy, Rollout
-from projects.policy_gradient.samples import Samples
+from projects.policy_gradient.rollout import Collector, Policy
 from projects.policy_gradient.train import PROJECT
 
-RECIPES = Path(__file__).parents[1] / "projects" / "policy_gradient" / "recipes"
-ENVS = 8  # of the zoo's A2C on both tasks
-HIDDEN = [64, 64]  # stable-baselines3's own, for policy and value network each
-TARGET = 475.0
-EVALUATION_EPISODES = 20
-EVALUATION_STEPS = 2048  # of the environments, between two evaluations
+RECIPES = PROJECT.folder / "recipes"
+RUN_FLAGS = ["--accelerator", "cpu", "--checkpoint_every", "0"]
+NUM_ENVS = 8  # of the zoo's A2C in both environments
+HIDDEN_DIMS = [64, 64]  # stable-baselines3's own, for policy and value network each
+TARGET_RETURN = 475.0
+EVAL_EPISODES = 20
+EVAL_INTERVAL = 2048  # environment steps between two evaluations
 A2C_STEPS = 5  # in its rollout
-LONGEST = 100_000  # environment steps of the zoo's PPO
-WARMUP = 5
+PPO_MAX_STEPS = 100_000  # environment steps of the zoo's PPO
+WARMUP_STEPS = 5
 
-# an update of A2C's kind: one step of the optimizer from each rollout
-ONE_STEP = ["--model.passes", "1", "--model.minibatches", "1", "--model.clip_ratio", "0", "--model.gae_lambda", "1"]
+# A2C's update: one optimizer step per rollout
+A2C_UPDATE = [
+    "--model.update_epochs",
+    "1",
+    "--model.num_minibatches",
+    "1",
+    "--model.clip_coef",
+    "0",
+    "--model.gae_lambda",
+    "1",
+]
 
 
-class Clock(Callback):
-    """Time from the start of training to its end, and the environment steps in between."""
+class TrainingClock(Callback):
+    """Duration of the training and its environment steps."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts."""
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops."""
-        self.seconds = time.perf_counter() - self.began
+        self.seconds = time.perf_counter() - self.start
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.steps = trainer.global_step * data.steps * data.envs
+        self.steps = trainer.global_step * data.num_steps * data.num_envs
 
 
-def train(flags: list[str], callback: Callback) -> None:
-    """A training run in a folder that is then deleted, without validation and test."""
-    flags = [*flags, "--accelerator", "cpu", "--name", "benchmark", "--checkpoint_every", "0"]
-    flags += ["--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        run(CapstoneCLI(PROJECT, flags), extra_callbacks=[callback])
+# ---- steps per second
 
 
-# ---- steps a second
-
-
-def steps_per_second(source: str, recipe: str, rounds: int) -> dict[str, Any]:
-    """Environment steps a second of each side's trainings, in turn."""
+def steps_per_second(env_id: str, recipe: str, repeats: int) -> dict[str, Any]:
+    """Environment steps per second of training on each side, and speedups."""
     from stable_baselines3 import A2C
-    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.env_util import make_vec_env as make_sb3_env
 
-    config = ["--config", str(RECIPES / recipe)]
-
-    def ours(steps: int, rollouts: int) -> Callable[[], float]:
-        def measure() -> float:
-            clock = Clock()
-            size = ["--data.envs", str(ENVS), "--data.steps", str(steps), "--data.rollouts", str(rollouts)]
-            train([*config, *size, "--model.hidden", str(HIDDEN), *ONE_STEP, "--max_epochs", "1"], clock)
+    def ours(num_steps: int, rollouts: int) -> Callable[[], float]:
+        def seconds_per_step() -> float:
+            clock = TrainingClock()
+            flags = ["--config", str(RECIPES / recipe), "--max_epochs", "1", "--model.hidden_dims", str(HIDDEN_DIMS)]
+            flags += ["--data.num_envs", str(NUM_ENVS), "--data.num_steps", str(num_steps)]
+            train(PROJECT, [*flags, "--data.rollouts_per_epoch", str(rollouts), *A2C_UPDATE, *RUN_FLAGS], clock)
             return clock.seconds / clock.steps
 
-        return measure
+        return seconds_per_step
 
     def theirs() -> float:
-        envs = make_vec_env(source, ENVS, seed=0)
-        agent = A2C("MlpPolicy", envs, device="cpu", seed=0, policy_kwargs={"net_arch": HIDDEN})
-        began = time.perf_counter()
+        envs = make_sb3_env(env_id, NUM_ENVS, seed=0)
+        agent = A2C("MlpPolicy", envs, device="cpu", seed=0, policy_kwargs={"net_arch": HIDDEN_DIMS})
+        start = time.perf_counter()
         agent.learn(12_000)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         envs.close()
         return seconds / agent.num_timesteps
 
-    a, b, c = interleave([ours(128, 40), ours(A2C_STEPS, 200), theirs], rounds)
+    long, short, a2c = interleave([ours(128, 40), ours(A2C_STEPS, 200), theirs], repeats)
     return {
-        "envs": ENVS,
-        "hidden": HIDDEN,
-        "rounds": rounds,
-        "ours": 1 / statistics.median(a),
-        "ours_short": 1 / statistics.median(b),
-        "a2c": 1 / statistics.median(c),
-        "ratio": ratio(a, c),
-        "short_ratio": ratio(b, c),
+        "num_envs": NUM_ENVS,
+        "hidden_dims": HIDDEN_DIMS,
+        "repeats": repeats,
+        "ours": 1 / statistics.median(long),
+        "ours_short": 1 / statistics.median(short),
+        "a2c": 1 / statistics.median(a2c),
+        "ratio": speedup(long, a2c),
+        "short_ratio": speedup(short, a2c),
     }
 
 
-# ---- time to 475
+# ---- time to a mean return of 475
 
 
-class Judge:
-    """Evaluates a policy for CartPole-v1 every so many environment steps, off the clock."""
+class PeriodicEvaluation:
+    """Evaluation of a CartPole-v1 policy every `EVAL_INTERVAL` environment steps, whose time is subtracted."""
 
     def __init__(self) -> None:
-        self.task = inspect("CartPole-v1")
-        self.envs = [make_single(self.task) for _ in range(EVALUATION_EPISODES)]
-        self.began = time.perf_counter()
-        self.judged, self.steps = 0.0, 0
+        self.env_info = inspect_env("CartPole-v1")
+        self.envs = [make_env(self.env_info) for _ in range(EVAL_EPISODES)]
+        self.start = time.perf_counter()
+        self.eval_seconds, self.last_steps = 0.0, 0
         self.solved_after: tuple[float, int] | None = None  # seconds of training, environment steps
 
-    def look(self, policy: Policy, steps: int) -> bool:
-        """Whether the policy after `steps` environment steps reaches the target; evaluates if it is time to."""
-        if steps - self.steps < EVALUATION_STEPS:
+    def is_solved(self, policy: Policy, steps: int) -> bool:
+        """Whether the policy after `steps` environment steps reaches the target; evaluates it if that is due."""
+        if steps - self.last_steps < EVAL_INTERVAL:
             return False
-        now, self.steps = time.perf_counter(), steps
-        episodes = play_episodes(self.envs, self.task, policy, list(range(EVALUATION_EPISODES)))
-        if float(episodes.returns.mean()) >= TARGET:
-            self.solved_after = now - self.began - self.judged, steps
-        self.judged += time.perf_counter() - now
+        now, self.last_steps = time.perf_counter(), steps
+        episodes = evaluate_policy(self.envs, self.env_info, policy, list(range(EVAL_EPISODES)))
+        if float(episodes.returns.mean()) >= TARGET_RETURN:
+            self.solved_after = now - self.start - self.eval_seconds, steps
+        self.eval_seconds += time.perf_counter() - now
         return self.solved_after is not None
 
 
-class Judged(Callback):
-    """Shows our agent to a judge after every rollout."""
+class StopWhenSolved(Callback):
+    """Evaluates the module's policy after each rollout, and stops the training at the target."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the judge's clock."""
-        self.judge = Judge()
+        self.evaluation = PeriodicEvaluation()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops the training once the target is reached."""
         assert isinstance(pl_module, PolicyGradientModule)
-        if self.judge.look(pl_module.actor(), trainer.global_step * batch.num_samples):
+        if self.evaluation.is_solved(pl_module.actor(), trainer.global_step * batch.num_samples):
             trainer.should_stop = True
 
 
-def our_time_to_target(seed: int) -> Judge:
-    """Trains with the default recipe."""
-    callback = Judged()
-    train(["--config", str(RECIPES / "default.yaml"), "--seed", str(seed)], callback)
-    return callback.judge
+def train_ours(seed: int) -> PeriodicEvaluation:
+    """Trains the default recipe until the target."""
+    callback = StopWhenSolved()
+    train(PROJECT, ["--config", str(RECIPES / "default.yaml"), "--seed", str(seed), *RUN_FLAGS], callback)
+    return callback.evaluation
 
 
-def ppo_time_to_target(seed: int) -> Judge:
-    """Trains stable-baselines3's PPO with the zoo's settings for CartPole-v1."""
+def train_ppo(seed: int) -> PeriodicEvaluation:
+    """Trains stable-baselines3's PPO with the zoo's settings for CartPole-v1 until the target."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.env_util import make_vec_env as make_sb3_env
 
-    class Look(BaseCallback):
+    class StopPPOWhenSolved(BaseCallback):
+        """As `StopWhenSolved`."""
+
         def _on_training_start(self) -> None:
-            self.judge = Judge()
+            self.evaluation = PeriodicEvaluation()
 
-        def _on_rollout_start(self) -> None:  # after the update from the rollout before
+        def _on_rollout_start(self) -> None:  # after the update from the previous rollout
             policy = self.model.policy
-            self.over = self.judge.look(lambda seen, _: policy.predict(seen, deterministic=True)[0], self.num_timesteps)
+            self.solved = self.evaluation.is_solved(
+                lambda observations, _: policy.predict(observations, deterministic=True)[0], self.num_timesteps
+            )
 
         def _on_step(self) -> bool:
-            return not self.over
+            return not self.solved
 
     agent = PPO(
         "MlpPolicy",
-        make_vec_env("CartPole-v1", 8, seed=seed),
+        make_sb3_env("CartPole-v1", 8, seed=seed),
         n_steps=32,
         batch_size=256,
         n_epochs=20,
         gamma=0.98,
         gae_lambda=0.8,
         ent_coef=0.0,
-        learning_rate=lambda left: 0.001 * left,
-        clip_range=lambda left: 0.2 * left,
+        learning_rate=lambda remaining: 0.001 * remaining,
+        clip_range=lambda remaining: 0.2 * remaining,
         device="cpu",
         seed=seed,
     )
-    look = Look()
-    agent.learn(LONGEST, callback=look)
-    return look.judge
+    callback = StopPPOWhenSolved()
+    agent.learn(PPO_MAX_STEPS, callback=callback)
+    return callback.evaluation
 
 
 def time_to_target(seeds: int) -> dict[str, Any]:
-    """Seconds and environment steps until the target, seed by seed and in turn."""
-    sides: dict[str, list[Judge]] = {"ours": [], "ppo": []}
-    our_time_to_target(1000), ppo_time_to_target(1000)  # warm-up
+    """Training time and environment steps until the target, seed by seed."""
+    sides: dict[str, list[PeriodicEvaluation]] = {"ours": [], "ppo": []}
+    train_ours(1000), train_ppo(1000)  # warm-up
     for seed in range(seeds):
-        sides["ours"].append(our_time_to_target(seed))
-        sides["ppo"].append(ppo_time_to_target(seed))
-    figures: dict[str, Any] = {"target": TARGET, "seeds": seeds}
-    for name, judges in sides.items():
-        reached = [judge.solved_after for judge in judges if judge.solved_after is not None]
-        figures[name] = {
-            "reached": len(reached),
-            "seconds": [seconds for seconds, _ in reached],
-            "environment_steps": [steps for _, steps in reached],
-            "median_seconds": statistics.median(seconds for seconds, _ in reached),
+        sides["ours"].append(train_ours(seed))
+        sides["ppo"].append(train_ppo(seed))
+    result: dict[str, Any] = {"target": TARGET_RETURN, "seeds": seeds}
+    for name, evaluations in sides.items():
+        solved = [evaluation.solved_after for evaluation in evaluations if evaluation.solved_after is not None]
+        result[name] = {
+            "reached": len(solved),
+            "seconds": [seconds for seconds, _ in solved],
+            "environment_steps": [steps for _, steps in solved],
+            "median_seconds": statistics.median(seconds for seconds, _ in solved),
         }
-    figures["ratio"] = figures["ppo"]["median_seconds"] / figures["ours"]["median_seconds"]
-    return figures
+    result["ratio"] = result["ppo"]["median_seconds"] / result["ours"]["median_seconds"]
+    return result
 
 
-# ---- the Lightning loop
+# ---- overhead of the Trainer
 
 
-class PlainTwin(Twin):
-    """A plain loop with its own environments, networks and optimizer; a step is a rollout and what is learned from it."""
+class PolicyGradientPlainLoop(PlainLoopCallback):
+    """Plain loop with its own environments, networks and optimizer; a step is a rollout and the PPO update from it."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Builds the twin."""
-        assert isinstance(pl_module, PolicyGradientModule) and pl_module.value is not None and pl_module.scale is None
+        assert isinstance(pl_module, PolicyGradientModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.h, self.steps = pl_module.hparams, data.steps
-        self.task: Task = data.task
-        self.collector = Collector(make_vector(self.task, data.envs), self.task)
+        self.num_steps: int = data.num_steps
+        self.env_info: EnvInfo = data.env_info
+        self.collector = Collector(make_vec_env(self.env_info, data.num_envs), self.env_info)
         self.collector.reset(0)
-        self.net = copy.deepcopy(pl_module)
-        self.parameters = list(self.net.parameters())
-        self.adam = torch.optim.Adam(self.parameters, self.h["lr"], eps=1e-5, fused=True)
+        self.module = copy.deepcopy(pl_module)
+        self.parameters = list(self.module.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, pl_module.hparams["lr"], eps=1e-5, fused=True)
         self.generator = torch.Generator().manual_seed(0)
 
     def plain_step(self, device: torch.device) -> None:
-        """What people write by hand: a rollout, its advantages, and clipped steps from random parts of it."""
-        h, envs = self.h, self.collector.envs.num_envs
-        noise = draw_noise(self.steps, envs, self.task.action_size, self.task.discrete, self.generator)
-        rollout = self.collector.collect(Sampler(self.net.actor(), noise), self.steps)
-        samples = self.samples_of(rollout)
-        for _ in range(h["passes"]):
-            for index in torch.randperm(len(samples), generator=self.generator).chunk(h["minibatches"]):
-                part = samples[index]
-                log_probs, entropy = self.net.policy(part.observations, part.actions)
-                loss = clipped_policy_loss(log_probs, part.old_log_probs, part.advantages, h["clip_ratio"])
-                loss = loss + h["value_weight"] * (self.net.value(part.observations) - part.targets).square()
-                loss = loss - h["entropy"] * entropy
-                self.adam.zero_grad()
-                loss.mean().backward()
-                torch.nn.utils.clip_grad_norm_(self.parameters, h["clip_norm"])
-                self.adam.step()
-
-    @torch.no_grad()
-    def samples_of(self, rollout: Rollout) -> Samples:
-        """What is learned from."""
-        seen = rollout.observations
-        values = self.net.value(seen)
-        following = following_values(values, self.net.value(rollout.last_observations), rollout.ends, torch.empty(0))
-        flags = rollout.terminated, rollout.truncated, rollout.valid
-        rewards = rollout.rewards * self.h["reward_scale"]
-        found = generalized_advantages(rewards, values, following, *flags, self.h["discount"], self.h["gae_lambda"])
-        advantages = found[rollout.valid]
-        targets = advantages + values[rollout.valid]
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        observations, actions = seen[rollout.valid], rollout.actions[rollout.valid]
-        return Samples(observations, actions, None, advantages, self.net.policy(observations, actions)[0], targets)
+        h, num_envs, env_info = self.module.hparams, self.collector.envs.num_envs, self.env_info
+        noise = sample_noise(self.num_steps, num_envs, env_info.action_dim, env_info.discrete, self.generator)
+        rollout = self.collector.collect(StochasticActor(self.module.actor(), noise), self.num_steps)
+        batch, valid = self.module.compute_advantages(rollout)
+        for _ in range(h["update_epochs"]):
+            for index, _ in minibatch_indices(valid[None], h["num_minibatches"], self.generator):
+                losses, _ = self.module.ppo_losses(batch[index])
+                self.optimizer.zero_grad()
+                losses.mean().backward()
+                torch.nn.utils.clip_grad_norm_(self.parameters, h["max_grad_norm"])
+                self.optimizer.step()
 
 
-def loop_overhead(rollouts: int) -> dict[str, Any]:
-    """The median step of the Trainer against the twin's, of the default recipe."""
-    twin = PlainTwin(WARMUP)
-    train(["--config", str(RECIPES / "default.yaml"), "--max_steps", str(rollouts), "--max_epochs", "-1"], twin)
-    return twin.figures()
+def step_overhead(rollouts: int) -> dict[str, float]:
+    """Training step of the Trainer and of the plain loop, with the default recipe."""
+    callback = PolicyGradientPlainLoop(WARMUP_STEPS)
+    flags = ["--config", str(RECIPES / "default.yaml"), "--max_steps", str(rollouts), "--max_epochs", "-1"]
+    train(PROJECT, [*flags, *RUN_FLAGS], callback)
+    return callback.result()
 
 
 def main() -> None:
-    """Measures everything and writes the result."""
+    """Measures and writes the result."""
+    parser = OneLineParser(description="Policy gradient compared to stable-baselines3 and to a plain loop.")
+    parser.add_argument("--repeats", type=positive, default=5, help="Training runs of each side for steps per second.")
+    parser.add_argument("--seeds", type=positive, default=5, help="Seeds of the time to a mean return of 475.")
+    parser.add_argument("--rollouts", type=positive, default=300, help="Rollouts of the Trainer and of the plain loop.")
+    arguments = parser.parse_args()
     import gymnasium
     import stable_baselines3
 
-    parser = argparse.ArgumentParser(description="Measure our policy gradient beside stable-baselines3.")
-    parser.add_argument("--rounds", type=int, default=5, help="of steps a second, after a first one that is left out")
-    parser.add_argument("--seeds", type=int, default=5, help="of the time to 475")
-    parser.add_argument("--rollouts", type=int, default=300, help="timed one by one beside a plain loop's")
-    arguments = parser.parse_args()
     np.random.seed(0)
-    figures = {
+    result = {
         "device": device_name(torch.device("cpu")),
         "packages": {"gymnasium": gymnasium.__version__, "stable-baselines3": stable_baselines3.__version__},
-        "cartpole": steps_per_second("CartPole-v1", "default.yaml", arguments.rounds),
-        "lunarlander": steps_per_second("LunarLander-v3", "lunarlander.yaml", arguments.rounds),
+        "cartpole": steps_per_second("CartPole-v1", "default.yaml", arguments.repeats),
+        "lunarlander": steps_per_second("LunarLander-v3", "lunarlander.yaml", arguments.repeats),
         "time_to_475": time_to_target(arguments.seeds),
-        "loop": loop_overhead(arguments.rollouts),
+        "loop": step_overhead(arguments.rollouts),
     }
-    print(write_result("policy_gradient-benchmark", figures))
+    print(write_result("policy_gradient-benchmark", result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two sides measured in turn, so that whatever else the machine does falls on both."""
+"""Interleaved timing: both sides of a comparison run alternately, so that other load on the machine slows both alike."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import time
 from collections.abc import Callable, Sequence
 
 
-def interleave(sides: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """What each of `sides` measures of itself, called in turn; a first round warms up and is left out."""
+def interleave(sides: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+    """Measurements that each of `sides` returns, called alternately; a first, uncounted repeat warms up."""
     measured: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds + 1):
-        for side, found in zip(sides, measured, strict=True):
-            found.append(side())
-    return [found[1:] for found in measured]
+    for _ in range(repeats + 1):
+        for side, values in zip(sides, measured, strict=True):
+            values.append(side())
+    return [values[1:] for values in measured]
 
 
-def seconds(function: Callable[[], object]) -> Callable[[], float]:
-    """`function` as one that measures its own time."""
+def timed(function: Callable[[], object]) -> Callable[[], float]:
+    """`function` as one that returns its duration in seconds."""
 
     def measure() -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         function()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     return measure
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """How many times as fast ours is by the seconds of both: the median over the rounds."""
+def speedup(ours: list[float], theirs: list[float]) -> float:
+    """Speedup of ours over theirs from the seconds of both: the median over the repeats."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
