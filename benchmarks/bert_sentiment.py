@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.nn.allocator import keep_freed_memory
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.plain_loop import train
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, speedup, timed
 from common.cli.command import OneLineParser, positive
+from common.nn.allocator import keep_freed_memory
 from common.nn.device import default_precision, device_name
 from projects.bert_sentiment.data import TextData, tokenize
 from projects.bert_sentiment.inference import TextClassifier

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from common.nn.allocator import keep_freed_memory
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -26,6 +25,7 @@ from benchmarks.plain_loop import PlainLoopCallback, endless, synchronize, train
 from benchmarks.results import write_result
 from benchmarks.timing import interleave
 from common.cli.command import OneLineParser, positive
+from common.nn.allocator import keep_freed_memory
 from common.nn.device import device_name
 from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.module import CIFAR10Module

@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from projects.seq2seq.metrics import exact_match, score_translations
-
 from benchmarks.results import merge_seeds, read_summary, write_result
 from common.cli.command import OneLineParser, report_errors
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import TranslationPipeline, load
+from projects.seq2seq.metrics import exact_match, score_translations
 
 
 def evaluate(pipeline: TranslationPipeline, data: TranslationData, split: str) -> dict[str, float]:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torchvision
 from lightning.pytorch import LightningModule, Trainer
-from projects.gan.metrics import FeatureMetrics
 from torch import Tensor
 
 from benchmarks.plain_loop import PlainLoopCallback, endless, train
@@ -30,6 +29,7 @@ from common.nn.device import device_name
 from projects.gan.data import GANBatch
 from projects.gan.features import FEATURE_BATCH_SIZE
 from projects.gan.losses import squared_gradient_norms, zero_centered_gradient_penalty
+from projects.gan.metrics import FeatureMetrics
 from projects.gan.module import GANModule
 from projects.gan.train import PROJECT
 

@@ -13,14 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from projects.seq2seq.knn import KNNConfig
-
 from benchmarks.ensemble import evaluate
 from benchmarks.results import merge_seeds, write_result
 from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import load
+from projects.seq2seq.knn import KNNConfig
 
 
 def evaluate_knn(run_dir: Path, source: str, config: KNNConfig) -> dict[str, Any]:

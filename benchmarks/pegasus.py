@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from projects.seq2seq.config import BOS, EOS, PAD
-from projects.seq2seq.transformer import MultiHeadAttention, TransformerModel, sinusoidal_embedding
 from torch import nn
 
 from common.errors import UserError
+from projects.seq2seq.config import BOS, EOS, PAD
+from projects.seq2seq.transformer import MultiHeadAttention, TransformerModel, sinusoidal_embedding
 
 MAX_POSITIONS = 512
 

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from projects.policy_gradient.actor import StochasticActor, sample_noise
-from projects.policy_gradient.metrics import evaluate_policy
-from projects.policy_gradient.minibatches import minibatch_indices
 
 from benchmarks.plain_loop import PlainLoopCallback, train
 from benchmarks.results import write_result
 from benchmarks.timing import interleave, speedup
 from common.cli.command import OneLineParser, positive
 from common.nn.device import device_name
+from projects.policy_gradient.actor import StochasticActor, sample_noise
 from projects.policy_gradient.environments import EnvInfo, inspect_env, make_env, make_vec_env
+from projects.policy_gradient.metrics import evaluate_policy
+from projects.policy_gradient.minibatches import minibatch_indices
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.rollout import Collector, Policy
 from projects.policy_gradient.train import PROJECT

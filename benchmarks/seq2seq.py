@@ -22,13 +22,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common.nn.allocator import keep_freed_memory
-from common.nn.parallel import parallel_map
-from projects.seq2seq.batch_decoding import translate_ids
-from projects.seq2seq.config import EOS, PAD, GenerationConfig, RecurrentConfig
-from projects.seq2seq.constraints import max_lengths
-from projects.seq2seq.recurrent import RecurrentModel
-from projects.seq2seq.transformer import TransformerModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -37,11 +30,18 @@ from benchmarks.results import write_result
 from benchmarks.timing import interleave, speedup, timed
 from common.cli.command import OneLineParser, positive
 from common.errors import UserError
+from common.nn.allocator import keep_freed_memory
 from common.nn.device import autocast_context, default_precision, device_name, has_bfloat16
+from common.nn.parallel import parallel_map
+from projects.seq2seq.batch_decoding import translate_ids
+from projects.seq2seq.config import EOS, PAD, GenerationConfig, RecurrentConfig
+from projects.seq2seq.constraints import max_lengths
 from projects.seq2seq.data import Batch, TrainLoader, TranslationData, collate
 from projects.seq2seq.inference import TranslationPipeline, load
 from projects.seq2seq.losses import linear_cross_entropy
 from projects.seq2seq.module import Seq2SeqModule
+from projects.seq2seq.recurrent import RecurrentModel
+from projects.seq2seq.transformer import TransformerModel
 
 CPU = torch.device("cpu")
 BATCH_SIZES = 100, 200, 400  # sentences decoded at once; the fastest of each side counts

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.compare.groups import Group
 from common.compare.records import Curve
-from common.plots.figures import new_figure, save, style_axes
+from common.plots.figures import new_figure, save_figure, style_axes
 
 MAX_COLUMNS = 2
 
@@ -34,7 +34,7 @@ def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
         draw_panel(axes, f"{project}: {name}", members)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_panel(axes: Any, title: str, groups: Sequence[Group]) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from common.nn.allocator import keep_freed_memory as keep_freed_memory
-from common.nn.parallel import parallel_map as parallel_map
 
 
 def check_devices(accelerator: str, devices: Any) -> None:

@@ -13,8 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.device import has_bfloat16
-from common.nn.distributed import all_reduce_mean as all_reduce_mean
-from common.nn.distributed import average_gradients as average_gradients
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:

@@ -47,9 +47,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-save = save_figure
-
-
 def style_axes(axes: Axes) -> None:
     """Style of the project: no upper and right spine, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)

@@ -19,7 +19,8 @@ from common.errors import UserError
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
-from common.nn.device import check_devices, check_precision, default_precision, keep_freed_memory, stop_looking_for_gpus
+from common.nn.allocator import keep_freed_memory
+from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
 from common.run.fit import best_checkpoint, expected_warnings_ignored, fit

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from common.io.checkpoints import load_module
-from common.nn.device import autocast_context, parallel_map
+from common.nn.device import autocast_context
+from common.nn.parallel import parallel_map
 from projects.bert_sentiment.data import pad, tokenize
 from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.module import BertSentimentModule

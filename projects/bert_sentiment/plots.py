@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import BLUE, GRAY, ORANGE, save
+from common.plots.figures import BLUE, GRAY, ORANGE, save_figure
 from projects.bert_sentiment.attribution import word_attributions
 from projects.bert_sentiment.inference import TextClassifier
 from projects.bert_sentiment.metrics import accuracy_by_length
@@ -111,4 +111,4 @@ def draw_attributions(rows: Sequence[Row], path: Path, width: float = 8.0) -> Pa
     figure.set_size_inches(width, height / dpi)
     for x, y, text, properties in items:
         figure.text(x / (width * dpi), 1 - y / height, text, va="top", **properties)
-    return save(figure, path)
+    return save_figure(figure, path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.nn.optim import all_reduce_mean
+from common.nn.distributed import all_reduce_mean
 
 
 def update(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from common.io.loggers import log_plot
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save_figure
 from common.plots.video import write_gif
 from projects.gan.data import as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE
@@ -126,7 +126,7 @@ def plot_points(points: Tensor, mixture: GaussianMixture, title: str, path: Path
     limit = 1.3 * float(modes.abs().max())
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes.tick_params(labelsize=7)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def save_grid(images: Tensor, path: Path, columns: int) -> Path:

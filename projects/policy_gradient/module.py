@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
 
 from common.errors import UserError
-from common.nn.optim import average_gradients
+from common.nn.distributed import average_gradients
 from common.trainer import attached_trainer, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
 from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go

@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.io.loggers import log_plot
 from common.io.metrics import read_metrics
 from common.io.ranks import print_rank_zero
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save, style_axes
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save_figure, style_axes
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.video import record_agent
@@ -74,7 +74,7 @@ def plot_policy_map(module: PolicyGradientModule, path: Path) -> Path:
         axes.tick_params(labelsize=8)
         style_axes(axes)
         axes.grid(visible=False)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 class LearningCurve(NamedTuple):
@@ -131,7 +131,7 @@ def plot_learning_curves(curves: Sequence[LearningCurve], path: Path, columns: i
         style_axes(axes)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from common.data.batches import pad_sequences
-from common.nn.device import autocast_context, parallel_map
+from common.nn.device import autocast_context
+from common.nn.parallel import parallel_map
 from projects.seq2seq.config import EOS, PAD, GenerationConfig, SamplingConfig
 from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
 from projects.seq2seq.decoding import DecodingInputs, SupportsTranslation, beam_search, sample

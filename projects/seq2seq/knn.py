@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.nn.device import parallel_map
+from common.nn.parallel import parallel_map
 from projects.seq2seq.config import PAD
 from projects.seq2seq.data import Ids, collate
 from projects.seq2seq.hypotheses import Nest

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import GRAY, new_figure, save
+from common.plots.figures import GRAY, new_figure, save_figure
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
@@ -102,4 +102,4 @@ def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -
             side.set_color(GRAY)
     for axes in all_axes[len(maps) :]:
         axes.set_visible(False)
-    return save(figure, path)
+    return save_figure(figure, path)

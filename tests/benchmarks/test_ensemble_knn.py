@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from projects.seq2seq.knn import KNNConfig
-from projects.seq2seq.synthetic import make_pairs
 
 from benchmarks import ensemble, knn
 from common.cli.main import main
 from common.errors import UserError
+from projects.seq2seq.knn import KNNConfig
+from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.train import PROJECT
 
 FLAGS = """--data.direction de-en --model.recurrent.embed_dim 16 --model.recurrent.hidden_dim 16 --data.vocab_size 300

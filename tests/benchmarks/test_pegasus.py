@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from projects.seq2seq.config import BOS, TransformerConfig
-from projects.seq2seq.transformer import TransformerModel
 
 from benchmarks.pegasus import to_pegasus
 from common.errors import UserError
+from projects.seq2seq.config import BOS, TransformerConfig
+from projects.seq2seq.transformer import TransformerModel
 
 
 def make_net(**options: object) -> TransformerModel:

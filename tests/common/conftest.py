@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from toy.train import PROJECT
 
 from common.cli.main import main
 from common.project import Project
+from toy.train import PROJECT
 
 TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]  # two epochs of two steps
 ENVIRONMENT = ("CAPSTONES_", "HF_", "WANDB_", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "SLURM_")

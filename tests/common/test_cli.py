@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback
-from toy.data import ToyData
-from toy.train import PROJECT
 
 from common.cli.command import report_errors
 from common.cli.flags import TRAINER_FLAGS, normalize_arguments
@@ -22,6 +20,8 @@ from common.cli.parser import CapstoneCLI
 from common.cli.recipes import find_config, uses_sample, with_saved_config
 from common.errors import Preempted, UserError
 from common.options import Fraction, PositiveFraction
+from toy.data import ToyData
+from toy.train import PROJECT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = Path("recipes/default.yaml")

@@ -277,7 +277,7 @@ def test_mean_curve_covers_the_steps_that_all_curves_span(tmp_path):
 
 def test_each_project_has_a_panel_and_each_group_a_line(runs, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
     draw_comparison(group_runs(read_runs([runs])[0]), tmp_path / "a.png")
     panels = {axes.get_title(): axes for axes in drawn[0].axes if axes.get_visible()}
     assert set(panels) == {"painter: val/accuracy", "poet: val/accuracy"}
@@ -292,7 +292,7 @@ def test_each_project_has_a_panel_and_each_group_a_line(runs, tmp_path, monkeypa
 
 def test_curves_of_several_sources_say_which(runs, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure) or path)
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
     write_run(runs, "real", 0, 0.7, source="museum")
     draw_comparison(group_runs(read_runs([runs / "painter"])[0]), tmp_path / "a.png")
     labels = [line.get_label() for line in drawn[0].axes[0].get_lines()]

@@ -14,7 +14,6 @@ from torchmetrics.classification import MulticlassCalibrationError
 from common.plots.classification import draw_calibration, draw_confusion
 from common.plots.curves import draw_curves
 from common.plots.images import draw_filters, draw_images
-from common.plots.text import draw_texts
 
 
 @pytest.fixture
@@ -153,24 +152,3 @@ def test_filters_are_normalized_around_gray(tmp_path, drawn):
     np.testing.assert_array_equal(shown[0], np.full((2, 2, 3), 0.5))
     np.testing.assert_allclose(shown[1][:, :, 0], [[0.5, 0.625], [0.25, 1.0]])
     assert all(abs(image - 0.5).max() == pytest.approx(0.5) for image in shown[1:])
-
-
-# coloured texts
-
-
-def test_words_stand_in_reading_order_and_have_their_values_colours(tmp_path, drawn):
-    words = [f"word{i}" for i in range(40)]
-    values = torch.linspace(-1, 1, 40)
-    draw_texts([("a title", words, values), ("another", ["$5", "x"], torch.zeros(2))], tmp_path / "x.png")
-    texts = drawn[0].texts
-    shown = [text for text in texts if text.get_text() in words]
-    assert [text.get_text() for text in shown] == words
-    places = [(-text.get_position()[1], text.get_position()[0]) for text in shown]
-    assert places == sorted(places) and len({y for y, _ in places}) > 1, "from left to right, line by line"
-    assert all(0 < x < 1 for _, x in places)
-    red_minus_blue = [text.get_bbox_patch().get_facecolor()[0] - text.get_bbox_patch().get_facecolor()[2] for text in shown]
-    assert red_minus_blue == sorted(red_minus_blue, reverse=True), "from orange, against, to blue, for"
-    assert red_minus_blue[0] > 0.3 and red_minus_blue[-1] < -0.3
-    assert r"\$5" in [text.get_text() for text in texts], "a dollar is no formula"
-    white = next(text for text in texts if text.get_text() == "x").get_bbox_patch().get_facecolor()
-    assert min(white) > 0.99, "values of nothing but zero have no colour"

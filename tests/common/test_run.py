@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toy.train import PROJECT
 
 from common.cli.parser import CapstoneCLI
 from common.compare.records import read_runs
 from common.io.loggers import read_metrics
 from common.io.run_dir import open_run_dir, unique_name
+from toy.train import PROJECT
 
 # the run folder
 
