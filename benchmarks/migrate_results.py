@@ -1,8 +1,8 @@
 """Migration of `results/*.json` to renamed metrics, metadata, options and modules.
 
 `python -m benchmarks.migrate_results` renames the keys of each result and the flags, values and modules in its commands, as
-`RENAMES` lists them. Values and their order stay; a metric that was stored under two names is kept once. A migrated result has
-`"schema": 2` and is left alone by a second run.
+`RENAMES` lists them. Values and their order stay; a metric that was stored under two names is kept once. A migrated result
+has `"schema": 2` and is left alone by a second run.
 """
 
 from __future__ import annotations
