@@ -20,6 +20,7 @@ import torch
 import torchvision
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.plain_loop import PlainLoopCallback, endless, train
 from benchmarks.results import write_result
@@ -49,7 +50,7 @@ class GANPlainLoop(PlainLoopCallback):
         if self.h.n_critic > 1 or self.h.gp_weight or self.h.augment:
             raise UserError("the plain loop has no n_critic, gp_weight and augment; take another recipe")
         self.generator, self.discriminator = map(copy.deepcopy, (pl_module.generator, pl_module.discriminator))
-        self.ema_generator = copy.deepcopy(pl_module.generator)
+        self.ema_generator = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(self.h.ema_decay))
         adam: dict[str, Any] = {"lr": self.h.lr, "betas": self.h.betas, "fused": True}
         self.opt_g = torch.optim.Adam(self.generator.parameters(), **adam)
         self.opt_d = torch.optim.Adam(self.discriminator.parameters(), **adam)
@@ -60,9 +61,7 @@ class GANPlainLoop(PlainLoopCallback):
         for batch in next(self.batches).split(self.h.iterations_per_step):
             self.update_discriminator(batch)
             self.update_generator(batch)
-            with torch.no_grad():
-                for average, parameter in zip(self.ema_generator.parameters(), self.generator.parameters(), strict=True):
-                    average.lerp_(parameter, 1 - self.h.ema_decay)
+            self.ema_generator.update_parameters(self.generator)
 
     def update_discriminator(self, batch: GANBatch) -> None:
         """Gradient step of the discriminator, with R1 and R2 if the recipe has them."""

@@ -1,7 +1,8 @@
 """Migration of `results/*.json` to renamed metrics, metadata, options and modules.
 
 `python -m benchmarks.migrate_results` renames the keys of each result and the flags, values and modules in its commands, as
-`RENAMES` lists them. Values and their order stay. A migrated result has `"schema": 2` and is left alone by a second run.
+`RENAMES` lists them. Values and their order stay; a metric that was stored under two names is kept once. A migrated result
+has `"schema": 2` and is left alone by a second run.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ RENAMES = {
         f"gan-{points}": Renames(keys=in_both_splits({"distance": "total_variation"}))
         for points in ("grid25", "ring8", "classic")
     },
-    # the distance that was monitored stood there under two names
+    # the monitored distance was stored under two names
     **{
         f"gan-{images}": Renames(keys=in_both_splits({"distance": "frechet_distance"}))
         for images in ("cifar10", "dcgan", "sample")

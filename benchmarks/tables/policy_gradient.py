@@ -59,6 +59,6 @@ def benchmark_table() -> str:
     body.append(
         [title, "PPO", *(duration(time[side]["median_seconds"]) for side in ("ours", "ppo")), f"{time['ratio']:.1f}×"]
     )
-    steps = [f"{loop[side]:.1f} ms" for side in ("trainer_step_ms", "plain_step_ms")]
-    body.append(["rollout and update with all callbacks", "plain PyTorch loop", *steps, f"{loop['median_of_ratios']:.3f}"])
+    step_ms = [f"{loop[side]:.1f} ms" for side in ("trainer_step_ms", "plain_step_ms")]
+    body.append(["rollout and update with all callbacks", "plain PyTorch loop", *step_ms, f"{loop['median_of_ratios']:.3f}"])
     return comparison_table(result, body)
