@@ -28,7 +28,18 @@ LAYERS = [
 ]
 TOOLS = LAYERS[-1]
 # files of a capstone that hold plain networks: torch, `common.nn`, and one another
-NETWORK_FILES = {"networks", "batch_norm", "attention", "recurrent", "transformer", "mlp", "dcgan", "resnet", "augment"}
+NETWORK_FILES = {
+    "networks",
+    "batch_norm",
+    "layers",
+    "attention",
+    "recurrent",
+    "transformer",
+    "mlp",
+    "dcgan",
+    "resnet",
+    "augment",
+}
 
 
 def module_name(path: Path) -> str:

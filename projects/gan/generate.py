@@ -29,7 +29,7 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--columns", type=positive, default=8, help="Images in a row (default: 8).")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the latent vectors (default: 0).")
     parser.add_argument(
-        "--truncation", type=above_zero, metavar="T", help="Truncation trick: resample |z| > T; 0.5 is tame, 2 is wild."
+        "--truncation", type=above_zero, metavar="T", help="Truncation trick: resample |z| > T; 0.5 is cautious, 2 is wild."
     )
     parser.add_argument("--class_name", metavar="NAME", help="Class, for a conditional generator; unset, all in turn.")
     parser.add_argument("--interpolate", action="store_true", help="Each row interpolates between two samples.")

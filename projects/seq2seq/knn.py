@@ -47,7 +47,7 @@ def load_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise UserError('faiss is not installed; run `pip install "lightning-capstones[neighbours]"`') from error
+        raise UserError('faiss is not installed; run `pip install "lightning-capstones[knn]"`') from error
     return faiss
 
 

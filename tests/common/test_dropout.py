@@ -1,4 +1,4 @@
-"""Fast dropout: its probability, its mean, locked masks, replacement of torch's dropout."""
+"""Fast dropout: its probability, its mean, replacement of torch's dropout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ def test_a_dropout_mask_has_its_probability_and_mean_one(p):
     assert torch.corrcoef(torch.stack([mask.flatten()[:-1], mask.flatten()[1:]]))[0, 1].abs() < 5e-3
 
 
-def test_locked_dropout_has_one_mask_for_all_time_steps():
+def test_dropout_samples_each_element_and_does_nothing_in_eval_mode():
     x = torch.ones(50, 9, 40)
-    free, locked = Dropout(0.5)(x), Dropout(0.5, locked=True)(x)
-    assert (locked == locked[:, :1]).all()
-    assert not (locked[0] == locked[1]).all()
-    assert not (free == free[:, :1]).all()
+    dropped = Dropout(0.5)(x)
+    assert not (dropped == dropped[:, :1]).all()
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
@@ -32,9 +30,9 @@ def test_every_dropout_of_torch_is_replaced_and_nothing_else():
     net = nn.Sequential(
         nn.Dropout(0.2), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4))}), nn.Dropout1d()
     )
-    locked = Dropout(0.3, locked=True)
-    net.append(locked).eval()
+    own = Dropout(0.3)
+    net.append(own).eval()
     replace_dropout(net)
     assert [type(net[0]), type(net[1]["deep"][1]), type(net[2])] == [Dropout, Dropout, nn.Dropout1d]
     assert (net[0].p, net[1]["deep"][1].p, net[0].training) == (0.2, 0.4, False)
-    assert net[3] is locked
+    assert net[3] is own

@@ -24,7 +24,7 @@ def seeded():
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     """260 training and 61 test images as `split/<class name>/<number>.png`."""
     root = tmp_path_factory.mktemp("images")
     for seed, (split, count) in enumerate({"train": 260, "test": 61}.items()):

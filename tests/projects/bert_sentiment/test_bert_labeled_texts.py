@@ -20,7 +20,7 @@ def read_folder(folder, text="sentence", label="label", val_size=0):
     return read_splits(resolve_source(str(folder), "x/y"), text, label, val_size)
 
 
-TRAIN = [("a fine day", "good"), ("a grey day", "bad"), ("so so", "fair"), ("lovely", "good")]
+TRAIN = [("a fine day", "good"), ("a gray day", "bad"), ("so so", "fair"), ("lovely", "good")]
 
 
 def test_splits_and_names_of_classes(tmp_path):

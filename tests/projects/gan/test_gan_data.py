@@ -27,13 +27,13 @@ def make_data(source, **options):
     return data
 
 
-def sources(picture_folder):
-    return [("grid25", {"steps_per_epoch": 4}), (str(picture_folder), {"eval_samples": 60})]
+def sources(image_folder):
+    return [("grid25", {"steps_per_epoch": 4}), (str(image_folder), {"eval_samples": 60})]
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_processes_take_shards_of_what_one_would_see(position, picture_folder, which):
-    source, options = sources(picture_folder)[which]
+def test_processes_take_shards_of_what_one_would_see(position, image_folder, which):
+    source, options = sources(image_folder)[which]
     position()
     whole = list(make_data(source, batch_size=8, n_critic=3, **options).train_dataloader())
     shards = []
@@ -48,8 +48,8 @@ def test_processes_take_shards_of_what_one_would_see(position, picture_folder, w
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_loader_goes_on_where_training_stopped(position, picture_folder, which):
-    source, options = sources(picture_folder)[which]
+def test_a_loader_goes_on_where_training_stopped(position, image_folder, which):
+    source, options = sources(image_folder)[which]
     data = make_data(source, batch_size=8, **options)
     position(epoch=3)
     whole = list(data.train_dataloader())
@@ -61,9 +61,9 @@ def test_a_loader_goes_on_where_training_stopped(position, picture_folder, which
     assert not torch.equal(next(iter(data.train_dataloader())).samples, whole[0].samples)
 
 
-def test_no_image_comes_twice_in_an_epoch_and_none_is_held_out(position, picture_folder):
+def test_no_image_comes_twice_in_an_epoch_and_none_is_held_out(position, image_folder):
     position()
-    data = make_data(str(picture_folder), batch_size=16, eval_samples=60)
+    data = make_data(str(image_folder), batch_size=16, eval_samples=60)
     indices = torch.cat([batch.indices for batch in data.train_dataloader()])
     assert len(indices) == len(set(indices.tolist())) == 192, "the 8 images that fill no batch are left out"
     batch = next(iter(data.train_dataloader()))
@@ -91,15 +91,15 @@ def test_pixels_survive_the_way_to_floats_and_back():
     assert as_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
 
 
-def test_the_source_names_the_results(picture_folder):
+def test_the_source_names_the_results(image_folder):
     assert GANData("ring8").source_label == "ring8"
     assert GANData("sample", eval_samples=10).resolve().kind == "sample"
-    assert GANData(str(picture_folder), eval_samples=10).source_label == picture_folder.name
+    assert GANData(str(image_folder), eval_samples=10).source_label == image_folder.name
 
 
-def test_too_few_images_are_an_error(position, picture_folder):
+def test_too_few_images_are_an_error(position, image_folder):
     position()
     with pytest.raises(UserError, match=r"a training step takes 300 images, the source has 200"):
-        len(make_data(str(picture_folder), batch_size=300, eval_samples=60).train_dataloader())
+        len(make_data(str(image_folder), batch_size=300, eval_samples=60).train_dataloader())
     with pytest.raises(UserError, match=r"--data.eval_samples 260: the source has 260"):
-        make_data(str(picture_folder), eval_samples=260).load()
+        make_data(str(image_folder), eval_samples=260).load()

@@ -84,7 +84,7 @@ def test_a_function_s_module_is_frozen_and_named_after_its_checkpoint():
 
 
 @pytest.mark.parametrize("name", ["vgg", "", ":f", "no_such_module:f", "projects.gan.features:no_such_function", "json"])
-def test_unknown_features_are_told_what_there_is(name):
+def test_unknown_features_are_refused_with_the_known_ones(name):
     assert "use pixels, inception, or PACKAGE.MODULE:FUNCTION" in line_of(name, "a.ckpt")
 
 

@@ -78,7 +78,7 @@ def test_few_samples_have_fewer_neighbors():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_identical_sets_reach_each_other_wholly(n, dtype):
     features = sets(n, 1, dtype=dtype)[0]
-    expected = {"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1}  # a ball has five others and its centre
+    expected = {"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1}  # a ball holds its center and five others
     assert prdc(features, features.clone()) == pytest.approx(expected, abs=1e-12)
 
 

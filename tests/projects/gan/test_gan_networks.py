@@ -305,8 +305,8 @@ def test_statistics_are_the_means_over_the_batches(classes):
     torch.testing.assert_close(net.layers[1].running_var, torch.stack([c.var(1) for c in channels]).mean(0))
     assert net.layers[1].momentum == 0.1 and not net.layers[1].training
     update_bn(net, z, torch.arange(60) % 5, batch_size=60)
-    settled = net(z, labels)
-    torch.testing.assert_close(settled, net.train()(z, labels), atol=2e-3, rtol=0)  # variances with n - 1 against n
+    calibrated = net(z, labels)
+    torch.testing.assert_close(calibrated, net.train()(z, labels), atol=2e-3, rtol=0)  # variances with n - 1 against n
 
 
 def test_without_latent_codes_the_latent_vector_is_continuous():

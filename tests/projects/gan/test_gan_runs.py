@@ -103,8 +103,8 @@ def test_a_run_of_points_leaves_curves_samples_and_an_animation(command, two_and
     assert (two_and_one[0].parents[2] / plot).stat().st_size > 5000
 
 
-def test_a_run_of_images_is_measured_in_named_features_and_plots(command, picture_folder):
-    flags = [*IMAGES, "--data.source", str(picture_folder), "--max_epochs", "1", "--model.conditional", "true"]
+def test_a_run_of_images_is_measured_in_named_features_and_plots(command, image_folder):
+    flags = [*IMAGES, "--data.source", str(image_folder), "--max_epochs", "1", "--model.conditional", "true"]
     run = command("train", "--name", "images", *flags, "--model.loss", "hinge")
     run.wait()
     folder = run.runs / "images"
@@ -122,7 +122,9 @@ def test_a_run_of_images_is_measured_in_named_features_and_plots(command, pictur
     assert "its classes are checkerboard, crescent" in command("generate", *checkpoint, "--class_name", "dog").error()
 
 
-@pytest.mark.parametrize(("switch", "line"), [("overfit", "One batch can be"), ("gradients", "Autograd agrees")])
+@pytest.mark.parametrize(
+    ("switch", "line"), [("overfit", "The network can overfit one batch"), ("gradients", "Autograd agrees")]
+)
 def test_debug_switches(command, switch, line):
     flags = ["--data.source", "ring8", "--data.batch_size", "8", "--model.lr", "0.01", "--model.mlp.hidden_dim", "64"]
     assert line in command("train", *flags, "--model.iterations_per_step", "1", "--debug", switch).wait()

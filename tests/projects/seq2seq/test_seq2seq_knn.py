@@ -186,5 +186,5 @@ def test_without_faiss_an_error_names_what_to_install_before_anything_is_read(mo
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr(type(net), "forward", None)
     for make in (lambda: Datastore(torch.eye(3), torch.arange(3)), lambda: build_datastore(net, pairs, CPU)):
-        with pytest.raises(UserError, match=r"pip install .*neighbours"):
+        with pytest.raises(UserError, match=r"pip install .*knn"):
             make()
