@@ -1,9 +1,9 @@
-# Both targets do all the set-up on a fresh machine: a virtual environment in .venv, and what pyproject.toml names.
+# Every target does all the set-up on a fresh machine: a virtual environment in .venv, and what pyproject.toml names.
 PYTHON ?= python3
 PROJECT ?= cifar10
 VENV := .venv
 
-.PHONY: train test slow check bench clean
+.PHONY: train test slow check clean
 
 train: $(VENV)/.installed  ## train PROJECT on whatever data is at hand (FLAGS="--max_epochs 4 ..." to change the run)
 	$(VENV)/bin/python -m projects.$(PROJECT).train $(FLAGS)

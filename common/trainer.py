@@ -54,7 +54,7 @@ def no_sync(strategy: Strategy) -> AbstractContextManager[Any]:
     """Context in which backward passes do not synchronize gradients between processes.
 
     DDP expects one backward pass for each forward pass; a training step with several averages its gradients itself, by
-    `common.nn.optim.average_gradients`.
+    `common.nn.distributed.average_gradients`.
     """
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 

@@ -1,1 +1,1 @@
-"""The capstones. Each is a package with the same files; none imports another."""
+"""The capstones. Each is a package of the same layout; none imports another."""

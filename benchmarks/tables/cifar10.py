@@ -17,7 +17,7 @@ IDEAS = {
 NARROW = {
     "narrow-start": "start: channels 32/128/128, progressive resizing 20, 24, 28",
     "narrow-third": "a third convolution in the last block",
-    "narrow-share": "hard-example selection: the 30 % with the highest loss and 30 % at random, for equally many steps",
+    "narrow-share": "hard-example selection: the 30 % with the highest loss and 30 % at random, equal steps",
     "narrow-both": "both of these",
     "narrow-full": "both, progressive resizing 20, 24, 28, 32 and a quarter fewer steps: the recipe",
 }

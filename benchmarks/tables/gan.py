@@ -23,27 +23,18 @@ def results_table() -> str:
 
 
 def images_table() -> str:
-    """Distance between generated and real images."""
-    header = [
-        "recipe",
-        "data",
-        "Fréchet distance",
-        "features",
-        *PRDC,
-        "images per side",
-        "epochs",
-        "training time",
-        "hardware",
-    ]
-    body = []
+    """Distance between generated and real images, then what each training took."""
+    scores, cost = [], []
     for result in map(results.read_result, IMAGE_RECIPES):
-        mean, metadata = result["mean"], result["metadata"]
+        mean, metadata, recipe = result["mean"], result["metadata"], f"`{result['recipe']}`"
         features = "CIFAR-10 capstone" if "cifar10" in metadata["features"] else metadata["features"]
-        row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/frechet_distance']:.4g}", features]
-        row += [f"{mean[f'test/{name}']:.2f}" for name in PRDC]
-        row += [f"{metadata['samples']:,}", str(result["epochs"])]
-        body.append([*row, duration(mean["train_seconds"]), hardware(result)])
-    return markdown_table(header, body)
+        scores.append([recipe, f"{mean['test/frechet_distance']:.4g}", features])
+        scores[-1] += [f"{mean[f'test/{name}']:.2f}" for name in PRDC]
+        cost.append([recipe, f"`{result['data_source']}`", f"{metadata['samples']:,}", str(result["epochs"])])
+        cost[-1] += [duration(mean["train_seconds"]), hardware(result)]
+    score_header = ["recipe", "Fréchet distance", "features", *PRDC]
+    cost_header = ["recipe", "data", "images per side", "epochs", "training time", "hardware"]
+    return markdown_table(score_header, scores) + "\n" + markdown_table(cost_header, cost)
 
 
 def benchmark_table() -> str:

@@ -26,8 +26,8 @@ def merge_runs(recipe: str) -> dict[str, Any]:
 
 def results_table() -> str:
     """Mean return, environment steps and training time, over seeds."""
-    header = ["recipe", "environment", "mean return", "worst seed", "environment steps", "at most", "training time"]
-    header += ["at most", "seeds", "hardware"]
+    header = ["recipe", "environment", "mean return", "worst seed", "environment steps", "maximum", "training time"]
+    header += ["maximum", "seeds", "hardware"]
     body = []
     for recipe in RECIPES:
         result = merge_runs(recipe)

@@ -17,21 +17,21 @@ METRICS = {
 
 
 def results_table() -> str:
-    """Test metrics of each recipe and direction."""
+    """Test metrics of each recipe and direction, then what each training took."""
     shown = ["bleu_moses_lc", "bleu", "bleu_lc", "chrf", "chrf_lc"]
-    header = ["recipe", "direction", *(METRICS[name] for name in shown), "exact match"]
-    header += ["epochs", "training time", "hardware", "parameters", "data"]
-    body = []
+    scores, cost = [], []
     for result in map(results.read_result, RECIPES):
-        mean = result["mean"]
+        mean, recipe = result["mean"], [f"`{result['recipe']}`", result["metadata"]["direction"]]
         metrics = {name: f"{mean[f'test/{name}']:.2f}" for name in shown if f"test/{name}" in mean}
         exact = f"{100 * mean['test/exact_match']:.1f} %"
         if result["metadata"].get("lowercase") == "both":  # it writes lower case: cased metrics mean nothing
             metrics["bleu"] = metrics["chrf"] = exact = ""
-        row = [f"`{result['recipe']}`", result["metadata"]["direction"], *(metrics.get(name, "") for name in shown), exact]
-        row += [str(result["epochs"]), duration(mean["train_seconds"]), hardware(result)]
-        body.append([*row, f"{result['parameters'] / 1e6:.1f} M", f"`{result['data_source']}`"])
-    return markdown_table(header, body)
+        scores.append([*recipe, *(metrics.get(name, "") for name in shown), exact])
+        cost.append([*recipe, f"`{result['data_source']}`", f"{result['parameters'] / 1e6:.1f} M", str(result["epochs"])])
+        cost[-1] += [duration(mean["train_seconds"]), hardware(result)]
+    score_header = ["recipe", "direction", *(METRICS[name] for name in shown), "exact match"]
+    cost_header = ["recipe", "direction", "data", "parameters", "epochs", "training time", "hardware"]
+    return markdown_table(score_header, scores) + "\n" + markdown_table(cost_header, cost)
 
 
 def signatures_table() -> str:

@@ -26,8 +26,8 @@ class ResumeCheckpoints(Checkpoint):
     a CPU in float32: the trainer's counters say which batch comes next (`common.trainer.resume_position`), and each
     process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
-    As a `Checkpoint` it comes after all other callbacks, early stopping included, and after the choice of the best where
-    that stands before it in the list: what they have done is in the file.
+    As a `Checkpoint` it comes after all other callbacks, early stopping included, and after a ModelCheckpoint that is
+    earlier in the list: what they have done is in the file.
 
     On SIGTERM the current step is finished, its state saved, its metrics logged, and then `Preempted` raised in all
     processes at the same step. (Lightning's own handler would broadcast from wherever the signal finds a process.)

@@ -51,7 +51,7 @@ class BertSentimentModule(LightningModule):
         lr: Peak learning rate of AdamW, for the head and the top layer.
         layer_decay: Layer-wise learning-rate decay: factor from a layer to the one below.
         weight_decay: Decoupled weight decay; biases and norms have none.
-        warmup: Fraction of all steps in which the learning rate rises linearly from zero; then it falls linearly to zero.
+        warmup: Fraction of all steps in which the learning rate rises linearly to its peak; then it falls linearly to zero.
     """
 
     def __init__(

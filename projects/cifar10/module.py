@@ -25,8 +25,6 @@ from projects.cifar10.optim import MuonSGD, parameter_groups
 from projects.cifar10.resnet import ResNet18
 from projects.cifar10.tta import predict_logits
 
-DEFAULT_SIZES = ((0.0, 20), (0.25, 24), (0.5, 28), (0.7, 32))
-
 
 class CIFAR10Module(LightningModule):
     """Classifier of small images.

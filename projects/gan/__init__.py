@@ -1,1 +1,1 @@
-"""GAN: two networks that train each other, and measures of what came of it, inside a LightningModule."""
+"""GAN: two networks that train each other, and metrics of their samples, inside a LightningModule."""

@@ -40,6 +40,7 @@ class AdversarialLoss:
     boundary: float | None = 0.0
 
 
+# a new loss needs an entry here, and its name in the `Literal` of `GANModule`'s option `loss`
 LOSSES: dict[str, AdversarialLoss] = {
     "non_saturating": AdversarialLoss(
         discriminator=lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),

@@ -49,7 +49,7 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam and its learning-rate schedule, `constant`, or `linear` to zero after a quarter of all iterations."""
+    """Adam and its learning-rate schedule, `constant`, or `linear`: constant for a quarter, then linearly to zero."""
 
     def factor(step: int) -> float:
         return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / iterations) / 0.75))

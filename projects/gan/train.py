@@ -8,6 +8,7 @@ from projects.gan.data import GANData
 from projects.gan.module import GANModule
 from projects.gan.plots import SamplePlots
 
+# of points the true mixture is known, and total variation to it counts quality and balance; images have features alone
 MONITOR = {"points": "val/total_variation", "images": "val/frechet_distance"}
 
 PROJECT = Project(

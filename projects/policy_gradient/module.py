@@ -105,7 +105,7 @@ class PolicyGradientModule(LightningModule):
         self.metadata: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
-        """Refuses number formats in which the policy that learns would not be the one that has acted."""
+        """Raises UserError for mixed precision: the policy that is updated would differ from the one that has acted."""
         if self.trainer.precision not in PRECISIONS:
             raise UserError(f"--precision {self.trainer.precision}: a policy trains in {' or '.join(PRECISIONS)}")
 
@@ -311,7 +311,7 @@ class PolicyGradientModule(LightningModule):
         checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the weights of a policy for another environment, which may well fit."""
+        """Raises UserError for a checkpoint of another environment, whose shapes may match."""
         data = getattr(attached_trainer(self), "datamodule", None)
         saved = checkpoint.get("environment", {}).get("id")
         if data is not None and saved != data.env_info.id:

@@ -57,7 +57,7 @@ class Collector:
     """Collects rollouts from a vector environment; each goes on where the last one stopped.
 
     The actions since `reset` are kept, so that another collector can bring its environments to the same state by `replay`:
-    environments that follow from their seed and their actions repeat themselves exactly, also those whose state cannot be
+    environments that are deterministic given seed and actions reach it exactly, also those whose state cannot be
     copied.
     Raises UserError if the vector environment leaves resetting to its user.
     """
@@ -151,13 +151,13 @@ class Collector:
         """Brings environments that have been reset with the same seed to the state of another collector's `state_dict`.
 
         Raises:
-            UserError: they do not repeat themselves.
+            UserError: they are not deterministic.
         """
         actions = iter(state["actions"].numpy())
         self.collect(lambda obs, mask: next(actions), len(state["actions"]))
         if not np.array_equal(self.obs, state["obs"].numpy()):
             raise UserError(
-                f"--resume: {self.env_info.id} does not repeat itself from its seed, so its runs can be resumed from the "
+                f"--resume: {self.env_info.id} is not deterministic given its seed, so its runs can be resumed from the "
                 "end of an epoch only: train with --checkpoint_every 0"
             )
 

@@ -57,7 +57,7 @@ class SupportsTranslation(SupportsDecoding, Protocol):
 
 @dataclass(frozen=True)
 class DecodingInputs:
-    """What a decoding is asked for beside its configuration.
+    """Per-call inputs of decoding, beside its configuration.
 
     Args:
         limits: Maximum length of each sentence, (batch,) int64; None or more than `max_length` for `max_length`.

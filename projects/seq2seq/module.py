@@ -51,7 +51,7 @@ class Seq2SeqModule(LightningModule):
         muon_lr: Peak learning rate of Muon for the matrices inside the network; null leaves them to AdamW.
         weight_decay: Decoupled weight decay: each step shrinks the weights by this times the learning rate.
         schedule: Learning-rate schedule: `linear` or `cosine`, each to zero at the last step, or `inverse_sqrt`.
-        warmup: Fraction of all steps in which the learning rate rises linearly from zero.
+        warmup: Fraction of all steps in which the learning rate rises linearly to its peak.
         decoding: Beam search at the test; validation decodes greedily.
     """
 

@@ -303,7 +303,7 @@ class TransformerModel(Seq2SeqModel):
         return TransformerMemory(tuple(pairs), attn_mask)
 
     def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """Output layer's input at each target position, (batch, target_time, d_model); see `RecurrentModel.forward`."""
+        """Decoder hidden states (batch, target_time, d_model), the output layer's input; see `RecurrentModel.forward`."""
         memory, time = self.encode(source, lengths), target.shape[1]
         x, freqs = self.add_positions(self.embed(self.target_embedding, target), slice(time))
         x = self.dropout(x)

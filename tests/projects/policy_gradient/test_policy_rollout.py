@@ -160,7 +160,7 @@ def test_an_environment_that_does_not_repeat_itself_is_not_replayed():
     for collector in (first, second):
         collector.reset([1, 2, 3, 4])
     first.collect(random_policy(first), 5)
-    with pytest.raises(UserError, match="does not repeat itself from its seed"):
+    with pytest.raises(UserError, match="is not deterministic given its seed"):
         second.replay(first.state_dict())
 
 

@@ -1,7 +1,7 @@
 """The layers that teach, from first principles: nothing but products, sums and elementwise functions.
 
 Read these first. Each is held equal to PyTorch's own layer and to the faster one of `networks.py`, forward and gradient
-(`tests/projects/seq2seq/test_reference.py`); nothing else imports them.
+(`tests/projects/seq2seq/test_seq2seq_reference.py`); nothing else imports them.
 """
 
 from __future__ import annotations
