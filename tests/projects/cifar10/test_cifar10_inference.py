@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data.images import read_image
+from common.data.image_decoding import read_image
 from projects.cifar10 import inference
 from projects.cifar10.inference import ImageClassificationPipeline, load, load_features
 from projects.cifar10.networks import SpeedNet
