@@ -97,6 +97,11 @@ class CIFAR10Data(SourceDataModule):
         return self.test.class_names
 
     @property
+    def horizontal_flip(self) -> bool:
+        """Whether a flipped image is another of its class: else test-time augmentation has no flips either."""
+        return self.augmentation.flip != "none"
+
+    @property
     def has_validation(self) -> bool:
         """Whether images are held out."""
         return self.val_size > 0

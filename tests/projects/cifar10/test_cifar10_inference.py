@@ -47,6 +47,12 @@ def test_an_ensemble_of_one_is_its_network_in_batches_of_any_size(monkeypatch):
         torch.testing.assert_close(ImageClassificationPipeline([net], ["a"])(x, 0), expected)
 
 
+def test_each_network_flips_as_it_was_trained():
+    x, members = random_images(), nets(2)
+    expected = (predict_logits(members[0], x, 2, flip=False).softmax(1) + predict_logits(members[1], x, 2).softmax(1)) / 2
+    torch.testing.assert_close(ImageClassificationPipeline(members, ["a"], [False, True])(x, 2), expected)
+
+
 def test_features_are_the_input_of_the_last_layer(reference_run):
     path = best_checkpoint(reference_run.runs / "one")
     net = load(path).nets[0]
