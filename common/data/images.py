@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from common.data.image_decoding import describe_conversions, lossy_encoding, open_encoded, to_tensor
+from common.data.image_files import describe_passed_over, list_image_folder, walk_files
 from common.data.sources import Source, load_splits
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
+
+CACHE_VERSION = "3"  # of the decoding and of the file's layout
+MAX_NAMED_CLASSES = 5
 
 
 @dataclass
@@ -54,7 +58,9 @@ class LabeledImages:
 
 
 def load_images(source: Source, size: int, sample: Callable[[], dict[str, LabeledImages]]) -> dict[str, LabeledImages]:
-    """The splits "train" and "test" of `source`, decoded to `size` x `size` images.
+    """The splits "train" and "test" of `source`, and "validation" if it has all three, decoded to `size` x `size` images.
+
+    Without a test split, the source's validation split is the test. Prints what is passed over or converted.
 
     Decoded images are cached in `cache_folder()`, under a hash of the folder's path and its files' names, sizes and times
     (of a hub data set: of its id). Reading them again takes a fraction of a second.
@@ -70,23 +76,32 @@ def load_images(source: Source, size: int, sample: Callable[[], dict[str, Labele
     if source.kind == "sample":
         return sample()
     cached = cache_folder() / f"images-{_fingerprint(source, size)}.pt"
-    if cached.is_file():
-        try:
-            saved = torch.load(cached, weights_only=True)
-            return {split: LabeledImages(**fields) for split, fields in saved.items()}
-        except Exception:  # what a damaged file raises depends on where it is damaged
-            cached.unlink(missing_ok=True)
-    splits = _decode(source, size)
-    with contextlib.suppress(OSError, RuntimeError):  # a full disk, or one that may not be written to: decode each time
-        _write_cache(cached, splits)
+    splits, messages = _read_cache(cached) or _decode(source, size)
+    if not cached.is_file():
+        with contextlib.suppress(OSError, RuntimeError):  # a full disk, or one that may not be written to: decode each time
+            _write_cache(cached, splits, messages)
+    for message in messages:
+        print_rank_zero(f"data source {source.name}: {message}")
     return splits
 
 
-def _write_cache(path: Path, splits: dict[str, LabeledImages]) -> None:
+def _read_cache(path: Path) -> tuple[dict[str, LabeledImages], list[str]] | None:
+    """What `_write_cache` wrote; None if there is no such file, or it is damaged and therefore removed."""
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True)
+        return {split: LabeledImages(**fields) for split, fields in saved["splits"].items()}, saved["messages"]
+    except Exception:  # what a damaged file raises depends on where it is damaged
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _write_cache(path: Path, splits: dict[str, LabeledImages], messages: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        torch.save({split: vars(data) for split, data in splits.items()}, partial)
+        torch.save({"splits": {split: vars(data) for split, data in splits.items()}, "messages": messages}, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -98,47 +113,73 @@ def cache_folder() -> Path:
 
 
 def _fingerprint(source: Source, size: int) -> str:
-    parts = ["2", source.kind, source.name, str(size)]  # the first: the version of the file's layout
+    parts = [CACHE_VERSION, source.kind, source.name, str(size)]
     if source.kind == "folder":
         root = Path(source.name).resolve()
         parts[1] = str(root)
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        for path in sorted(walk_files(root)):
             stat = path.stat()
             parts.append(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def read_image(path: Path, size: int) -> Tensor:
-    """Image file as uint8 (3, size, size).
+@dataclass
+class EncodedImages:
+    """Images of a split before they are decoded.
 
-    Raises:
-        UserError: The file is missing or is not an image.
+    Args:
+        split: Name of the split in the source.
+        items: Rows of a column of `datasets.Image(decode=False)`: dicts of `bytes` and `path`.
+        labels: Class indices.
+        class_names: Name of each class.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
-        with Image.open(path) as image:
-            return _to_tensor(image, size)
-    except Exception as error:  # what a damaged image raises depends on its format
-        raise UserError(f"{path}: not an image that can be read (PNG, JPEG, WebP ...)") from error
+
+    split: str
+    items: Sequence[Any]
+    labels: list[Any]
+    class_names: list[str]
 
 
-def _to_tensor(image: Image.Image, size: int) -> Tensor:
-    image = ImageOps.exif_transpose(image).convert("RGB")  # upright, by the camera's orientation tag
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def _decode(source: Source, size: int) -> tuple[dict[str, LabeledImages], list[str]]:
+    """Decoded splits of `source`, and what is passed over or converted, a sentence each."""
+    encoded, messages = (_encoded_folder(source) if source.kind == "folder" else None) or _encoded_tables(source)
+    conversions = Counter[str]()
+    splits = {name: _decode_split(source, split, size, conversions) for name, split in encoded.items()}
+    return splits, [*messages, *class_differences(splits), *describe_conversions(conversions)]
 
 
-def _decode(source: Source, size: int) -> dict[str, LabeledImages]:
-    splits = load_splits(source)
-    filled = sorted(name for name, split in splits.items() if len(split))
-    if not {"train", "test"} <= set(filled):
-        raise UserError(f"data source {source.name}: needs the splits train and test, has {', '.join(filled) or 'none'}")
-    return {name: _decode_split(source, splits[name], size) for name in ("train", "test")}
+def _encoded_folder(source: Source) -> tuple[dict[str, EncodedImages], list[str]] | None:
+    """Splits of a folder `SPLIT/CLASS/...` of image files; None if it is none."""
+    files, passed_over = list_image_folder(Path(source.name))
+    if not files:
+        return None
+    class_names = sorted({name for split in files.values() for _, name in split})
+    index = {name: label for label, name in enumerate(class_names)}
+    encoded = {}
+    for name, origin in _choose_splits(source, files).items():
+        items = [{"bytes": None, "path": str(path)} for path, _ in files[origin]]
+        encoded[name] = EncodedImages(origin, items, [index[label] for _, label in files[origin]], class_names)
+    return encoded, describe_passed_over(passed_over)
 
 
-def _decode_split(source: Source, split: Any, size: int) -> LabeledImages:
+def _encoded_tables(source: Source) -> tuple[dict[str, EncodedImages], list[str]]:
+    """Splits of tables with a column of images and one of class labels, as `datasets` reads them."""
+    tables = load_splits(source)
+    return {name: _encoded_split(source, tables[origin]) for name, origin in _choose_splits(source, tables).items()}, []
+
+
+def _choose_splits(source: Source, splits: Mapping[str, Sized]) -> dict[str, str]:
+    """The source's split for each of "train", "test" and "validation"; without a test split, validation is the test."""
+    filled = {name: name for name in ("train", "test", "validation") if len(splits.get(name, ()))}
+    if "test" not in filled and "validation" in filled:
+        filled["test"] = filled.pop("validation")
+    if not {"train", "test"} <= filled.keys():
+        found = ", ".join(sorted(name for name, split in splits.items() if len(split))) or "none"
+        raise UserError(f"data source {source.name}: needs the splits train and test (or validation), has {found}")
+    return filled
+
+
+def _encoded_split(source: Source, split: Any) -> EncodedImages:
     import datasets
 
     features = split.features
@@ -149,39 +190,34 @@ def _decode_split(source: Source, split: Any, size: int) -> LabeledImages:
             f"data source {source.name}: needs a column of images and one of class labels, has "
             + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
         )
-    images = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
-    encoded = split.cast_column(image_column, datasets.Image(decode=False))[image_column]
-    for i, (item, out) in enumerate(zip(encoded, images, strict=True)):
+    items = split.cast_column(image_column, datasets.Image(decode=False))[image_column]
+    return EncodedImages(str(split.split), items, split[label_column][:], list(features[label_column].names))
+
+
+def _decode_split(source: Source, split: EncodedImages, size: int, conversions: Counter[str]) -> LabeledImages:
+    images = torch.empty(len(split.labels), 3, size, size, dtype=torch.uint8)
+    for i, (item, out) in enumerate(zip(split.items, images, strict=True)):
         try:
-            with _open_encoded(item) as image:
-                out.copy_(_to_tensor(image, size))
+            with open_encoded(item) as image:
+                out.copy_(to_tensor(image, size, conversions))
         except Exception as error:  # what a damaged image raises depends on its format
             where = f"row {i} of {split.split}" + (f", {item['path']}," if item and item["path"] else "")
-            raise UserError(f"data source {source.name}: {where} is not an image that can be read") from error
-    labels = split[label_column][:]
-    unlabeled = next((i for i, label in enumerate(labels) if label is None or label < 0), None)
+            reason = f"has {error}" if isinstance(error, UserError) else "is not an image that can be read"
+            raise UserError(f"data source {source.name}: {where} {reason}") from error
+    unlabeled = next((i for i, label in enumerate(split.labels) if label is None or label < 0), None)
     if unlabeled is not None:
         raise UserError(f"data source {source.name}: row {unlabeled} of {split.split} has no label")
-    return LabeledImages(images, torch.tensor(labels), list(features[label_column].names), lossy_encoding(encoded[0]))
+    encoding = lossy_encoding(split.items[0])
+    return LabeledImages(images, torch.tensor(split.labels), split.class_names, encoding)
 
 
-def _open_encoded(item: dict[str, Any]) -> Image.Image:
-    """Image of a row of `datasets` that is not decoded: its `bytes`, else the file `path`."""
-    return Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
-
-
-def lossy_encoding(item: dict[str, Any]) -> str:
-    """`jpeg` and its quality, as far as its quantization tables are standard ones, of a row of `datasets`; else empty.
-
-    Re-encoded pixels are another data set than the originals, so the name of the data beside every result must show it.
-    """
-    with _open_encoded(item) as image:
-        if image.format != "JPEG":
-            return ""
-        tables = image.quantization  # type: ignore[attr-defined]
-    for quality in range(1, 101):
-        buffer = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=quality)
-        if Image.open(buffer).quantization == tables:  # type: ignore[attr-defined]
-            return f"jpeg{quality}"
-    return "jpeg"
+def class_differences(splits: dict[str, LabeledImages]) -> list[str]:
+    """A sentence about the classes that some of the splits lack; none where all have the same."""
+    labels = {split: set(data.labels.tolist()) for split, data in splits.items()}
+    lines = []
+    for label, name in enumerate(splits["train"].class_names):
+        having = [split for split in splits if label in labels[split]]
+        if 0 < len(having) < len(splits):
+            lines.append(f"{name} (only in {', '.join(having)})")
+    more = f" and {len(lines) - MAX_NAMED_CLASSES} more" if len(lines) > MAX_NAMED_CLASSES else ""
+    return [f"classes that some splits lack: {', '.join(lines[:MAX_NAMED_CLASSES])}{more}"] if lines else []

@@ -10,9 +10,11 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from common.data.batches import count_batches, epoch_batches, shard_indices
+from common.data.held_out import hold_out
 from common.data.images import LabeledImages, load_images
 from common.data.sources import SourceDataModule
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from common.options import PositiveFraction
 from common.trainer import rank_and_world_size, resume_position
 from projects.cifar10.augment import augment, reflect_pad, sample_params
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 HUB_ID = "uoft-cs/cifar10"
-SPLIT_SEED = 1234  # the held-out images are the same for every run, whatever its seed
 
 
 class CIFAR10Data(SourceDataModule):
@@ -35,7 +36,7 @@ class CIFAR10Data(SourceDataModule):
         source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
         batch_size: Images in a training step of each process.
         eval_batch_size: Images in a validation or test step.
-        val_size: Validation images, held out of train; 0 trains on all of them, without validation.
+        val_size: Validation images, held out of train unless the source has train, validation and test; 0 for no validation.
         test_split: `test`, or `validation` to test on the held-out images: for choosing between two recipes by their
             final test metrics, test-time augmentation included, without a look at test.
         loader: `device` keeps the data set on the device and augments there; `dataloader` is a DataLoader with composed
@@ -96,12 +97,17 @@ class CIFAR10Data(SourceDataModule):
         return self.test.class_names
 
     @property
+    def horizontal_flip(self) -> bool:
+        """Whether a flipped image is another of its class: else test-time augmentation has no flips either."""
+        return self.augmentation.flip != "none"
+
+    @property
     def has_validation(self) -> bool:
         """Whether images are held out."""
         return self.val_size > 0
 
     def load(self) -> dict[str, LabeledImages]:
-        """Splits "train" and "test" of the source, read once."""
+        """Splits "train", "test" and, where the source has all three, "validation", read once."""
         if not self.splits:
             self.splits = load_images(self.resolve(), IMAGE_SIZE, make_splits)
         return self.splits
@@ -117,16 +123,17 @@ class CIFAR10Data(SourceDataModule):
             return
         splits = self.load()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        full = splits["train"]
-        if self.val_size >= len(full):
-            raise UserError(f"--data.val_size {self.val_size}: the source has {len(full)} training images")
-        order = torch.randperm(len(full), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        self.val = full[order[: self.val_size]].to(device)
-        self.train = full[order[self.val_size :]].to(device)
-        self.test = splits["test"].to(device)
+        train, val = splits["train"], splits.get("validation")
+        if val is None or not self.val_size:
+            if self.val_size >= len(train):
+                raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
+            train, val = hold_out(train, self.val_size)
+        else:
+            print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
+        self.train, self.val, self.test = train.to(device), val.to(device), splits["test"].to(device)
         self.splits = {}  # a second copy would only take up memory
         if self.extra_train_data is not None:
-            self.train = self.train.joined_with(load_extra(self.extra_train_data, full.class_names).to(device))
+            self.train = self.train.joined_with(load_extra(self.extra_train_data, train.class_names).to(device))
         # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
         self.hard_examples = HardExampleSelection(len(self.train), self.subset_fraction, self.seed, device)

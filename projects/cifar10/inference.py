@@ -24,18 +24,23 @@ class ImageClassificationPipeline:
     Args:
         nets: Trained networks in eval mode, on one device.
         class_names: Name of each class.
+        flips: For each network, whether test-time augmentation has horizontal flips; None for all of them.
     """
 
-    def __init__(self, nets: Sequence[Callable[[Tensor], Tensor]], class_names: list[str]) -> None:
+    def __init__(
+        self, nets: Sequence[Callable[[Tensor], Tensor]], class_names: list[str], flips: Sequence[bool] | None = None
+    ) -> None:
         self.nets = nets
         self.class_names = class_names
+        self.flips = [True] * len(nets) if flips is None else flips
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, tta: int = 2) -> Tensor:
         """Class probabilities (n, classes) of images (n, 3, height, width) uint8; `tta` as in `tta.tta_views`."""
         batches = []
         for batch in images.split(BATCH_SIZE):
-            batches.append(torch.stack([predict_logits(net, batch, tta).softmax(1) for net in self.nets]).mean(0))
+            logits = [predict_logits(net, batch, tta, flip) for net, flip in zip(self.nets, self.flips, strict=True)]
+            batches.append(torch.stack(logits).softmax(2).mean(0))
         return torch.cat(batches)
 
 
@@ -47,14 +52,16 @@ def load(*checkpoints: Path, device: str | torch.device = "cpu") -> ImageClassif
     """
     nets: list[nn.Module] = []
     class_names: list[list[str]] = []
+    flips: list[bool] = []
     for path in checkpoints:
         module, checkpoint = load_module(path, CIFAR10Module, "cifar10")
         nets.append(module.net.to(device))
         class_names.append(checkpoint["class_names"])
+        flips.append(checkpoint.get("horizontal_flip", True))
         if class_names[-1] != class_names[0]:
             classes = ", ".join(class_names[-1])
             raise UserError(f"checkpoint {path}: its classes are {classes}; {checkpoints[0]} has others")
-    return ImageClassificationPipeline(nets, class_names[0])
+    return ImageClassificationPipeline(nets, class_names[0], flips)
 
 
 def load_features(checkpoint: str) -> nn.Module:

@@ -49,6 +49,7 @@ class CIFAR10Module(LightningModule):
             that size is trained; empty for the full size throughout. A convolution's cost falls with the square.
         lookahead: Lookahead optimizer: slow weights that the fast ones return to every five steps.
         tta: Test-time augmentation: 0 the image alone, 1 with its horizontal flip, 2 with flip and shifts (six views).
+            No flips under `--data.augmentation.flip none`.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ class CIFAR10Module(LightningModule):
         """Metrics as in validation, and calibration error; the same with test-time augmentation (TTA)."""
         images, labels = batch
         self.update_test_metrics(self(images).float(), labels, "plain", suffix="")
-        logits = predict_logits(self.net, images, self.hparams["tta"])
+        flip = self.trainer.datamodule.horizontal_flip  # type: ignore[attr-defined]
+        logits = predict_logits(self.net, images, self.hparams["tta"], flip)
         self.update_test_metrics(logits, labels, "tta", suffix="_tta")
         return {"images": images, "labels": labels, "logits": logits}
 
@@ -201,10 +203,11 @@ class CIFAR10Module(LightningModule):
             self.lookahead.step(self.net, step, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what prediction needs, the class names, and what resuming needs, the slow weights."""
+        """Adds what prediction needs, class names and whether flips are augmentation, and for resuming the slow weights."""
         trainer = attached_trainer(self)
         if trainer is not None and trainer.datamodule is not None:  # type: ignore[attr-defined]
             checkpoint["class_names"] = list(trainer.datamodule.class_names)  # type: ignore[attr-defined]
+            checkpoint["horizontal_flip"] = trainer.datamodule.horizontal_flip  # type: ignore[attr-defined]
         if self.lookahead is not None:
             checkpoint["slow_weights"] = self.lookahead.slow
 

@@ -138,10 +138,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.full((3, 1, 1), 0.25))
 
     def init_stats(self, images: Tensor) -> None:
-        """Sets mean and standard deviation of each channel from uint8 `images` (batch, 3, height, width)."""
+        """Sets mean and standard deviation (1 for a constant channel) of each channel of uint8 `images` (batch, 3, h, w)."""
         pixels = images.transpose(0, 1).flatten(1).float() / 255  # (3, batch * height * width)
         self.mean.copy_(pixels.mean(1).view(3, 1, 1))
-        self.std.copy_(pixels.std(1).view(3, 1, 1))
+        std = torch.where(pixels.amin(1) < pixels.amax(1), pixels.std(1), 1.0)
+        self.std.copy_(std.view(3, 1, 1))
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,6 @@ from common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 def new_parser() -> OneLineParser:
@@ -61,7 +60,7 @@ def predict(options: argparse.Namespace) -> None:
     """Prints predictions; reads everything first, so that a bad file stops it before any output."""
     import torch
 
-    from common.data.images import read_image
+    from common.data.image_decoding import describe_conversions, read_image
     from common.nn.device import choose_device
     from projects.cifar10.config import IMAGE_SIZE
     from projects.cifar10.inference import load
@@ -70,7 +69,10 @@ def predict(options: argparse.Namespace) -> None:
     device = choose_device(options.accelerator)
     paths = list_images(options.images)
     pipeline = load(*options.checkpoint, device=device)
-    images = torch.stack([read_image(path, IMAGE_SIZE) for path in paths])  # (n, 3, IMAGE_SIZE, IMAGE_SIZE) uint8
+    conversions = Counter[str]()
+    images = torch.stack([read_image(path, IMAGE_SIZE, conversions) for path in paths])  # (n, 3, size, size) uint8
+    for message in describe_conversions(conversions):
+        print(message, file=sys.stderr)
     probabilities = pipeline(images.to(device), options.tta).cpu()
     for path, row in zip(paths, probabilities, strict=True):
         print(describe(path, row, pipeline.class_names, options.top))
@@ -81,13 +83,21 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
-    """`paths`, a folder replaced by the image files in and below it, sorted. Raises UserError if it has none."""
+    """`paths`, a folder replaced by the image files in and below it, sorted. Prints how many of its files are passed over.
+
+    Raises UserError if a folder has no image.
+    """
+    from common.data.image_files import describe_passed_over, list_images
+
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            below, passed_over = list_images(path)
+            described = "; ".join(describe_passed_over(passed_over))
             if not below:
-                raise UserError(f"{path}: no image in this folder ({', '.join(sorted(SUFFIXES))})")
+                raise UserError(f"{path}: no image in this folder (PNG, JPEG, WebP ...) {described}".strip())
+            if described:
+                print(f"{path}: {described}", file=sys.stderr)
             files += below
         else:
             files.append(path)

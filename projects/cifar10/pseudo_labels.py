@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data.images import LabeledImages, read_image
+from common.data.image_decoding import describe_conversions, read_image
+from common.data.image_files import describe_passed_over, list_images
+from common.data.images import LabeledImages
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from projects.cifar10.config import IMAGE_SIZE
 
 
@@ -60,7 +64,7 @@ def save_image(image: Tensor, folder: Path, stem: str) -> bool:
 
 
 def load_extra(folder: str, class_names: list[str]) -> LabeledImages:
-    """Extra training images from `folder/<class name>/*.png`.
+    """Extra training images from `folder/<class name>/`; prints what is passed over or converted.
 
     Raises:
         UserError: The folder is missing, is empty, or has a class that the data set does not have.
@@ -68,12 +72,20 @@ def load_extra(folder: str, class_names: list[str]) -> LabeledImages:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"--data.extra_train_data {folder}: no such folder")
-    unknown = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in class_names)
+    unknown = sorted(
+        p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in class_names
+    )
     if unknown:
         classes = ", ".join(class_names)
         raise UserError(f"--data.extra_train_data {folder}: unknown class {unknown[0]}; the classes are {classes}")
-    files = [(path, label) for label, name in enumerate(class_names) for path in sorted((root / name).glob("*.png"))]
-    if not files:
-        raise UserError(f"--data.extra_train_data {folder}: no PNG in a folder that is named like a class")
-    images = torch.stack([read_image(path, IMAGE_SIZE) for path, _ in files])
-    return LabeledImages(images, torch.tensor([label for _, label in files]), class_names)
+    files, passed_over = list_images(root)
+    by_class = {name: [path for path in files if path.relative_to(root).parts[:-1][:1] == (name,)] for name in class_names}
+    labeled = [(path, label) for label, name in enumerate(class_names) for path in by_class[name]]
+    if not labeled:
+        raise UserError(f"--data.extra_train_data {folder}: no image in a folder that is named like a class")
+    passed_over["no folder of a class"] = len(files) - len(labeled)
+    conversions = Counter[str]()
+    images = torch.stack([read_image(path, IMAGE_SIZE, conversions) for path, _ in labeled])
+    for message in [*describe_passed_over(passed_over), *describe_conversions(conversions)]:
+        print_rank_zero(f"--data.extra_train_data {folder}: {message}")
+    return LabeledImages(images, torch.tensor([label for _, label in labeled]), class_names)

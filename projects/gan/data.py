@@ -10,6 +10,7 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from common.data.batches import shard_indices
+from common.data.held_out import hold_out
 from common.data.images import LabeledImages, load_images
 from common.data.sources import Source, SourceDataModule
 from common.data.synthetic_images import render_splits
@@ -20,7 +21,6 @@ from projects.gan.synthetic import MIXTURES, GaussianMixture
 HUB_ID = "uoft-cs/cifar10"
 IMAGE_SIZE = 32
 SAMPLE_SIZES = {"train": 5000, "test": 2000}
-SPLIT_SEED = 1234  # the held-out images are the same in every run, whatever its seed
 EVAL_SEEDS = {"val": 2**32 - 1, "test": 2**32 - 2}  # of the points for validation and test: the generator takes 32 bits
 
 
@@ -46,7 +46,8 @@ class GANData(SourceDataModule):
         n_critic: Discriminator updates of an iteration; taken from the module.
         iterations_per_step: Iterations of a training step; taken from the module.
         steps_per_epoch: Training steps in an epoch of points, which are without end.
-        eval_samples: Points of validation and of test; images held out of train for validation.
+        eval_samples: Points of validation and of test; images held out of train for validation,
+            unless the source has train, validation and test.
         eval_batch_size: Samples in a validation or test step.
         horizontal_flip: Random horizontal flips of training images.
     """
@@ -117,19 +118,19 @@ class GANData(SourceDataModule):
         return "-".join(filter(None, [self.resolve().label, encoding]))
 
     def load(self) -> dict[str, LabeledImages]:
-        """Images of the splits "train", "val" (held out of train) and "test", read once.
+        """Images of the splits "train", "val" (the source's own, else held out of train) and "test", read once.
 
         Raises:
             UserError: There are not enough training images to hold out `eval_samples`.
         """
         if not self.splits:
             splits = load_images(self.resolve(), IMAGE_SIZE, render_sample)
-            train = splits["train"]
-            if self.eval_samples >= len(train):
-                raise UserError(f"--data.eval_samples {self.eval_samples}: the source has {len(train)} training images")
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-            held_out, rest = order[: self.eval_samples], order[self.eval_samples :]
-            self.splits = {"train": train[rest], "val": train[held_out], "test": splits["test"]}
+            train, val = splits["train"], splits.get("validation")
+            if val is None:
+                if self.eval_samples >= len(train):
+                    raise UserError(f"--data.eval_samples {self.eval_samples}: the source has {len(train)} training images")
+                train, val = hold_out(train, self.eval_samples)
+            self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
 
     def prepare_data(self) -> None:

@@ -294,9 +294,9 @@ def test_the_second_start_uses_the_cache(monkeypatch, tmp_path):
     (folder / "x.png").write_bytes(b"1")
     calls = []
 
-    def decode(source: Any, size: int) -> dict[str, LabeledImages]:
+    def decode(source: Any, size: int) -> tuple[dict[str, LabeledImages], list[str]]:
         calls.append(source.name)
-        return make_splits()
+        return make_splits(), []
 
     monkeypatch.setattr(common_images, "_decode", decode)
     first, second = ready(source=str(folder)), ready(source=str(folder))
@@ -332,7 +332,7 @@ def test_extra_images_are_trained_on_and_on_nothing_else(tmp_path):
     "content, message",
     [
         (None, "no such folder"),
-        (".hidden", "no PNG in a folder that is named like a class"),
+        (".hidden", "no image in a folder that is named like a class"),
         ("unicorn/a.png", "unknown class unicorn; the classes are disc, ring"),
         ("ring/a.png", "ring/a.png: not an? "),
     ],
@@ -344,6 +344,35 @@ def test_a_bad_extra_folder_is_one_clear_line(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         ready(extra_train_data=str(tmp_path / "extra"))
     assert "\n" not in str(caught.value)
+
+
+def test_extra_images_of_any_type_are_read_and_the_rest_is_counted(tmp_path, capsys):
+    name = ready().class_names[0]
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    extra = folder_of(tmp_path, *((f"{name}/{file}", image) for file in ("a.png", "b.jpg", "c.JPEG", "deep/d.bmp")))
+    folder_of(tmp_path, (f".ipynb_checkpoints/{name}.png", image), ("loose.png", image))
+    (tmp_path / name / "e.heic").write_bytes(b"")
+    capsys.readouterr()
+    assert len(ready(extra_train_data=extra).train) == COUNT - VAL + 4
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"--data.extra_train_data {extra}: passed over: 1 ")
+    for part in ("1 hidden", "1 .heic (convert to PNG or JPEG)", "1 no folder of a class"):
+        assert part in line
+
+
+def test_a_validation_split_of_the_source_is_used(tmp_path, capsys):
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
+    files = [(f"{('train', 'val', 'test')[i % 3]}/{'ab'[i // 6]}/{i}.png", image) for i, image in enumerate(images)]
+    source = folder_of(tmp_path, *files)
+    data = ready(source=source, val_size=1)
+    assert (len(data.train), len(data.val), len(data.test)) == (3, 3, 3)
+    assert counted(data.val.images, data.val.labels) == counted(images[1::3], torch.tensor([0, 0, 1]))
+    assert "validation: the source's own 3 images, none are held out of train" in capsys.readouterr().out
+    data = ready(source=source, val_size=0)
+    assert (len(data.train), len(data.val), data.has_validation) == (3, 0, False)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    data = ready(source=source, val_size=1)
+    assert (len(data.train), len(data.val), len(data.test)) == (2, 1, 3)
 
 
 def test_a_source_that_is_not_there_is_one_clear_line():

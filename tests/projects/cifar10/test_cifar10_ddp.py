@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from commands import CPU, last_checkpoint
 from common.cli.main import main
-from common.data.images import read_image
+from common.data.image_decoding import read_image
 from common.errors import EXIT_PREEMPTED
 from common.io.loggers import read_metrics
 from projects.cifar10.batch_norm import BatchNorm2d

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.data.images import read_image
+from common.data.image_decoding import read_image
 from projects.cifar10 import inference
 from projects.cifar10.inference import ImageClassificationPipeline, load, load_features
 from projects.cifar10.networks import SpeedNet
@@ -45,6 +45,12 @@ def test_an_ensemble_of_one_is_its_network_in_batches_of_any_size(monkeypatch):
     for size in (2, 500):
         monkeypatch.setattr(inference, "BATCH_SIZE", size)
         torch.testing.assert_close(ImageClassificationPipeline([net], ["a"])(x, 0), expected)
+
+
+def test_each_network_flips_as_it_was_trained():
+    x, members = random_images(), nets(2)
+    expected = (predict_logits(members[0], x, 2, flip=False).softmax(1) + predict_logits(members[1], x, 2).softmax(1)) / 2
+    torch.testing.assert_close(ImageClassificationPipeline(members, ["a"], [False, True])(x, 2), expected)
 
 
 def test_features_are_the_input_of_the_last_layer(reference_run):

@@ -18,7 +18,7 @@ from common.cli.main import main
 from common.errors import UserError
 from common.io.checkpoints import AtomicCheckpointIO, load_module
 from projects.cifar10 import synthetic
-from projects.cifar10.config import SpeedNetConfig
+from projects.cifar10.config import AugmentationConfig, SpeedNetConfig
 from projects.cifar10.data import CIFAR10Data
 from projects.cifar10.lookahead import Lookahead
 from projects.cifar10.module import CIFAR10Module
@@ -193,8 +193,8 @@ def test_steps_alone_end_a_training():
 # metrics
 
 
-def trained() -> tuple[CIFAR10Module, CIFAR10Data, Trainer]:
-    module, data = CIFAR10Module(**TINY), small_data()
+def trained(**options: Any) -> tuple[CIFAR10Module, CIFAR10Data, Trainer]:
+    module, data = CIFAR10Module(**TINY), small_data(**options)
     t = trainer(max_epochs=3, plugins=[AtomicCheckpointIO()])
     t.fit(module, datamodule=data)
     return module, data, t
@@ -212,6 +212,19 @@ def test_test_metrics_are_those_computed_by_hand():
         assert metrics[f"test/accuracy{suffix}"] == pytest.approx(accuracy_score(labels, outputs.argmax(1)), abs=1e-6)
         assert metrics[f"test/loss{suffix}"] == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-5)
         assert metrics[f"test/calibration_error{suffix}"] == pytest.approx(calibration_error(outputs, labels), abs=1e-5)
+
+
+def test_a_run_without_flips_tests_and_predicts_without_them():
+    module, data, t = trained(augmentation=AugmentationConfig("none"))
+    metrics = t.test(module, datamodule=data, verbose=False)[0]
+    module.eval()
+    expected = predict_logits(module.net, data.test.images, 2, flip=False)
+    assert not torch.allclose(expected, predict_logits(module.net, data.test.images, 2)), "flips would show"
+    loss = F.cross_entropy(expected, data.test.labels).item()
+    assert metrics["test/loss_tta"] == pytest.approx(loss, rel=1e-5)
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["horizontal_flip"] is False
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:

@@ -25,6 +25,17 @@ def correlated_images(n: int, size: int = 32) -> Tensor:
     return (mixed / mixed.max() * 255).to(torch.uint8)
 
 
+@pytest.mark.parametrize("channels", [[0], [0, 1, 2]], ids=["one channel", "all"])
+@pytest.mark.parametrize("new_net", [lambda: SpeedNet((8, 8, 8)), ResNet18], ids=["speednet", "resnet18"])
+def test_constant_channels_are_normalized_by_one(new_net, channels):
+    images, net = correlated_images(8), new_net()
+    images[:, channels] = 77
+    net.init_input_stats(images)
+    assert (net.normalize.std[channels] == 1).all() and (net.normalize.std > 0).all()
+    net(images).square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
 # the speed network
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data.images import read_image
+from common.data.image_decoding import read_image
 from common.data.synthetic_images import CLASS_NAMES as NAMES
 from common.io.checkpoints import plain
 from projects.cifar10 import predict, synthetic
@@ -162,7 +162,7 @@ def bad(tmp_path, files) -> dict[str, Path]:
         ("absent --checkpoint good", r"absent: no such file"),
         ("notes --checkpoint good", r"notes\.txt: not an? \w+ that can be read"),
         ("broken.png --checkpoint good", r"broken\.png: not an? \w+ that can be read"),
-        ("empty --checkpoint good", r"empty: no image in this folder \(\.bmp, "),
+        ("empty --checkpoint good", r"empty: no image in this folder \(PNG, "),
         ("image --checkpoint absent", r"checkpoint \S*absent: no such file"),
         ("image --checkpoint truncated.ckpt", r"truncated\.ckpt: truncated or damaged"),
         ("image --checkpoint foreign.ckpt", r"foreign\.ckpt: not a checkpoint of this"),
@@ -206,6 +206,21 @@ def test_help_needs_no_torch(capsys):
         "common.cli.command",
         "common.errors",
     }
+
+
+def test_files_of_a_folder_that_are_no_images_are_passed_over_in_one_line(tmp_path, files, capsys):
+    for name in ("._a.png", ".ipynb_checkpoints/a.png", "photo.HEIC"):
+        (files[0].parent / name).parent.mkdir(exist_ok=True)
+        (files[0].parent / name).write_bytes(b"no image")
+    Image.new("LA", (32, 32), (0, 0)).save(files[0].parent / "d.Png", "PNG")
+    path, _ = checkpoint(tmp_path / "x.ckpt")
+    assert run(files[0].parent, "--checkpoint", path) == 0
+    printed = capsys.readouterr()
+    assert len(blocks(printed.out)) == 4
+    assert printed.err.splitlines() == [
+        f"{files[0].parent}: passed over: 2 hidden, 1 .heic (convert to PNG or JPEG), 1 .txt",
+        "1 images with transparency are laid on white",
+    ]
 
 
 # pseudo-labels

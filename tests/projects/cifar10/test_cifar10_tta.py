@@ -41,6 +41,16 @@ def test_six_views_are_those_written_by_hand():
         assert len(matches) == 1 and matches[0][0] == weight
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_without_flips_the_views_are_the_others_with_their_weights(level):
+    images = random_images(2)
+    flipped = [view for _, view in tta_views(images, 1)][1]
+    views = tta_views(images, level, flip=False)
+    assert sum(weight for weight, _ in views) == 1 and len(views) == (3 if level == 2 else 1)
+    weights = [weight for weight, view in views if torch.equal(view, images)]
+    assert weights == [0.5 if level == 2 else 1] and not any(torch.equal(view, flipped) for _, view in views)
+
+
 @pytest.mark.parametrize("tta", [0, 1, 2])
 def test_logits_are_the_weighted_mean_over_views(tta):
     net, x = SpeedNet((8, 8, 8)).eval(), random_images(5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from common.errors import UserError
 from projects.gan import data as gan_data
@@ -25,6 +26,19 @@ def make_data(source, **options):
     data = GANData(source, **options)
     data.setup("fit")
     return data
+
+
+def test_a_validation_split_of_the_source_is_used(tmp_path):
+    for i in range(9):
+        path = tmp_path / ("train", "val", "test")[i % 3] / "ab"[i // 6] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (i, i, i)).save(path)
+    splits = GANData(str(tmp_path), eval_samples=2).load()
+    assert {name: sorted(split.images[:, 0, 0, 0].tolist()) for name, split in splits.items()} == {
+        "train": [0, 3, 6],
+        "val": [1, 4, 7],
+        "test": [2, 5, 8],
+    }
 
 
 def sources(image_folder):
