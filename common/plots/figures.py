@@ -1,15 +1,22 @@
-"""Matplotlib figures: creation, image grids, style, saving. Needs no torch and no display."""
+"""Matplotlib figures: creation, image grids, style, saving, and errors. Needs no torch and no display."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from common.errors import one_line
+from common.io.ranks import print_rank_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
+MAX_PIXELS = 2**25  # of a PNG: 128 MiB while it is rendered
+MAX_PIXELS_PER_SIDE = 2**15  # matplotlib refuses 2**16
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -41,10 +48,30 @@ def new_image_grid(rows: int, columns: int, width: float, height: float, above: 
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes the PNG `path`, and makes its folder."""
+    """Writes the PNG `path`, and makes its folder.
+
+    Text is shown literally: names of classes, runs and files may contain `$`. A large figure gets fewer dots per inch,
+    so that memory is bounded.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    width, height = figure.get_size_inches()
+    max_dpi = min((MAX_PIXELS / (width * height)) ** 0.5, MAX_PIXELS_PER_SIDE / max(width, height))
+    figure.set_dpi(min(figure.dpi, max_dpi))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+@contextmanager
+def report_plot_errors(name: str) -> Iterator[None]:
+    """Context, and decorator, in which an exception costs the plot `name` and one printed line, but not the run."""
+    try:
+        yield
+    except Exception as error:
+        print_rank_zero(f"{name}: not drawn: {one_line(error, 200) or type(error).__name__}")
 
 
 def style_axes(axes: Axes) -> None:
