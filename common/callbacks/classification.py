@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from common.io.loggers import log_plot
 from common.nn.distributed import all_gather_objects
 from common.plots.classification import draw_calibration, draw_confusion
+from common.plots.figures import report_plot_errors
 from common.plots.images import draw_images, prediction_title
 
 
@@ -41,7 +41,8 @@ class ClassificationPlots(Callback):
         self.max_mistakes = max_mistakes
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.probabilities: list[Tensor] = []
+        self.confidence: list[Tensor] = []
+        self.predicted: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.mistakes: list[Mistake] = []
 
@@ -54,11 +55,12 @@ class ClassificationPlots(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        probabilities, labels = outputs["logits"].float().softmax(1).cpu(), outputs["labels"].cpu()
-        self.probabilities.append(probabilities)
+        confidence, predicted = outputs["logits"].float().softmax(1).cpu().max(1)
+        labels = outputs["labels"].cpu()
+        self.confidence.append(confidence)
+        self.predicted.append(predicted)
         self.labels.append(labels)
         if "images" in outputs:
-            confidence, predicted = probabilities.max(1)
             wrong = (predicted != labels).nonzero().squeeze(1)
             top = wrong[confidence[wrong].argsort(descending=True)[: self.max_mistakes]]
             images = outputs["images"][top].cpu()
@@ -70,23 +72,31 @@ class ClassificationPlots(Callback):
         return sorted(mistakes, key=lambda mistake: -mistake.confidence)[: self.max_mistakes]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        shard = torch.cat(self.probabilities), torch.cat(self.labels), self.mistakes
-        probabilities, labels, mistakes = zip(*all_gather_objects(shard, trainer.world_size), strict=True)
+        shard = torch.cat(self.confidence), torch.cat(self.predicted), torch.cat(self.labels), self.mistakes
+        confidence, predicted, labels, mistakes = zip(*all_gather_objects(shard, trainer.world_size), strict=True)
         if trainer.is_global_zero:
             worst = self.most_confident([mistake for shard in mistakes for mistake in shard])
             names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-            for path in self.draw(torch.cat(probabilities), torch.cat(labels), worst, names):
-                log_plot(trainer, path.stem, path)
+            self.draw(trainer, torch.cat(confidence), torch.cat(predicted), torch.cat(labels), worst, names)
 
-    def draw(self, probabilities: Tensor, labels: Tensor, mistakes: list[Mistake], names: list[str]) -> list[Path]:
-        """Draws the plots of all test samples: probabilities (n, classes), labels (n,)."""
-        confidence, predicted = probabilities.max(1)
-        counts = multiclass_confusion_matrix(predicted, labels, len(names))
-        paths = [
-            draw_confusion(counts, names, self.folder / "confusion.png"),
-            draw_calibration(confidence, predicted == labels, self.folder / "calibration.png"),
-        ]
-        if mistakes:
-            titles = [prediction_title(names[m.predicted], m.confidence, names[m.label]) for m in mistakes]
-            paths.append(draw_images(torch.stack([m.image for m in mistakes]), titles, self.folder / "mistakes.png"))
-        return paths
+    def draw(
+        self,
+        trainer: Trainer,
+        confidence: Tensor,
+        predicted: Tensor,
+        labels: Tensor,
+        mistakes: list[Mistake],
+        names: list[str],
+    ) -> None:
+        """Draws the plots of all test samples: confidence, predicted class and label, each (n,)."""
+        path = self.folder / "confusion.png"
+        with report_plot_errors(path.name):
+            log_plot(trainer, path.stem, draw_confusion(predicted, labels, names, path))
+        path = self.folder / "calibration.png"
+        with report_plot_errors(path.name):
+            log_plot(trainer, path.stem, draw_calibration(confidence, predicted == labels, path))
+        path = self.folder / "mistakes.png"
+        with report_plot_errors(path.name):
+            if mistakes:
+                titles = [prediction_title(names[m.predicted], m.confidence, names[m.label]) for m in mistakes]
+                log_plot(trainer, path.stem, draw_images(torch.stack([m.image for m in mistakes]), titles, path))

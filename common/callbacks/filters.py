@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from common.io.loggers import log_plot
+from common.plots.figures import report_plot_errors
 from common.plots.images import draw_filters
 
 
@@ -21,6 +22,7 @@ class FirstFilters(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @report_plot_errors("filters.png")
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return

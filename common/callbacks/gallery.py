@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from common.io.loggers import log_plot
+from common.plots.figures import report_plot_errors
 from common.plots.images import draw_images, prediction_title
 
 
@@ -25,6 +26,7 @@ class PredictionGallery(Callback):
         self.folder = folder
         self.count = count
 
+    @report_plot_errors("gallery.png")
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -34,8 +36,10 @@ class PredictionGallery(Callback):
         images, labels = batch[0][: self.count], batch[1][: self.count].tolist()
         was_training = pl_module.training
         pl_module.eval()
-        probabilities, predicted = pl_module(images.to(pl_module.device)).float().softmax(1).max(1)
-        pl_module.train(was_training)
+        try:
+            probabilities, predicted = pl_module(images.to(pl_module.device)).float().softmax(1).max(1)
+        finally:
+            pl_module.train(was_training)
         rows = zip(predicted.tolist(), probabilities.tolist(), labels, strict=True)
         titles = [prediction_title(data.class_names[p], q, data.class_names[label]) for p, q, label in rows]
         log_plot(trainer, "gallery", draw_images(images.cpu(), titles, self.folder / "gallery.png"))

@@ -1,4 +1,4 @@
-"""Confusion matrix and reliability diagram of a classifier."""
+"""Confusion matrix, most confused pairs and reliability diagram of a classifier."""
 
 from __future__ import annotations
 
@@ -8,10 +8,59 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save_figure, style_axes
+from common.plots.figures import BLUE, GRAY, ORANGE, add_legend, new_figure, save_figure, style_axes
+
+MAX_CONFUSION_CLASSES = 50  # of a matrix; of more classes the most confused pairs are plotted
+MAX_CONFUSED_PAIRS = 40
+MAX_NAME_LENGTH = 30
 
 
-def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Path:
+def draw_confusion(predicted: Tensor, labels: Tensor, class_names: Sequence[str], path: Path) -> Path:
+    """Confusion matrix; of more than `MAX_CONFUSION_CLASSES` classes the most confused pairs as bars.
+
+    Args:
+        predicted: Predicted class of each sample, (n,) int.
+        labels: True class of each sample, (n,) int.
+        class_names: Name of each class.
+        path: PNG to write.
+    """
+    classes = len(class_names)
+    if classes > MAX_CONFUSION_CLASSES:
+        return draw_confused_pairs(predicted, labels, class_names, path)
+    counts = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    return draw_confusion_matrix(counts, class_names, path)
+
+
+def draw_confused_pairs(predicted: Tensor, labels: Tensor, class_names: Sequence[str], path: Path) -> Path:
+    """Most confused pairs of a true and a predicted class, as a bar chart of the number of samples."""
+    wrong = predicted != labels
+    pairs, counts = torch.stack([labels[wrong], predicted[wrong]], 1).unique(
+        dim=0, return_counts=True
+    )  # (pairs, 2), (pairs,)
+    order = counts.argsort(descending=True, stable=True)[:MAX_CONFUSED_PAIRS]
+    totals = torch.bincount(labels, minlength=len(class_names))
+    figure, (axes,) = new_figure(1, 1, 7.0, 1.2 + 0.2 * max(1, len(order)))
+    bars = axes.barh(range(len(order)), counts[order].tolist(), height=0.7, color=BLUE)
+    percent = 100 * counts[order] / totals[pairs[order, 0]]
+    axes.bar_label(bars, [f"{value:.0f} %" for value in percent.tolist()], fontsize=7, padding=2)
+    names = [" as ".join(map(shorten, (class_names[a], class_names[b]))) for a, b in pairs[order].tolist()]
+    axes.set_yticks(range(len(order)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("samples", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.margins(x=0.1, y=0.02)
+    figure.suptitle(f"Most confused of {len(class_names)} classes: true as predicted, % of the true class", fontsize=10)
+    style_axes(axes)
+    axes.grid(axis="y", visible=False)
+    return save_figure(figure, path)
+
+
+def shorten(name: str) -> str:
+    """Class name of at most `MAX_NAME_LENGTH` characters."""
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
+
+
+def draw_confusion_matrix(counts: Tensor, class_names: Sequence[str], path: Path) -> Path:
     """Confusion matrix: row, the true class; column, the predicted one; cell, per cent of the row.
 
     Args:
@@ -19,6 +68,7 @@ def draw_confusion(counts: Tensor, class_names: Sequence[str], path: Path) -> Pa
         class_names: Names of the classes, in the order of the rows.
         path: PNG to write.
     """
+    class_names = [shorten(name) for name in class_names]
     percent = 100 * counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
     classes = len(class_names)
     figure, (axes,) = new_figure(1, 1, 1.8 + 0.52 * classes, 1.4 + 0.46 * classes)
@@ -56,7 +106,7 @@ def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int 
     upper.plot(mean_confidence[filled], accuracy[filled], color=BLUE, marker="o", markersize=4, label="this model")
     upper.set_ylabel("accuracy")
     upper.set_title(f"Expected calibration error: {100 * error.item():.1f} points", fontsize=10)
-    upper.legend(fontsize=8, frameon=False)
+    add_legend(upper, fontsize=8)
     lower.bar(centers, count / count.sum(), width=0.9 / bins, color=ORANGE)
     lower.set_xlabel("confidence")
     lower.set_ylabel("fraction of samples")

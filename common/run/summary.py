@@ -22,6 +22,7 @@ from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
 from common.nn.device import device_name
 from common.plots.curves import draw_curves
+from common.plots.figures import report_plot_errors
 from common.project import RunRequest
 
 
@@ -34,7 +35,7 @@ def summarize(
     best: str | None,
     seconds: float,
 ) -> None:
-    """Draws the curves, writes `summary.json`, and prints the closing table.
+    """Writes `summary.json`, draws the curves, and prints the closing table.
 
     Args:
         request: What the run was started from.
@@ -47,15 +48,15 @@ def summarize(
     """
     project, monitor = request.project, request.project.monitored(data)
     rows = read_metrics(run_dir.path / "metrics.csv") if (run_dir.path / "metrics.csv").is_file() else []
-    if path := draw_curves(rows, run_dir.plots / "curves.png"):
-        log_plot(trainer, "curves", path)
     (run_dir.path / "hparams.yaml").unlink(missing_ok=True)  # of Lightning's logger; config.yaml has it all
+    source = data.resolve()
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
     checkpoint = Path(best) if best else next(iter(sorted_by_step(run_dir.checkpoints)), None)
     summary = {
         "project": project.name,
         "name": run_dir.path.name,
         "data_source": data.source_label,
+        "data_path": str(Path(source.name).resolve()) if source.kind in ("folder", "file") else None,
         "recipe": request.config.recipe,
         "command": f"python -m projects.{project.name}.train {shlex.join(request.args)}".strip(),
         "seed": request.config.seed,
@@ -81,7 +82,10 @@ def summarize(
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
-    print_summary(summary, run_dir, project.usage, is_sample=data.resolve().kind == "sample")
+    with report_plot_errors("curves.png"):
+        if path := draw_curves(rows, run_dir.plots / "curves.png"):
+            log_plot(trainer, "curves", path)
+    print_summary(summary, run_dir, project.usage, is_sample=source.kind == "sample")
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:
@@ -121,7 +125,7 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
         table.add_row(name, f"{value:.4f}")
     table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
     table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     package, folder = f"python -m projects.{summary['project']}", run_dir.path
     lines = [
@@ -133,4 +137,4 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
             f"resume:     {package}.train --name {folder.name} --resume auto --max_epochs N",
             f"use:        {package}.{usage} --checkpoint {run_dir.checkpoints / summary['checkpoint']}",
         ]
-    console.print("\n".join(lines), markup=False)
+    console.print("\n".join(lines))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import BLUE, GRAY, ORANGE, save_figure
+from common.plots.figures import BLUE, GRAY, ORANGE, report_plot_errors, save_figure
 from projects.bert_sentiment.attribution import word_attributions
 from projects.bert_sentiment.inference import TextClassifier
 from projects.bert_sentiment.metrics import accuracy_by_length
@@ -40,29 +40,32 @@ class TextPlots(Callback):
         correct = predicted == labels
         mistakes = (~correct).nonzero().squeeze(1)
         mistakes = mistakes[confidence[mistakes].argsort(descending=True)]
-        rows = [
-            [texts[i], data.class_names[labels[i]], data.class_names[predicted[i]], round(confidence[i].item(), 3)]
-            for i in mistakes[:MAX_MISTAKES].tolist()
-        ]
-        self.write_mistakes(trainer, rows, f"The most confident of {len(mistakes)} mistakes in {len(texts)} texts:")
+        with report_plot_errors("mistakes.md"):
+            rows = [
+                [texts[i], data.class_names[labels[i]], data.class_names[predicted[i]], round(confidence[i].item(), 3)]
+                for i in mistakes[:MAX_MISTAKES].tolist()
+            ]
+            self.write_mistakes(trainer, rows, f"The most confident of {len(mistakes)} mistakes in {len(texts)} texts:")
 
-        half = MAX_TEXTS // 2
-        shown = [*correct.nonzero().squeeze(1)[: MAX_TEXTS - half].tolist(), *mistakes[:half].tolist()]
-        classifier = TextClassifier(module.net, data.tokenizer, data.class_names, module.temperature.item(), data.max_length)
-        attributed: list[Row] = []
-        with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
-            for i in shown:
-                title = f"{data.class_names[predicted[i]]} {100 * confidence[i].item():.0f} %"
-                title += "" if correct[i] else f", is {data.class_names[labels[i]]}"
-                attributed.append((title, *word_attributions(classifier, texts[i])))
-        by_length = accuracy_by_length(texts, correct)
-        percent = {name: 100 * accuracy for name, (accuracy, _) in by_length.items()}
-        notes = [f"{count} texts" for _, count in by_length.values()]
-        for path in (
-            draw_attributions(attributed, self.folder / "attributions.png"),
-            draw_bars(percent, notes, "Accuracy by length", "words", "accuracy, %", self.folder / "length.png"),
-        ):
-            log_plot(trainer, path.stem, path)
+        with report_plot_errors("attributions.png"):
+            half = MAX_TEXTS // 2
+            shown = [*correct.nonzero().squeeze(1)[: MAX_TEXTS - half].tolist(), *mistakes[:half].tolist()]
+            temperature = module.temperature.item()
+            classifier = TextClassifier(module.net, data.tokenizer, data.class_names, temperature, data.max_length)
+            attributed: list[Row] = []
+            with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
+                for i in shown:
+                    title = f"{data.class_names[predicted[i]]} {100 * confidence[i].item():.0f} %"
+                    title += "" if correct[i] else f", is {data.class_names[labels[i]]}"
+                    attributed.append((title, *word_attributions(classifier, texts[i])))
+            log_plot(trainer, "attributions", draw_attributions(attributed, self.folder / "attributions.png"))
+
+        with report_plot_errors("length.png"):
+            by_length = accuracy_by_length(texts, correct)
+            percent = {name: 100 * accuracy for name, (accuracy, _) in by_length.items()}
+            notes = [f"{count} texts" for _, count in by_length.values()]
+            path = self.folder / "length.png"
+            log_plot(trainer, "length", draw_bars(percent, notes, "Accuracy by length", "words", "accuracy, %", path))
 
     def write_mistakes(self, trainer: Trainer, rows: list[list[Any]], title: str) -> None:
         """Writes the table as Markdown, and sends it to the loggers."""
@@ -95,14 +98,13 @@ def draw_attributions(rows: Sequence[Row], path: Path, width: float = 8.0) -> Pa
         x, y = margin, y + 0.9 * line
         scale = float(values.abs().max()) if len(values) else 0.0
         for word, value in zip(words, values.tolist(), strict=True):
-            text = word.replace("$", r"\$")  # else matplotlib would read formulas
-            extent, _, _ = renderer.get_text_width_height_descent(text, font, False)
+            extent, _, _ = renderer.get_text_width_height_descent(word, font, False)
             if x > margin and x + extent > width * dpi - margin:
                 x, y = margin, y + line
             color = colors(0.5 + 0.5 * value / scale if scale else 0.5)
             box = {"facecolor": color, "edgecolor": "none", "pad": 2.5}
             text_color = "white" if sum(color[:3]) < 1.6 else "#202020"
-            items.append((x, y, text, {"fontproperties": font, "bbox": box, "color": text_color}))
+            items.append((x, y, word, {"fontproperties": font, "bbox": box, "color": text_color}))
             x += extent + gap
         y += 1.5 * line
     legend = "attribution: how much a word speaks for (blue) or against (orange) the predicted class"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from common.io.loggers import log_plot
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save_figure
+from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, report_plot_errors, save_figure
 from common.plots.video import write_gif
 from projects.gan.data import as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE
@@ -42,6 +42,7 @@ class SamplePlots(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @report_plot_errors("samples.png")
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
@@ -58,6 +59,7 @@ class SamplePlots(Callback):
         shutil.copy(frame, self.folder / "samples.png")
         log_plot(trainer, "samples", self.folder / "samples.png")
 
+    @report_plot_errors("training.gif")
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the animation of all frames, those from before a resume included."""
         frames = sorted((self.folder / "frames").glob("*.png"))
@@ -70,12 +72,13 @@ class SamplePlots(Callback):
         if not trainer.is_global_zero or data.mixture is not None:
             return
         pipeline = make_pipeline(trainer, pl_module)
-        for name, images, columns in [
-            ("interpolation", interpolation_images(pipeline), 10),
-            ("truncation", truncation_images(pipeline), 10),
-            ("nearest_neighbors", nearest_neighbor_images(pipeline, data.load()["train"].images), 12),
+        for name, make_images, columns in [
+            ("interpolation", lambda: interpolation_images(pipeline), 10),
+            ("truncation", lambda: truncation_images(pipeline), 10),
+            ("nearest_neighbors", lambda: nearest_neighbor_images(pipeline, data.load()["train"].images), 12),
         ]:
-            log_plot(trainer, name, save_grid(images, self.folder / f"{name}.png", columns))
+            with report_plot_errors(f"{name}.png"):
+                log_plot(trainer, name, save_grid(make_images(), self.folder / f"{name}.png", columns))
 
 
 def make_pipeline(trainer: Trainer, module: LightningModule) -> GeneratorPipeline:

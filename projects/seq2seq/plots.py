@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import GRAY, new_figure, save_figure
+from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figure
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
@@ -35,6 +35,7 @@ class TranslationPlots(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @report_plot_errors("translations.md, attention.png")
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Translates the first validation sentences as the test would, and plots the attention."""
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -59,6 +60,7 @@ class TranslationPlots(Callback):
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
             log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
 
+    @report_plot_errors("length.png")
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plots BLEU by the length of the reference."""
         translations = cast(Seq2SeqModule, pl_module).translations

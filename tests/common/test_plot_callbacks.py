@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +12,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from common.callbacks import classification, filters, gallery
 from common.callbacks.classification import ClassificationPlots
@@ -108,8 +110,8 @@ def test_confusion_matrix_and_calibration_are_over_all_batches(tmp_path, drawn):
     for _ in range(2):  # a second test counts nothing twice
         run_test(callback, batches)
     logits, labels = (torch.cat([batch[key] for batch in batches]) for key in ("logits", "labels"))
-    counts, names, _ = drawn["confusion.png"]
-    assert torch.equal(counts, multiclass_confusion_matrix(logits, labels, 3)) and names == NAMES
+    predicted, true, names, _ = drawn["confusion.png"]
+    assert torch.equal(predicted, logits.argmax(1)) and torch.equal(true, labels) and names == NAMES
     confidence, correct, _ = drawn["calibration.png"]
     assert torch.equal(confidence, logits.softmax(1).max(1).values)
     assert torch.equal(correct, logits.argmax(1) == labels)
@@ -148,9 +150,55 @@ def test_rank_zero_draws_the_shards_of_all_processes(tmp_path, drawn, monkeypatc
     run_test(ClassificationPlots(tmp_path, max_mistakes=5), batches[:1], strategy=SecondRank("cpu"))
     assert drawn == {}, "only rank zero draws"
     run_test(ClassificationPlots(tmp_path, max_mistakes=5), batches[1:])
-    assert torch.equal(drawn["confusion.png"][0], whole["confusion.png"][0])
+    for part, expected in zip(drawn["confusion.png"][:2], whole["confusion.png"][:2], strict=True):
+        assert torch.equal(part, expected)
     assert torch.equal(drawn["mistakes.png"][0], whole["mistakes.png"][0])
     assert drawn["mistakes.png"][1] == whole["mistakes.png"][1]
+
+
+def test_a_plot_that_fails_costs_one_line_and_no_other_plot(tmp_path, drawn, monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError("no ink\nleft")
+
+    monkeypatch.setattr(classification, "draw_confusion", fail)
+    monkeypatch.setattr(gallery, "draw_images", fail)
+    monkeypatch.setattr(filters, "draw_filters", fail)
+    run_test(ClassificationPlots(tmp_path), [classified(9)])
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    run_fit(PredictionGallery(tmp_path), val=[(images, torch.zeros(2).long())])
+    run_fit(FirstFilters(tmp_path), Model(nn.Conv2d(3, 4, 1)))
+    lines = [f"{name}.png: not drawn: no ink left" for name in ("confusion", "gallery", "filters")]
+    assert [line for line in capsys.readouterr().out.splitlines() if "drawn" in line] == lines
+    assert sorted(drawn) == ["calibration.png", "mistakes.png"]
+
+
+def guarded_lines(tree: ast.AST) -> set[int]:
+    """Lines inside `report_plot_errors`, as a context or a decorator."""
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        guards = [item.context_expr for item in node.items] if isinstance(node, ast.With) else []
+        guards += getattr(node, "decorator_list", [])
+        if any(ast.unparse(guard).startswith("report_plot_errors(") for guard in guards):
+            lines |= set(range(node.lineno, node.end_lineno + 1))
+    return lines
+
+
+def test_every_plot_of_a_run_is_drawn_where_an_error_is_reported():
+    root = Path(__file__).resolve().parents[2]
+    calls = 0
+    for path in [*root.glob("common/**/*.py"), *root.glob("projects/**/*.py")]:
+        tree = ast.parse(path.read_text())
+        found = {n.lineno for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "log_plot"}
+        assert found <= guarded_lines(tree), f"{path}: log_plot outside of report_plot_errors"
+        calls += len(found)
+    assert calls > 8
+
+
+def test_classes_with_any_name_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Data, "class_names", ["$0_$50", "$50_$100", "100+"])
+    run_test(ClassificationPlots(tmp_path), [classified(30)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.png", "confusion.png", "mistakes.png"]
+    assert "not drawn" not in capsys.readouterr().out
 
 
 def test_the_gallery_shows_the_first_validation_images(tmp_path, drawn):

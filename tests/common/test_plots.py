@@ -6,13 +6,16 @@ import math
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
 
-from common.plots.classification import draw_calibration, draw_confusion
+from common.plots.bars import draw_bars
+from common.plots.classification import MAX_CONFUSED_PAIRS, draw_calibration, draw_confusion, draw_confusion_matrix
 from common.plots.curves import draw_curves
+from common.plots.figures import report_plot_errors, save_figure
 from common.plots.images import draw_filters, draw_images
 
 
@@ -32,6 +35,37 @@ def is_png(path) -> bool:
 
 def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
     return {line.get_label(): tuple(np.asarray(part).tolist() for part in line.get_data()) for line in axes.get_lines()}
+
+
+# names from outside, and figures of any size
+
+
+def test_names_with_dollars_are_shown_literally(tmp_path):
+    names = ["$0_$50", "$\\frac{$", "100+", "_x^", "[/b]"]
+    labels = torch.arange(5)
+    assert is_png(draw_confusion(labels, labels, names, tmp_path / "a.png"))
+    assert is_png(draw_images(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), names, tmp_path / "b.png"))
+    assert is_png(draw_filters(torch.zeros(1, 3, 2, 2), tmp_path / "c.png", "$_$"))
+    assert is_png(draw_bars({"$_$": 1.0}, ["$^$"], "$_$", "$_$", "$_$", tmp_path / "d.png"))
+    assert is_png(draw_curves([{"step": 0.0, "act/dead/$_$": 1.0, "act/dead/$^$": 0.0}], tmp_path / "e.png"))
+
+
+def test_a_large_figure_has_fewer_dots_per_inch(tmp_path, drawn):
+    for width, height in ((500.0, 400.0), (3000.0, 1.0), (5.0, 4.0)):
+        save_figure(Figure((width, height), dpi=130), tmp_path / "x.png")
+    sizes = [figure.get_size_inches() * figure.dpi for figure in drawn]
+    assert all(size.prod() <= 1.01 * 2**25 and size.max() <= 2**15 + 1 for size in sizes)
+    assert drawn[2].dpi == 130
+
+
+def test_a_plot_that_fails_is_one_line(capsys):
+    with report_plot_errors("x.png"):
+        raise ValueError("two\nlines")
+    with report_plot_errors("y.png"):
+        raise MemoryError
+    assert capsys.readouterr().out == "x.png: not drawn: two lines\ny.png: not drawn: MemoryError\n"
+    with pytest.raises(KeyboardInterrupt), report_plot_errors("x.png"):
+        raise KeyboardInterrupt
 
 
 # curves
@@ -65,6 +99,11 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
     assert list(panels)[:2] == ["accuracy", "loss"], "losses and metrics come first"
 
 
+def test_curves_of_units_whose_name_begins_with_an_underscore_are_in_the_legend(tmp_path, drawn):
+    draw_curves([{"step": 0.0, "act/dead/_a": 1.0, "act/dead/b": 0.0}], tmp_path / "x.png")
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == ["_a", "b"]
+
+
 def test_without_curves_there_is_no_plot(tmp_path):
     assert draw_curves([{"step": 1.0, "epoch": 0.0, "test/accuracy": 0.5}], tmp_path / "x.png") is None
     assert draw_curves([], tmp_path / "x.png") is None
@@ -81,7 +120,7 @@ def test_curves_with_values_that_are_not_finite_are_written_as_a_png(tmp_path):
 
 def test_confusion_matrix_shows_per_cent_of_each_true_class(tmp_path, drawn):
     counts = torch.tensor([[90, 10, 0], [1, 2, 3], [0, 0, 0]])  # nothing was of the last class
-    draw_confusion(counts, ["cat", "dog", "eel"], tmp_path / "x.png")
+    draw_confusion_matrix(counts, ["cat", "dog", "eel"], tmp_path / "x.png")
     (axes,) = drawn[0].axes
     texts = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "90", (0, 1): "10", (1, 0): "17", (1, 1): "33", (1, 2): "50"}
@@ -93,8 +132,34 @@ def test_confusion_matrix_shows_per_cent_of_each_true_class(tmp_path, drawn):
 
 
 def test_cells_below_half_a_per_cent_are_empty(tmp_path, drawn):
-    draw_confusion(torch.tensor([[996, 4], [6, 994]]), ["a", "b"], tmp_path / "x.png")
+    draw_confusion_matrix(torch.tensor([[996, 4], [6, 994]]), ["a", "b"], tmp_path / "x.png")
     assert sorted(text.get_text() for text in drawn[0].axes[0].texts) == ["1", "100", "99"]
+
+
+def test_the_confusion_matrix_counts_true_classes_in_its_rows(tmp_path, drawn):
+    predicted, labels = torch.randint(0, 4, (2, 300))
+    draw_confusion(predicted, labels, list("abcd"), tmp_path / "x.png")
+    expected = sklearn.metrics.confusion_matrix(labels, predicted, normalize="true")
+    np.testing.assert_allclose(drawn[0].axes[0].images[0].get_array(), 100 * expected, rtol=1e-5)
+
+
+def test_of_many_classes_the_most_confused_pairs_are_plotted(tmp_path, drawn):
+    classes = 960
+    names = [f"class {i}" for i in range(classes)]
+    labels = torch.arange(classes).repeat(4)
+    predicted = labels.clone()
+    predicted[[7, 7 + classes, 7 + 2 * classes]] = 5  # 3 of 4
+    predicted[[8, 8 + classes]] = 9  # 2 of 4
+    predicted[100:200] += 1
+    draw_confusion(predicted, labels, names, tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [3, 2] + [1] * (MAX_CONFUSED_PAIRS - 2)
+    bars = [label.get_text() for label in axes.get_yticklabels()]
+    assert bars[:3] == ["class 7 as class 5", "class 8 as class 9", "class 100 as class 101"]
+    assert [text.get_text() for text in axes.texts][:3] == ["75 %", "50 %", "25 %"]
+    assert max(drawn[0].get_size_inches()) < 12
+    draw_confusion(labels, labels, names, tmp_path / "x.png")  # no mistakes
+    assert len(drawn[1].axes[0].patches) == 0
 
 
 # calibration

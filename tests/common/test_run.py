@@ -23,6 +23,30 @@ from toy.train import PROJECT
 # the run folder
 
 
+def test_a_plot_that_fails_costs_no_result(train, monkeypatch):
+    def fail(rows, path):
+        assert (path.parent.parent / "summary.json").is_file(), "the summary is written first"
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("common.run.summary.draw_curves", fail)
+    done = train("--name", "a", "--max_epochs", "1")
+    assert done.code == 0 and "curves.png: not drawn: no ink\n" in done.out and "test/accuracy" in done.out
+
+
+def test_the_summary_has_the_path_of_a_file(train, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.csv").write_text("x\n1\n2\n")
+    assert train("--name", "a", "--max_epochs", "1", "--data.source", "a/x.csv").code == 0
+    summary = json.loads((tmp_path / "runs" / "toy" / "a" / "summary.json").read_text())
+    assert (summary["data_source"], summary["data_path"]) == ("x.csv", str(tmp_path / "a" / "x.csv"))
+
+
+def test_markup_in_the_name_of_the_data_is_printed_as_it_is(train, monkeypatch):
+    monkeypatch.setattr("toy.data.ToyData.source_label", "[/b] :smile:")
+    done = train("--name", "a", "--max_epochs", "1")
+    assert done.code == 0 and "toy on [/b] :smile:" in done.out
+
+
 def test_run_writes_everything_into_its_directory(full_run):
     assert full_run.code == 0 and full_run.err == ""
     folder = full_run.run("full")
@@ -58,6 +82,7 @@ def test_summary_has_every_metric(full_run):
         "project": "toy",
         "name": "full",
         "data_source": "sample",
+        "data_path": None,
         "recipe": "sample",
         "seed": 3,
         "epochs": 2,
