@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from common.errors import Preempted
 from common.io.checkpoints import sorted_by_step
@@ -23,8 +24,8 @@ class ResumeCheckpoints(Checkpoint):
     """Saves `step-*.ckpt` every few steps and at the end of every epoch, and keeps the newest two.
 
     A run killed at any moment and resumed from the newest ends with the weights of an uninterrupted one, bit for bit on
-    a CPU in float32: the trainer's counters say which batch comes next (`common.trainer.resume_position`), and each
-    process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
+    a CPU in float32 or float64: the trainer's counters say which batch comes next (`common.trainer.resume_position`), and
+    each process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
     As a `Checkpoint` it comes after all other callbacks, early stopping included, and after a ModelCheckpoint that is
     earlier in the list: what they have done is in the file.
@@ -103,6 +104,10 @@ class ResumeCheckpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
+        if trainer.state.fn == TrainerFn.FITTING:
+            # Lightning has loaded the weights before it converts the module to the precision: rounded to float32
+            trainer.precision_plugin.convert_module(pl_module)
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
 
     def _restore_random_state(self, trainer: Trainer) -> None:
         # resumed on another number of processes, the states fit no process: new ones follow from the seed

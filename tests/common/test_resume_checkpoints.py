@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerState
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
@@ -172,6 +173,15 @@ def test_resumed_run_continues_with_the_best_so_far(tmp_path):
     assert (tmp_path / "best-step=10.ckpt").is_file()
 
 
+@pytest.mark.parametrize("precision, dtype", [("32-true", torch.float32), ("64-true", torch.float64)])
+def test_resumed_run_continues_with_the_weights_to_the_last_bit(tmp_path, precision, dtype):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    fit([KeepAll(whole, "cifar10", 3)], precision=precision)
+    fit([KeepAll(resumed, "cifar10", 3)], precision=precision, ckpt_path=whole / "step-00000003.ckpt")
+    weights = [read_checkpoint(folder / "step-00000006.ckpt")["state_dict"]["weight"] for folder in (whole, resumed)]
+    assert weights[0].dtype == dtype and torch.equal(*weights)
+
+
 # SIGTERM, within a process
 
 
@@ -238,7 +248,7 @@ def test_random_states_of_another_world_size_are_ignored(tmp_path):
     states = [random_state(), random_state()]
 
     class Alone:
-        world_size, global_rank = 1, 0
+        world_size, global_rank, state = 1, 0, TrainerState()
 
     torch.rand(5)
     now = random_state()["torch"]
