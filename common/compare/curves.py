@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from common.compare.groups import Group
+from common.compare.groups import Group, source_labels
 from common.compare.records import Curve
-from common.plots.figures import new_figure, save_figure, style_axes
+from common.plots.figures import MAX_COLORS, add_legend, line_colors, new_figure, save_figure, style_axes
 
 MAX_COLUMNS = 2
+MAX_INNER_LEGEND = 6  # entries; a longer legend stands beside its panel
+MAX_LABEL_LENGTH = 60
 
 
 def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
@@ -29,7 +31,8 @@ def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
     if not panels:
         return None
     columns = min(MAX_COLUMNS, len(panels))
-    figure, all_axes = new_figure(-(-len(panels) // columns), columns, 6.2, 3.8)
+    outside = any(len(members) > MAX_INNER_LEGEND for members in panels.values())
+    figure, all_axes = new_figure(-(-len(panels) // columns), columns, 9.5 if outside else 6.2, 3.8)
     for axes, ((project, name), members) in zip(all_axes, panels.items(), strict=False):
         draw_panel(axes, f"{project}: {name}", members)
     for axes in all_axes[len(panels) :]:
@@ -39,30 +42,39 @@ def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
 
 def draw_panel(axes: Any, title: str, groups: Sequence[Group]) -> None:
     """Draws the curves of `groups`, all of one metric."""
-    from matplotlib import colormaps
-
-    colors = colormaps["tab10" if len(groups) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    several_sources = len({group.first.source for group in groups}) > 1
-    for i, group in enumerate(groups):
-        color = colors[i % len(colors)]
-        steps, mean, std = mean_curve([run.curve for run in group.runs if run.curve])
+    sources = source_labels(groups)
+    colors = line_colors(len(groups))
+    for i, (group, source) in enumerate(zip(groups, sources, strict=True)):
+        curves = [run.curve for run in group.runs if run.curve]
+        steps, mean, std = mean_curve(curves)
         label = group.name + (f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else "")
-        label += f", {group.first.source}" if several_sources else ""
-        marker = "o" if len(steps) < 40 else ""
-        axes.plot(steps, mean, color=color, linewidth=1.4, marker=marker, markersize=3, label=label)
-        if std.any():
-            axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
+        label += f", {source}" if len(set(sources)) > 1 else ""
+        if broken := sum(not np.isfinite(curve).all() for curve in curves):
+            label += ", NaN or infinity" + (f" in {broken}" if len(curves) > 1 else "")
+        behind = i >= MAX_COLORS  # groups come from the best to the worst
+        marker = "o" if len(steps) < 40 and not behind else ""
+        style: dict[str, Any] = {"linewidth": 0.6, "zorder": 1} if behind else {"linewidth": 1.4}
+        axes.plot(steps, mean, color=colors[i], marker=marker, markersize=3, label=shorten(label), **style)
+        if np.nan_to_num(std).any() and not behind:
+            axes.fill_between(steps, mean - std, mean + std, color=colors[i], alpha=0.2, linewidth=0)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8 if len(groups) <= 6 else 6, frameon=False)
+    beside = {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    add_legend(axes, **(beside if len(groups) > MAX_INNER_LEGEND else {"fontsize": 8}))
     style_axes(axes)
+
+
+def shorten(label: str) -> str:
+    """Label of at most `MAX_LABEL_LENGTH` characters, without its middle."""
+    half = MAX_LABEL_LENGTH // 2
+    return label if len(label) <= MAX_LABEL_LENGTH else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, mean and sample standard deviation of several curves, over the steps that all of them span.
 
-    A curve without a value at another's step is interpolated linearly.
+    A curve without a value at another's step is interpolated linearly. Where a curve is not finite, neither is the mean.
 
     >>> [values.tolist() for values in mean_curve([[(0, 1.0), (2, 3.0)], [(0, 3.0), (1, 4.0), (2, 3.0)]])[:2]]
     [[0.0, 1.0, 2.0], [2.0, 3.0, 3.0]]
@@ -70,5 +82,5 @@ def mean_curve(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
     arrays = [np.array(curve, dtype=float).T for curve in curves]  # (2, points): steps, values
     steps = np.unique(np.concatenate([x for x, _ in arrays]))
     steps = steps[(steps >= max(x[0] for x, _ in arrays)) & (steps <= min(x[-1] for x, _ in arrays))]
-    values = np.stack([np.interp(steps, x, y) for x, y in arrays])  # (curves, steps)
+    values = np.stack([np.interp(steps, x, np.where(np.isfinite(y), y, np.nan)) for x, y in arrays])  # (curves, steps)
     return steps, values.mean(0), values.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(steps)

@@ -68,40 +68,56 @@ class Group:
 
 @dataclass
 class Table:
-    """Groups of one project, a row for each; rows are as long as `header`."""
+    """Groups of one project, a row for each; rows are as long as `header`, its last columns the differing settings."""
 
     project: str
     groups: list[Group]
     header: list[str]
     rows: list[list[Cell]]
+    settings: list[str]
 
 
 def mean_std(values: Sequence[float]) -> MeanStd | None:
     """Mean and sample standard deviation; None for no values."""
     if len(values) < 2:
         return MeanStd(values[0]) if values else None
-    finite = all(map(math.isfinite, values))
-    return MeanStd(statistics.fmean(values), statistics.stdev(values) if finite else math.nan)
+    if not all(map(math.isfinite, values)):
+        return MeanStd(sum(values), math.nan)  # NaN, or infinity if all that is not finite is of one sign
+    return MeanStd(statistics.fmean(values), statistics.stdev(values))
 
 
 def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     """Groups of `records`, within each project and data source sorted from the best to the worst monitored metric."""
     groups: dict[str, Group] = {}
     for run in records:
-        key = json.dumps([run.project, run.source, run.recipe, run.device, run.settings], sort_keys=True, default=str)
+        key = json.dumps(
+            [run.project, run.source, run.data_path, run.recipe, run.device, run.settings], sort_keys=True, default=str
+        )
         groups.setdefault(key, Group([])).runs.append(run)
     for group in groups.values():
         group.runs.sort(key=lambda run: (run.seed, run.name))
     return sorted(groups.values(), key=sort_key)
 
 
-def sort_key(group: Group) -> tuple[str, str, bool, float, str]:
+def sort_key(group: Group) -> tuple[str, str, str, bool, float, str]:
     """Key that sorts a group into its table; without a monitored metric it comes last."""
     monitored = group.metric(group.first.monitor)
+    data_key = group.first.project, group.first.source, group.first.data_path
     if monitored is None or math.isnan(monitored.mean):
-        return group.first.project, group.first.source, True, 0.0, group.name
+        return *data_key, True, 0.0, group.name
     value = -monitored.mean if group.first.mode == "max" else monitored.mean
-    return group.first.project, group.first.source, False, value, group.name
+    return *data_key, False, value, group.name
+
+
+def source_labels(groups: Sequence[Group]) -> list[str]:
+    """Data of each group: its label, with the path where groups have data of one label in different folders."""
+    paths: dict[str, set[str]] = {}
+    for group in groups:
+        paths.setdefault(group.first.source, set()).add(group.first.data_path)
+    runs = [group.first for group in groups]
+    return [
+        f"{run.source} ({run.data_path})" if len(paths[run.source]) > 1 and run.data_path else run.source for run in runs
+    ]
 
 
 def make_tables(groups: Sequence[Group], all_metrics: bool = False) -> list[Table]:
@@ -115,15 +131,15 @@ def make_table(groups: list[Group], all_metrics: bool) -> Table:
     settings, metrics = differing_settings(groups), metric_names(groups, all_metrics)
     header = ["run", "data", "recipe", "seeds", *metrics, "training seconds", "samples per second", *settings]
     rows: list[list[Cell]] = []
-    for group in groups:
+    for group, source in zip(groups, source_labels(groups), strict=True):
         run = group.first
-        row: list[Cell] = [group.name, run.source, run.recipe, ", ".join(str(each.seed) for each in group.runs)]
+        row: list[Cell] = [group.name, source, run.recipe, ", ".join(str(each.seed) for each in group.runs)]
         row += [group.metric(name) for name in metrics]
         row.append(mean_std([each.train_seconds for each in group.runs]))
         row.append(mean_std([each.samples_per_second for each in group.runs]))
         row += [setting_text(run, name) for name in settings]
         rows.append(row)
-    return Table(groups[0].first.project, groups, header, rows)
+    return Table(groups[0].first.project, groups, header, rows, settings)
 
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:

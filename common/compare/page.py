@@ -22,13 +22,14 @@ PAGE = """<!DOCTYPE html>
 <title>Comparison of runs</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem; padding: 0 1rem; }}
 img {{ background: white; height: auto; max-width: 100%; }}
 div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: 0.5rem 0 1rem; }}
-th, td {{ border-bottom: 1px solid #8a8f9855; padding: 0.3rem 0.8rem; text-align: left; white-space: nowrap; }}
+th, td {{ border-bottom: 1px solid #8a8f9855; padding: 0.3rem 0.8rem; text-align: left; overflow-wrap: anywhere; }}
+td:nth-child(2) {{ min-width: 10rem; }}
 td:first-child, th:first-child {{ background: Canvas; left: 0; position: sticky; }}
-td.number {{ font-variant-numeric: tabular-nums; text-align: right; }}
+td.number {{ font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }}
 </style>
 </head>
 <body>
@@ -52,8 +53,15 @@ def page(groups: Sequence[Group]) -> str:
 
 def html_table(table: Table) -> str:
     """Table of a project, and the commands of its runs where they are known."""
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in table.header)
-    rows = "".join(f"<tr>{''.join(map(html_cell, row))}</tr>\n" for row in table.rows)
+    end = len(table.header) - len(table.settings)
+    header, cells = table.header[:end], [row[:end] for row in table.rows]
+    if table.settings:  # beside the run's name, in one column that wraps: however many they are, they are seen first
+        header.insert(1, "differing settings")
+        for line, row in zip(cells, table.rows, strict=True):
+            settings = zip(table.settings, row[end:], strict=True)
+            line.insert(1, ", ".join(f"{name}: {cell_text(cell)}" for name, cell in settings))
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in header)
+    rows = "".join(f"<tr>{''.join(map(html_cell, line))}</tr>\n" for line in cells)
     commands = [run.command for group in table.groups for run in group.runs if run.command]
     lines = html.escape("\n".join(commands))
     details = f"<details><summary>Commands</summary><pre>{lines}</pre></details>" if commands else ""

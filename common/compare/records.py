@@ -27,6 +27,7 @@ class RunRecord:
         project: Name of the capstone.
         name: Name of the run.
         source: Label of its data.
+        data_path: Path of its data; empty if it is no folder or file.
         recipe: Name of its recipe.
         seed: Random seed.
         device: Hardware; empty if unknown.
@@ -44,6 +45,7 @@ class RunRecord:
     project: str
     name: str
     source: str
+    data_path: str
     recipe: str
     seed: int
     device: str
@@ -112,6 +114,7 @@ def read_run(folder: Path) -> RunRecord:
             project=str(summary["project"]),
             name=folder.resolve().name,
             source=str(summary["data_source"]),
+            data_path=str(summary.get("data_path") or ""),
             recipe=str(summary["recipe"]),
             seed=int(summary["seed"]),
             device=str(summary["device"]),

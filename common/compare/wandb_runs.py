@@ -56,7 +56,8 @@ def new_api(path: str) -> Any:
 def read_wandb_run(run: Any, project: str) -> RunRecord:
     """Record of one run; what W&B does not know, such as the device, stays empty."""
     config = {name: value for name, value in dict(run.config).items() if not name.startswith("_")}
-    source = config.pop("data/source")
+    source = str(config.pop("data/source"))
+    option = str((config.get("data") or {}).get("source", ""))  # W&B knows no absolute path
     summary = {name: best_of(value) for name, value in dict(run.summary).items()}
     # the summary keeps the best value, in a dict, of the monitored metric and of the loss
     best = {name: value for name, value in dict(run.summary).items() if hasattr(value, "keys") and "/" in name}
@@ -66,7 +67,8 @@ def read_wandb_run(run: Any, project: str) -> RunRecord:
     return RunRecord(
         project=project,
         name=str(run.name),
-        source=str(source),
+        source=source,
+        data_path=os.path.normpath(option) if option != source and "/" in option else "",
         recipe=str(config.get("recipe")),
         seed=int(config["seed"]),
         device="",

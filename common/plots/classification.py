@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, save_figure, style_axes
+from common.plots.figures import BLUE, GRAY, ORANGE, add_legend, new_figure, save_figure, style_axes
 
 MAX_CONFUSION_CLASSES = 50  # of a matrix; of more classes the most confused pairs are plotted
 MAX_CONFUSED_PAIRS = 40
@@ -106,7 +106,7 @@ def draw_calibration(confidence: Tensor, correct: Tensor, path: Path, bins: int 
     upper.plot(mean_confidence[filled], accuracy[filled], color=BLUE, marker="o", markersize=4, label="this model")
     upper.set_ylabel("accuracy")
     upper.set_title(f"Expected calibration error: {100 * error.item():.1f} points", fontsize=10)
-    upper.legend(fontsize=8, frameon=False)
+    add_legend(upper, fontsize=8)
     lower.bar(centers, count / count.sum(), width=0.9 / bins, color=ORANGE)
     lower.set_xlabel("confidence")
     lower.set_ylabel("fraction of samples")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.plots.figures import BLUE, ORANGE, new_figure, save_figure, style_axes
+from common.plots.figures import BLUE, ORANGE, add_legend, line_colors, new_figure, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,9 @@ def _draw_panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, f
     curves: dict[Curve, list[str]] = {}
     for name in names:
         curves.setdefault(_curve(rows, name), []).append(name)
-    for (steps, values), (name, *equal) in curves.items():
-        style: dict[str, Any] = {"linewidth": 1.3}
+    colors = line_colors(len(curves))
+    for color, ((steps, values), (name, *equal)) in zip(colors, curves.items(), strict=True):
+        style: dict[str, Any] = {"linewidth": 1.3, "color": color}
         if name.startswith("train/"):
             style.update(color=BLUE, alpha=0.8)
         elif name.startswith("val/"):
@@ -64,7 +65,7 @@ def _draw_panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, f
     axes.tick_params(labelsize=8)
     style_axes(axes)
     if len(curves) > 1 or title == "loss":
-        axes.legend(fontsize=6 if len(curves) > 4 else 8, frameon=False)
+        add_legend(axes, fontsize=6 if len(curves) > 4 else 8)
 
 
 def _curve(rows: list[dict[str, float]], name: str) -> Curve:

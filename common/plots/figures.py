@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import one_line
 from common.io.ranks import print_rank_zero
@@ -13,10 +13,12 @@ from common.io.ranks import print_rank_zero
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
 MAX_PIXELS = 2**25  # of a PNG: 128 MiB while it is rendered
 MAX_PIXELS_PER_SIDE = 2**15  # matplotlib refuses 2**16
+MAX_COLORS = 20  # of lines of different colors
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -72,6 +74,30 @@ def report_plot_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         print_rank_zero(f"{name}: not drawn: {one_line(error, 200) or type(error).__name__}")
+
+
+def line_colors(count: int) -> list[str]:
+    """Color of each of `count` lines: `MAX_COLORS` different ones, then gray."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    colors = [to_hex(color) for color in colormaps["tab10" if count <= 10 else "tab20"].colors]  # type: ignore[attr-defined]
+    return (colors + [GRAY] * count)[:count]
+
+
+def add_legend(axes: Axes, lines: Sequence[Line2D] | None = None, **options: Any) -> None:
+    """Legend of `lines`, by default of all in `axes`; of many the first `MAX_COLORS`, and the number of the others.
+
+    Matplotlib alone would leave out labels that begin with `_`, as names from outside may.
+    """
+    from matplotlib.lines import Line2D
+
+    lines = list(axes.get_lines() if lines is None else lines)
+    labels = [str(line.get_label()) for line in lines]
+    if len(lines) > MAX_COLORS:
+        labels = [*labels[:MAX_COLORS], f"and {len(lines) - MAX_COLORS} more"]
+        lines = [*lines[:MAX_COLORS], Line2D([], [], color=GRAY)]
+    axes.legend(lines, labels, frameon=False, **options)
 
 
 def style_axes(axes: Axes) -> None:

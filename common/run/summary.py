@@ -49,12 +49,14 @@ def summarize(
     project, monitor = request.project, request.project.monitored(data)
     rows = read_metrics(run_dir.path / "metrics.csv") if (run_dir.path / "metrics.csv").is_file() else []
     (run_dir.path / "hparams.yaml").unlink(missing_ok=True)  # of Lightning's logger; config.yaml has it all
+    source = data.resolve()
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
     checkpoint = Path(best) if best else next(iter(sorted_by_step(run_dir.checkpoints)), None)
     summary = {
         "project": project.name,
         "name": run_dir.path.name,
         "data_source": data.source_label,
+        "data_path": str(Path(source.name).resolve()) if source.kind in ("folder", "file") else None,
         "recipe": request.config.recipe,
         "command": f"python -m projects.{project.name}.train {shlex.join(request.args)}".strip(),
         "seed": request.config.seed,
@@ -83,7 +85,7 @@ def summarize(
     with report_plot_errors("curves.png"):
         if path := draw_curves(rows, run_dir.plots / "curves.png"):
             log_plot(trainer, "curves", path)
-    print_summary(summary, run_dir, project.usage, is_sample=data.resolve().kind == "sample")
+    print_summary(summary, run_dir, project.usage, is_sample=source.kind == "sample")
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
 from common.io.loggers import log_plot
 from common.io.metrics import read_metrics
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, report_plot_errors, save_figure, style_axes
+from common.plots.figures import BLUE, GRAY, ORANGE, add_legend, new_figure, report_plot_errors, save_figure, style_axes
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.video import record_agent
@@ -125,7 +125,7 @@ def plot_learning_curves(curves: Sequence[LearningCurve], path: Path, columns: i
         axes.set_ylabel("mean validation return", fontsize=8)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
         axes.tick_params(labelsize=8)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        add_legend(axes, fontsize=8, loc="lower right")
         style_axes(axes)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from common.compare import __main__ as compare
 from common.compare import curves
 from common.compare.curves import draw_comparison, mean_curve
 from common.compare.groups import MeanStd, group_runs, make_tables
+from common.compare.page import page
 from common.compare.records import choose_curve, flat_settings, read_run, read_runs
 from common.compare.wandb_runs import read_wandb
 from common.errors import UserError
@@ -123,7 +125,15 @@ def test_only_settings_that_differ_are_columns(runs):
 
 
 @pytest.mark.parametrize(
-    "change", [{"data_source": "real"}, {"device": "another"}, {"recipe": "other"}, {"project": "potter"}], ids=str
+    "change",
+    [
+        {"data_source": "real"},
+        {"data_path": "/elsewhere/sample"},
+        {"device": "another"},
+        {"recipe": "other"},
+        {"project": "potter"},
+    ],
+    ids=str,
 )
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(runs, change):
     summary = runs / "painter" / "base-seed2" / "summary.json"
@@ -299,6 +309,67 @@ def test_curves_of_several_sources_say_which(runs, tmp_path, monkeypatch):
     assert labels == ["real, museum", "slow, sample", "base-seed* (3 seeds), sample"]
 
 
+def test_folders_of_one_name_are_distinguished(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    for seed, folder in enumerate(("/a/sample", "/a/sample", "/b/sample")):
+        summary = write_run(tmp_path / "new", f"s{seed}", seed) / "summary.json"
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), "data_path": folder}))
+    rows = [(row["run"], row["data"]) for row in table_of(tmp_path / "new")]
+    assert rows == [("s*", "sample (/a/sample)"), ("s2", "sample (/b/sample)")]
+    draw_comparison(group_runs(read_runs([tmp_path / "new"])[0]), tmp_path / "a.png")
+    labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert labels == ["s* (2 seeds), sample (/a/sample)", "s2, sample (/b/sample)"]
+
+
+@pytest.mark.parametrize("values", [("nan", "0.9"), ("inf", "0.9"), ("inf", "-inf"), ("nan", "nan")])
+@pytest.mark.filterwarnings("error")
+def test_curves_and_metrics_that_are_not_finite_are_shown(tmp_path, run_compare, values):
+    for seed, value in enumerate(values):
+        folder = write_run(tmp_path / "runs", f"_s{seed}", seed)
+        table = (folder / "metrics.csv").read_text().replace("19,,0.9,", f"19,,{value},")
+        (folder / "metrics.csv").write_text(table)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["best_validation"]["val/accuracy"] = float(value)
+        (folder / "summary.json").write_text(json.dumps(summary))
+    code, _, err = run_compare(tmp_path / "runs", "--output", tmp_path / "a.md")
+    assert (code, err) == (0, "")
+    assert str(table_of(tmp_path / "runs")[0]["val/accuracy"]) in ("nan", "inf")
+    _, mean, std = mean_curve([run.curve for run in read_runs([tmp_path / "runs"])[0]])
+    assert mean.tolist() == pytest.approx([0.8, float("nan")], nan_ok=True) and not (std > 0).any()
+
+
+def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    folder = write_run(tmp_path, "_baseline", 0)
+    (folder / "metrics.csv").write_text("step,val/accuracy\n1,0.5\n2,nan\n")
+    draw_comparison(group_runs(read_runs([tmp_path])[0]), tmp_path / "a.png")
+    (text,) = drawn[0].axes[0].get_legend().get_texts()
+    assert text.get_text() == "_baseline, NaN or infinity"
+
+
+def test_of_many_runs_the_best_have_colors_of_their_own_and_a_legend_beside_the_plot(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    record = read_run(write_run(tmp_path, "a", 0))
+    records = [
+        replace(record, name=f"run{i:03}" + "x" * 90, settings={"lr": i}, metrics={"val/accuracy": 1 - i / 300})
+        for i in range(300)
+    ]
+    draw_comparison(group_runs(records), tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    lines, legend = axes.get_lines(), axes.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(lines) == 300 and len(texts) == 21 and texts[-1] == "and 280 more"
+    assert texts[0].startswith("run000") and max(map(len, texts)) <= 60
+    assert len({line.get_color() for line in lines[:20]}) == 20
+    assert len({line.get_color() for line in lines[20:]}) == 1
+    drawn[0].draw_without_rendering()
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1, "beside the plot"
+    assert axes.get_window_extent().width > 0.4 * drawn[0].bbox.width
+
+
 @pytest.mark.parametrize(
     "monitor, names, chosen",
     [
@@ -409,7 +480,23 @@ def test_the_page_opens_in_a_browser_with_all_rows_no_errors_and_no_requests(run
     parser.feed(document)
     assert [row[0] for row in parser.rows] == ["run", "slow", "base-seed*", "run", "rhymes"]
     base = dict(zip(parser.rows[0], parser.rows[2], strict=True))
-    assert (base["model.lr"], base["val/accuracy"], base["training seconds"]) == ("0.1", "0.9200 ± 0.0200", "61.00 ± 1.00")
+    assert (base["differing settings"], base["val/accuracy"], base["training seconds"]) == (
+        "model.lr: 0.1",
+        "0.9200 ± 0.0200",
+        "61.00 ± 1.00",
+    )
+
+
+def test_differing_settings_stand_beside_the_name_in_the_page(runs):
+    parser = TableRows()
+    parser.feed(page(group_runs(read_runs([runs])[0])))
+    assert [row[:3] for row in parser.rows] == [
+        ["run", "differing settings", "data"],
+        ["slow", "model.lr: 0.01", "sample"],
+        ["base-seed*", "model.lr: 0.1", "sample"],
+        ["run", "data", "recipe"],
+        ["rhymes", "sonnets", "default"],
+    ]
 
 
 def test_the_page_is_one_file_with_escaped_text(runs, tmp_path, run_compare):

@@ -99,6 +99,11 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
     assert list(panels)[:2] == ["accuracy", "loss"], "losses and metrics come first"
 
 
+def test_curves_of_units_whose_name_begins_with_an_underscore_are_in_the_legend(tmp_path, drawn):
+    draw_curves([{"step": 0.0, "act/dead/_a": 1.0, "act/dead/b": 0.0}], tmp_path / "x.png")
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == ["_a", "b"]
+
+
 def test_without_curves_there_is_no_plot(tmp_path):
     assert draw_curves([{"step": 1.0, "epoch": 0.0, "test/accuracy": 0.5}], tmp_path / "x.png") is None
     assert draw_curves([], tmp_path / "x.png") is None

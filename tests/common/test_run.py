@@ -33,6 +33,14 @@ def test_a_plot_that_fails_costs_no_result(train, monkeypatch):
     assert done.code == 0 and "curves.png: not drawn: no ink\n" in done.out and "test/accuracy" in done.out
 
 
+def test_the_summary_has_the_path_of_a_file(train, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.csv").write_text("x\n1\n2\n")
+    assert train("--name", "a", "--max_epochs", "1", "--data.source", "a/x.csv").code == 0
+    summary = json.loads((tmp_path / "runs" / "toy" / "a" / "summary.json").read_text())
+    assert (summary["data_source"], summary["data_path"]) == ("x.csv", str(tmp_path / "a" / "x.csv"))
+
+
 def test_markup_in_the_name_of_the_data_is_printed_as_it_is(train, monkeypatch):
     monkeypatch.setattr("toy.data.ToyData.source_label", "[/b] :smile:")
     done = train("--name", "a", "--max_epochs", "1")
@@ -74,6 +82,7 @@ def test_summary_has_every_metric(full_run):
         "project": "toy",
         "name": "full",
         "data_source": "sample",
+        "data_path": None,
         "recipe": "sample",
         "seed": 3,
         "epochs": 2,
