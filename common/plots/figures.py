@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GRAY = "#2a6fbb", "#e07b39", "#8a8f98"
 MAX_PIXELS = 2**25  # of a PNG: 128 MiB while it is rendered
 MAX_PIXELS_PER_SIDE = 2**15  # matplotlib refuses 2**16
-MAX_COLORS = 20  # of lines that are told apart
+MAX_COLORS = 20  # of lines of different colors
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

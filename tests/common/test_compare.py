@@ -309,7 +309,7 @@ def test_curves_of_several_sources_say_which(runs, tmp_path, monkeypatch):
     assert labels == ["real, museum", "slow, sample", "base-seed* (3 seeds), sample"]
 
 
-def test_folders_of_one_name_are_told_apart(runs, tmp_path, monkeypatch):
+def test_folders_of_one_name_are_distinguished(runs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or path)
     for seed, folder in enumerate(("/a/sample", "/a/sample", "/b/sample")):
