@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ class MeanStd:
 
 Cell = str | MeanStd | None  # None: the run has no such metric or setting
 EMPTY_CELL = "–"
+# what the name of a variant adds to its metric's: by TTA or temperature scaling, in lower case, by length in words; any
+# other longer name, as `test/accuracy_top5`, is a metric of its own
+VARIANT_SUFFIXES = re.compile(r"(_tta|_scaled|_moses|_lc|_[\d+-]+_words)+")
 
 
 def cell_text(cell: Cell) -> str:
@@ -159,14 +163,14 @@ def setting_text(run: RunRecord, name: str) -> str | None:
 def metric_names(groups: Sequence[Group], all_metrics: bool) -> list[str]:
     """Validation metrics, then test metrics.
 
-    The main ones: of validation the monitored metrics, of the test those that are no variant of another, as
-    `test/accuracy_tta` is one of `test/accuracy`.
+    The main ones: of validation the monitored metrics, of the test those that are no variant of another (see
+    `VARIANT_SUFFIXES`), as `test/accuracy_tta` is one of `test/accuracy`.
     """
     names = dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics)
 
     def is_main(name: str) -> bool:
         if not name.startswith("test/"):
             return any(name == (group.first.monitor or group.first.curve_name) for group in groups)
-        return not any(name.startswith(f"{other}_") for other in names)
+        return not any(name.startswith(other) and VARIANT_SUFFIXES.fullmatch(name, len(other)) for other in names)
 
     return sorted((name for name in names if all_metrics or is_main(name)), key=lambda name: not name.startswith("val/"))

@@ -21,11 +21,15 @@ def dropout_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al., 2014): `nn.Dropout` with a faster mask."""
+    """Dropout (Srivastava et al., 2014): `nn.Dropout` with a faster mask, where 256ths can express its probability."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> the same shape."""
-        return x * dropout_mask(tuple(x.shape), self.p, x) if self.training and self.p else x
+        if not self.training or not self.p:
+            return x
+        if round(256 * self.p) in (0, 256):  # it would drop nothing, or divide by zero
+            return super().forward(x)
+        return x * dropout_mask(tuple(x.shape), self.p, x)
 
 
 def replace_dropout(net: nn.Module) -> None:

@@ -62,7 +62,7 @@ def warmup_schedule(optimizer: Optimizer, steps: int, warmup_steps: int, schedul
     Args:
         optimizer: Optimizer whose parameter groups have their peak learning rates.
         steps: Steps of the whole training.
-        warmup_steps: Steps of the warm-up, part of `steps`.
+        warmup_steps: Steps of the warm-up, part of `steps`; 0 for none.
         schedule: Decay: `linear` or `cosine`, each to zero at the last step, or `inverse_sqrt`.
     """
 
@@ -70,7 +70,7 @@ def warmup_schedule(optimizer: Optimizer, steps: int, warmup_steps: int, schedul
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if schedule == "inverse_sqrt":
-            return (warmup_steps / (step + 1)) ** 0.5
+            return (max(1, warmup_steps) / (step + 1)) ** 0.5
         progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
         return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.nn.standardize import has_variance
+
 
 class MLPRegressor(nn.Module):
     """MLP with GELU activations that maps a row of features to one number.
@@ -36,10 +38,14 @@ class MLPRegressor(nn.Module):
         self.register_buffer("target_std", torch.ones(()))
 
     def init_stats(self, inputs: Tensor, targets: Tensor) -> None:
-        """Sets mean and standard deviation from the training data: inputs (rows, features), targets (rows,)."""
+        """Sets mean and standard deviation from the training data: inputs (rows, features), targets (rows,).
+
+        The standard deviation of a constant column is taken as 1.
+        """
         for name, values in [("input", inputs), ("target", targets)]:
-            self.get_buffer(f"{name}_mean").copy_(values.mean(0))
-            self.get_buffer(f"{name}_std").copy_(values.std(0).clamp(min=1e-6))
+            mean, std = values.mean(0), values.std(0)
+            self.get_buffer(f"{name}_mean").copy_(mean)
+            self.get_buffer(f"{name}_std").copy_(torch.where(has_variance(mean, std), std, 1.0))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (batch, features) -> predictions (batch,)."""

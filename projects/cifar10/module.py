@@ -40,8 +40,8 @@ class CIFAR10Module(LightningModule):
         head_lr: Peak learning rate of the last layer under `muon`; large, as the logits are divided by its input features.
         bias_lr: Peak learning rate of the biases under `muon`.
         momentum: Nesterov momentum of SGD.
-        weight_decay: Weight decay: under `sgd` the usual L2 coefficient; under `muon` the fraction by which head and biases
-            shrink in a step at the peak learning rate.
+        weight_decay: Weight decay: under `sgd` the usual L2 coefficient; under `muon` head and biases shrink in a step at
+            the peak learning rate by the fraction `weight_decay` / (1 - `momentum`), as momentum adds up.
         whiten_bias_epochs: Epochs after which the bias of the whitening layer is frozen.
         schedule: Learning-rate decay: `linear` or `cosine`, each to zero at the last step.
         label_smoothing: Label smoothing: fraction of the target spread evenly over all classes.
@@ -170,7 +170,7 @@ class CIFAR10Module(LightningModule):
         filters = head = biases = sgd
         if h["optimizer"] == "muon":
             filters = {"muon": True, "lr": h["muon_lr"], "momentum": h["muon_momentum"]}
-            # SGD shrinks a weight by lr * weight_decay in a step: divided by lr, `weight_decay` is that fraction itself
+            # SGD shrinks a weight by lr * weight_decay / (1 - momentum) in a step: divided by lr, it is independent of lr
             head = {**sgd, "lr": h["head_lr"], "weight_decay": h["weight_decay"] / h["head_lr"]}
             biases = {**sgd, "lr": h["bias_lr"], "weight_decay": h["weight_decay"] / h["bias_lr"]}
         optimizer = MuonSGD(parameter_groups(self.net, filters, head, biases))

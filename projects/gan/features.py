@@ -62,9 +62,12 @@ def load_features(features: str, checkpoint: str | None) -> FeatureExtractor:
     probe = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     try:
         with torch.no_grad():
-            rows, num_features = net.eval().requires_grad_(False)(probe).shape
+            probed = net.eval().requires_grad_(False)(probe)
+        rows, num_features = probed.shape
         if rows != len(probe):
             raise ValueError(f"{rows} rows for {len(probe)} images")
+        if not torch.isfinite(probed).all():
+            raise ValueError("they are not finite")
     except Exception as error:  # a user's network may raise anything
         message = f"--model.features {features}: no features (batch, num_features) of images: {explain(error)}"
         raise UserError(message) from error

@@ -27,7 +27,7 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--output", type=Path, default=Path("samples.png"), metavar="PNG", help="Default: samples.png.")
     parser.add_argument("--count", type=positive, default=64, help="Number of samples (default: 64).")
     parser.add_argument("--columns", type=positive, default=8, help="Images in a row (default: 8).")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the latent vectors (default: 0).")
+    parser.add_argument("--seed", type=seed_number, default=0, help="Seed of the latent vectors (default: 0).")
     parser.add_argument(
         "--truncation", type=above_zero, metavar="T", help="Truncation trick: resample |z| > T; 0.5 is cautious, 2 is wild."
     )
@@ -43,6 +43,14 @@ def above_zero(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """A seed that torch's generators take, as an argparse type."""
+    value = int(text)
+    if not -(2**63) <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{value} is not a 64-bit integer")
     return value
 
 
@@ -80,12 +88,16 @@ def write(pipeline: GeneratorPipeline, samples: Tensor, options: argparse.Namesp
     from projects.gan.plots import plot_points, save_grid
     from projects.gan.synthetic import MIXTURES
 
+    points = pipeline.data_source in MIXTURES
     output: Path = options.output
-    if pipeline.data_source in MIXTURES:
+    if not output.suffix or (points and output.suffix == ".csv"):
+        output = output.with_suffix(".png")
+    if points:
+        title = f"{len(samples)} generated points, trained on {pipeline.data_source}"
+        plot = plot_points(samples, MIXTURES[pipeline.data_source](), title, output)  # first: it refuses an unknown suffix
         table = output.with_suffix(".csv")
         table.write_text("x,y\n" + "".join(f"{x:.6g},{y:.6g}\n" for x, y in samples.tolist()))
-        title = f"{len(samples)} generated points, trained on {pipeline.data_source}"
-        return [table, plot_points(samples, MIXTURES[pipeline.data_source](), title, output)]
+        return [table, plot]
     images = as_uint8(samples)
     if not options.each:
         return [save_grid(images, output, options.columns)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from common.errors import UserError
 from projects.gan.synthetic import GaussianMixture
 
 HIGH_QUALITY_STDS = 3.0  # a point within so many standard deviations of its nearest mode is of high quality
@@ -95,7 +96,15 @@ class FeatureMetrics:
         self.count = {True: 0, False: 0}
 
     def update(self, features: Tensor, real: bool) -> None:
-        """Adds features (batch, num_features) of real or of generated samples."""
+        """Adds features (batch, num_features), of any dtype, of real or of generated samples.
+
+        Raises:
+            UserError: Features are not finite: no distance would be, and none could select a checkpoint.
+        """
+        if not features.dtype.is_floating_point or features.dtype in (torch.float16, torch.bfloat16):
+            features = features.float()
+        if not features.isfinite().all():
+            raise UserError(f"--model.features: features of {'real' if real else 'generated'} images are not finite")
         self.frechet.update(features, real=real)
         if (room := MAX_KEPT_FEATURES - self.count[real]) > 0:
             # a copy: a view would hold on to all of its batch

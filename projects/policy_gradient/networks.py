@@ -15,6 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.nn.standardize import has_variance
+
 
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int, out_gain: float) -> nn.Sequential:
     """MLP with tanh activations and orthogonal weights: gain sqrt(2) in hidden layers, `out_gain` in the last one.
@@ -113,8 +115,8 @@ class RunningMeanStd(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation (obs_dim,); above 0 also for a feature that never changes."""
-        return (self.var + 1e-8).sqrt()
+        """Standard deviation (obs_dim,); 1 for a feature that has not changed yet."""
+        return torch.where(has_variance(self.mean, self.var.sqrt()), (self.var + 1e-8).sqrt(), 1.0)
 
     def update(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
         """Merges the moments of `count` observations, in float64, as if all had come at once (Chan et al., 1983)."""

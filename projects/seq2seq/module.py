@@ -198,7 +198,7 @@ class Seq2SeqModule(LightningModule):
         groups = parameter_groups(self.net, h["muon_lr"])
         optimizer = MuonAdamW(groups, lr=h["lr"], betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=h["weight_decay"])
         steps = training_steps(self.trainer)
-        return warmup_schedule(optimizer, steps, max(1, round(h["warmup"] * steps)), h["schedule"])
+        return warmup_schedule(optimizer, steps, round(h["warmup"] * steps), h["schedule"])
 
     def configure_gradient_clipping(
         self,

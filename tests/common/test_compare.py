@@ -23,7 +23,7 @@ from PIL import Image
 from common.compare import __main__ as compare
 from common.compare import curves
 from common.compare.curves import draw_comparison, mean_curve
-from common.compare.groups import MeanStd, group_runs, make_tables
+from common.compare.groups import MeanStd, group_runs, make_tables, metric_names
 from common.compare.page import page
 from common.compare.records import choose_curve, flat_settings, read_run, read_runs
 from common.compare.wandb_runs import read_wandb
@@ -154,6 +154,21 @@ def test_variants_of_a_metric_are_left_to_the_csv(runs):
     assert metrics == ["val/accuracy", "test/accuracy", "test/loss"]
     (every,) = [t for t in make_tables(group_runs(read_runs([runs])[0]), all_metrics=True) if t.project == "poet"]
     assert {"val/loss", "test/accuracy_tta"} <= set(every.header)
+
+
+def test_only_declared_variants_are_hidden():
+    variants = [
+        "accuracy_tta",
+        "calibration_error_scaled",
+        "bleu_lc",
+        "bleu_moses_lc",
+        "bleu_lc_1-8_words",
+        "accuracy_41+_words",
+    ]
+    main = ["accuracy", "accuracy_top5", "accuracy_real", "bleu", "calibration_error", "f1_macro", "return_mean"]
+    run = SimpleNamespace(metrics={f"test/{name}": 1.0 for name in main + variants}, monitor="val/loss", curve_name=None)
+    groups: Any = [SimpleNamespace(first=run, runs=[run])]
+    assert sorted(metric_names(groups, all_metrics=False)) == sorted(f"test/{name}" for name in main)
 
 
 @pytest.mark.parametrize(

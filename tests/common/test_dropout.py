@@ -26,6 +26,13 @@ def test_dropout_samples_each_element_and_does_nothing_in_eval_mode():
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
+@pytest.mark.parametrize("p", [0.001, 0.999, 1.0])
+def test_a_probability_that_256ths_cannot_express_is_kept(p):
+    dropped = Dropout(p)(torch.ones(1000, 1000))
+    assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=3e-4)
+    assert dropped.isfinite().all() and (p == 1 or dropped.mean().item() == pytest.approx(1, abs=0.15))
+
+
 def test_every_dropout_of_torch_is_replaced_and_nothing_else():
     net = nn.Sequential(
         nn.Dropout(0.2), nn.ModuleDict({"deep": nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4))}), nn.Dropout1d()

@@ -95,3 +95,15 @@ def test_warmup_schedule_by_hand(schedule, factors):
         optimizer.step()
         scheduler.step()
     assert lrs == pytest.approx([2 * factor for factor in factors], abs=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt"])
+def test_without_warmup_a_schedule_begins_at_its_peak_and_decays(schedule):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_schedule(optimizer, steps=6, warmup_steps=0, schedule=schedule)["lr_scheduler"]["scheduler"]
+    lrs = []
+    for _ in range(6):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert lrs[0] == 2 and lrs[-1] > 0 and lrs == sorted(set(lrs), reverse=True)

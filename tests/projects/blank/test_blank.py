@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.preprocessing import StandardScaler
 
 from common.cli.main import main
 from common.errors import UserError
@@ -144,6 +145,17 @@ def test_inputs_and_predictions_are_standardized():
         net.layers[-1].weight.zero_()
         net.layers[-1].bias.zero_()
     torch.testing.assert_close(net(inputs), targets.mean().expand(500))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.3, -12345.6])
+def test_a_column_that_is_constant_in_training_is_not_enlarged_when_it_changes(value):
+    net = MLPRegressor(3, 8, 1)
+    noise = torch.randn(1000)
+    inputs = torch.stack([torch.full((1000,), value), value * (1 + 1e-7 * noise), 1e-9 * noise], 1)  # the last one varies
+    net.init_stats(inputs, torch.full((1000,), value))
+    expected = StandardScaler().fit(inputs.double().numpy()).scale_[2]
+    torch.testing.assert_close(net.input_std, torch.tensor([1.0, 1.0, expected]).float(), rtol=1e-3, atol=0)
+    assert net.target_std == 1
 
 
 def test_the_loss_is_the_mean_squared_error():

@@ -93,6 +93,16 @@ def test_without_muon_it_is_nesterov_sgd(weight_decay):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_weight_decay_shrinks_weights_by_the_fraction_that_momentum_adds_up_to():
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = MuonSGD([{"params": [weight], "lr": 335.0, "momentum": 0.85, "weight_decay": 1e-4 / 335}])
+    weight.grad = torch.zeros(3)
+    for _ in range(100):
+        before = weight.detach().clone()
+        optimizer.step()
+    torch.testing.assert_close(1 - weight.detach() / before, torch.full((3,), 1e-4 / 0.15), rtol=0.02, atol=0)
+
+
 def test_parameters_without_a_gradient_stay():
     still, moving = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     moving.grad = torch.ones(3)

@@ -50,6 +50,10 @@ def wants_floats(path: str) -> nn.Module:
     return nn.Conv2d(3, 4, 3)
 
 
+def not_finite(path: str) -> nn.Module:
+    return Returns(lambda images: images.float().mean((2, 3)) / 0)
+
+
 def no_module(path: str):
     return lambda images: images.float().mean((2, 3))
 
@@ -98,7 +102,7 @@ def test_a_function_needs_a_checkpoint():
 
 @pytest.mark.parametrize(
     "function",
-    ["no_num_features", "a_tuple", "wants_floats", "maps", "one_row", "no_module"],
+    ["no_num_features", "a_tuple", "wants_floats", "maps", "one_row", "no_module", "not_finite"],
 )
 def test_what_is_not_batch_and_width_is_refused(function):
     assert "no features (batch, num_features) of images" in line_of(f"{HERE}:{function}", "a.ckpt")

@@ -11,6 +11,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from common.errors import UserError
 from projects.gan import metrics
 from projects.gan.metrics import FeatureMetrics, all_gather_rows, kernel_distance, nearest_neighbors, prdc
 
@@ -203,3 +204,20 @@ def test_what_is_kept_holds_no_memory_of_the_rest(monkeypatch):
         comparison.update(torch.randn(100, 8), True)
     held = sum(part.untyped_storage().nbytes() for part in comparison.kept[True])
     assert held == 150 * 8 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_features_of_any_dtype_are_taken_as_float32(dtype):
+    metrics = [FeatureMetrics(4, torch.device("cpu")) for _ in range(2)]
+    for real in (True, False):
+        features = (10 * torch.randn(30, 4)).round().to(dtype)
+        metrics[0].update(features, real)
+        metrics[1].update(features.float(), real)
+    assert metrics[0].compute() == metrics[1].compute()
+
+
+def test_features_that_are_not_finite_stop_the_evaluation():
+    features = torch.ones(5, 4)
+    features[2, 1] = torch.nan
+    with pytest.raises(UserError, match="features of generated images are not finite"):
+        FeatureMetrics(4, torch.device("cpu")).update(features, real=False)

@@ -141,7 +141,10 @@ def test_running_moments_are_those_of_all_observations_at_once():
     torch.testing.assert_close(restored(everything).std(0, correction=0), torch.ones(3), rtol=1e-3, atol=1e-3)
 
 
-def test_a_constant_feature_is_normalized_to_zero():
+@pytest.mark.parametrize("value", [7.1, 0.0, -1e6])
+def test_a_constant_feature_is_normalized_to_zero_and_its_first_change_is_not_enlarged(value):
     obs_rms = RunningMeanStd(2)
-    update(obs_rms, torch.tensor([[7.0, 1.0], [7.0, 2.0]]))
-    assert obs_rms(torch.tensor([7.0, 1.0]))[0] == 0
+    for _ in range(3):
+        update(obs_rms, torch.tensor([[value, 1.0], [value, 2.0], [value, 5.0]]))
+    normalized = obs_rms(torch.tensor([[value, 1.0], [value + 1, 1.0]]))[:, 0]
+    assert normalized.tolist() == pytest.approx([0, 1], abs=0.1)
