@@ -14,8 +14,8 @@ from torch import Tensor
 
 from common.errors import UserError
 
-ON_WHITE = "with transparency are laid on white"
-SCALED = "of 16 or 32 bits are scaled to 8"
+ON_WHITE = "images with transparency, laid on white"
+SCALED = "images of 16 or 32 bits, scaled to 8"
 UNSIGNED = 1  # of TIFF's tag SampleFormat
 SAMPLE_FORMAT = 339
 
@@ -85,8 +85,8 @@ def to_8_bits(values: np.ndarray, max_value: int | None = None) -> np.ndarray:
 
 
 def describe_conversions(conversions: Counter[str]) -> list[str]:
-    """A sentence for each kind of conversion, such as `12 images with transparency are laid on white`."""
-    return [f"{count} images {conversion}" for conversion, count in sorted(conversions.items())]
+    """A line for each kind of conversion, such as `images with transparency, laid on white: 12`."""
+    return [f"{conversion}: {count}" for conversion, count in sorted(conversions.items())]
 
 
 def open_encoded(item: dict[str, Any]) -> Image.Image:

@@ -219,7 +219,7 @@ def test_files_of_a_folder_that_are_no_images_are_passed_over_in_one_line(tmp_pa
     assert len(blocks(printed.out)) == 4
     assert printed.err.splitlines() == [
         f"{files[0].parent}: passed over: 2 hidden, 1 .heic (convert to PNG or JPEG), 1 .txt",
-        "1 images with transparency are laid on white",
+        "images with transparency, laid on white: 1",
     ]
 
 
