@@ -22,6 +22,7 @@ from pathlib import Path
 
 from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
+from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
 RESUME = ["--resume", "auto"]
@@ -130,12 +131,13 @@ def plan_runs(
     """A run for each seed and each combination of values, with `flags` in all.
 
     Raises:
-        UserError: Two runs would have the same name.
+        UserError: Two runs would have the same name, or one has a name that is not one folder's.
     """
     if name is None:
         configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
         configs += [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
         name = Path(configs[-1]).stem if configs else "default"
+    check_run_name(name)
     runs = []
     for values in itertools.product(*grid.values()):
         chosen = list(zip(grid, values, strict=True))
@@ -143,6 +145,7 @@ def plan_runs(
         settings = [f"--{option}={value}" for option, value in chosen]
         for seed in seeds:
             run_name = "-".join([name, *parts, f"seed{seed}"])
+            check_run_name(run_name)
             run_flags = [*flags, *settings, "--seed", str(seed), "--name", run_name]
             runs.append(PlannedRun(RUNS / project / run_name, f"projects.{project}.train", run_flags))
     names = [run.folder.name for run in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import yaml
@@ -50,7 +51,7 @@ def find_config(name: str, folder: Path) -> str:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
-        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
+        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {shlex.quote(str(path))}`")
     return str(path)
 
 

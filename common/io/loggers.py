@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import netrc
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -70,14 +72,17 @@ def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], co
         os.environ.setdefault("WANDB_SILENT", "true")
         reason = offline_reason()
         if reason:
-            print_rank_zero(f"W&B: offline, {reason}; upload later with `wandb sync {run_path}/wandb/offline-run-*`")
+            upload = f"wandb sync {shlex.quote(str(run_path))}/wandb/offline-run-*"
+            print_rank_zero(f"W&B: offline, {reason}; upload later with `{upload}`")
         try:
             run = wandb.init(
                 name=run_path.name,
                 project=project,
                 dir=run_path,
                 mode="offline" if reason else os.environ.get("WANDB_MODE"),  # which wandb reads only once
-                id=f"{project}-{run_path.name}".replace("/", "-"),
+                id=re.sub(
+                    r"[:;,#?%/\\']", lambda found: f"_{ord(found[0]):x}_", f"{project}-{run_path.name}"
+                ),  # W&B's own rule
                 resume="allow",
                 config=config,
             )

@@ -123,14 +123,15 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    package, folder = f"python -m projects.{summary['project']}", run_dir.path
+    package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
+    quoted = shlex.quote(str(folder))
     lines = [
         f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
-        f"again:      {package}.train --config {folder}/config.yaml",
+        f"again:      {package}.train --config {quoted}/config.yaml",
     ]
     if summary["checkpoint"] is not None:
         lines += [
-            f"resume:     {package}.train --name {folder.name} --resume auto --max_epochs N",
-            f"use:        {package}.{usage} --checkpoint {run_dir.checkpoints / summary['checkpoint']}",
+            f"resume:     {package}.train --name {name} --resume auto --max_epochs N",
+            f"use:        {package}.{usage} --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",
         ]
     console.print("\n".join(lines), markup=False)

@@ -238,6 +238,19 @@ def test_wandb_run_is_finished_also_after_an_error(tmp_path, monkeypatch):
         assert ended(path)[-1].exit.exit_code == (error is not None)
 
 
+def test_wandb_run_of_any_name_has_an_id_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = set()
+    for name in ("lr: 1", "lr# 1", "a b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with closing_wandb():
+            wandb_logger(folder, "p", {}, {})
+        ids.add(WandbFile(folder).run.run_id)
+    assert len(ids) == 3 and "p-a b" in ids
+    assert f"`wandb sync '{tmp_path}/a b'/wandb/offline-run-*`" in capsys.readouterr().out
+
+
 def test_wandb_run_has_its_name_and_project(logged):
     assert (logged.run.project, logged.run.display_name) == ("capstones-toy", "full")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -135,6 +136,15 @@ def test_bad_input_is_one_line_and_exit_code_2(toy, monkeypatch, capsys, words, 
     except SystemExit as stop:
         code = stop.code
     assert (code, capsys.readouterr().err) == (2, f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../a", "a/b", "x" * 300, "x" * 99])
+def test_name_is_one_folder(toy, monkeypatch, capsys, name):
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    assert multirun.main(["toy", "--name", name, "--dry_run"]) == 2
+    assert re.fullmatch(
+        "error: --name .*: (not a folder's name|too long|a run's name is one folder).*\n", capsys.readouterr().err
+    )
 
 
 def test_missing_make_is_one_line(toy, monkeypatch, capsys):
