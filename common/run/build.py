@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
 from common.callbacks.activations import ActivationStats
@@ -23,6 +23,7 @@ from common.io.loggers import csv_logger, wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
+from common.run.best import BestCheckpoint
 from common.trainer import logged_steps
 
 
@@ -60,15 +61,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
         *(plot_callback(run_dir.plots) for plot_callback in project.plot_callbacks),
     ]
     if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
-        best = ModelCheckpoint(
-            run_dir.checkpoints,
-            filename="best-{step:08d}",
-            monitor=monitor,
-            mode=project.mode,
-            auto_insert_metric_name=False,
-            save_on_train_epoch_end=True,
-        )
-        callbacks.append(best)
+        callbacks.append(BestCheckpoint(run_dir.checkpoints, monitor, project.mode))
         if config.patience is not None:
             callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:
