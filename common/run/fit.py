@@ -52,6 +52,8 @@ def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_d
             raise
         raise UserError(f"--trainer.val_check_interval: {one_line(error)}") from error
     except RuntimeError as error:
+        if "Early stopping conditioned on" in str(error):
+            raise UserError(f"--trainer.callbacks: {one_line(error)}") from error
         if "loading state_dict" not in str(error):
             raise
         difference = str(error).splitlines()[1].strip()

@@ -172,6 +172,8 @@ def test_wrong_flag_is_named(args, line):
         ("trainer: [\n", "--config .*bad.yaml: not YAML: .*line 2, column 1"),
         ("\xff\xfe", "--config .*bad.yaml: not YAML"),
         ("trainer:\n  bogus: 3\n", "bogus"),
+        ("", "--config .*bad.yaml: no settings in it"),
+        ("# nothing\n", "--config .*bad.yaml: no settings in it"),
         ("just words\n", "just words"),
         ("max_epochs: 3\n", "the configuration sets max_epochs: 3 at its top; write it below trainer:"),
         ("accelerator: cpu\n", "the configuration sets accelerator: cpu at its top"),

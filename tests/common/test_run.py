@@ -302,6 +302,8 @@ def test_checkpoint_of_another_network_is_refused(copied, train):
         (["--patience", "1", "--data.val_size", "0"], "--patience: there is no validation set to be patient about"),
         (["--patience", "1", "--trainer.limit_val_batches", "0"], "--patience: there is no validation set"),
         (["--trainer.val_check_interval", "9999"], r"--trainer.val_check_interval: .*\(9999\) must be less than"),
+        (["--trainer.overfit_batches", "1"], "--trainer.overfit_batches: every epoch has its own order; use --debug"),
+        (["--trainer.default_root_dir", "x"], "--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME"),
         (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
         (["--resume", "auto", "--name", "none"], "no valid checkpoint to resume from$"),
         (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),
@@ -405,6 +407,34 @@ trainer:
     assert done.code == 0, done.err
     assert read_metrics(tmp_path / "mine/x/metrics.csv") == read_metrics(done.run("x") / "metrics.csv")
     assert (tmp_path / "mine/last.ckpt").is_file()
+
+
+CALLBACKS = "lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize("value", ["simple", "{class_path: lightning.pytorch.profilers.SimpleProfiler}"])
+def test_profiler_reports_into_the_run_folder(train, tmp_path, value):
+    (tmp_path / "own.yaml").write_text(f"trainer: {{profiler: {value}, max_epochs: 1}}")
+    done = train("--config", "own.yaml", "--name", "x")
+    assert done.code == 0, done.err
+    assert "run_training_epoch" in (done.run("x") / "fit-profiler.txt").read_text()
+
+
+def test_single_plugin_and_single_callback_are_used(train, tmp_path):
+    plugin = "{class_path: lightning.pytorch.plugins.environments.LightningEnvironment}"
+    callback = f"{{class_path: {CALLBACKS}.ModelCheckpoint, init_args: {{dirpath: mine, filename: last}}}}"
+    (tmp_path / "own.yaml").write_text(f"trainer: {{plugins: {plugin}, callbacks: {callback}, max_epochs: 1}}")
+    done = train("--config", "own.yaml", "--name", "x")
+    assert done.code == 0, done.err
+    assert (tmp_path / "mine/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_callback_of_a_missing_metric_is_one_line(train, tmp_path, kind):
+    (tmp_path / "own.yaml").write_text(
+        f"trainer: {{callbacks: [{{class_path: {CALLBACKS}.{kind}, init_args: {{monitor: val/none}}}}]}}"
+    )
+    assert "val/none" in train("--config", "own.yaml", "--name", "x").error
 
 
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
