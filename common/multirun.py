@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli.command import OneLineParser, report_errors
+from common.cli.command import OneLineParser, report_errors, seed_value
 from common.errors import UserError
 from common.io.run_name import check_run_name
 
@@ -52,7 +52,7 @@ def new_parser() -> OneLineParser:
         allow_abbrev=False,
     )
     parser.add_argument("project", metavar="PROJECT", help="A folder below projects/.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="Random seeds (default: 0).")
+    parser.add_argument("--seeds", nargs="+", type=seed_value, default=[0], metavar="N", help="Random seeds (default: 0).")
     parser.add_argument(
         "--grid",
         action="append",
@@ -95,7 +95,7 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
         file.write(plan)
         file.seek(0)
         sys.stdout.flush()
-        os.dup2(file.fileno(), sys.stdin.fileno())
+        os.dup2(file.fileno(), 0)
         os.execv(make, ["make", "--file=-", f"--jobs={options.jobs}", *(["--keep-going"] if options.keep_going else [])])
 
 

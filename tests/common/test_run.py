@@ -143,7 +143,7 @@ def test_runs_that_begin_in_the_same_second_get_different_names(tmp_path):
         ("..", r"--name '\.\.': not a folder's name"),
         (" a", "--name ' a': not a folder's name"),
         ("a\nb", r"--name 'a\\nb': not a folder's name"),
-        ("\udcff", r"--name '\\udcff': not a folder's name"),
+        ("\udcff", r"argument '--name=\\udcff': not UTF-8"),
         ("-a", "--name '-a': not a folder's name; use letters, digits and the like, a letter or digit first"),
         ("x" * 300, r"--name 'x{20}'\.\.\.: too long; use at most 100 characters"),
         ("../outside", r"--name '\.\./outside': a run's name is one folder below runs/PROJECT; use a name without slashes"),
