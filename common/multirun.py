@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli.command import OneLineParser, report_errors
+from common.cli.command import OneLineParser, report_errors, seed_value
 from common.errors import UserError
+from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
 RESUME = ["--resume", "auto"]
@@ -51,7 +52,7 @@ def new_parser() -> OneLineParser:
         allow_abbrev=False,
     )
     parser.add_argument("project", metavar="PROJECT", help="A folder below projects/.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="Random seeds (default: 0).")
+    parser.add_argument("--seeds", nargs="+", type=seed_value, default=[0], metavar="N", help="Random seeds (default: 0).")
     parser.add_argument(
         "--grid",
         action="append",
@@ -94,7 +95,7 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
         file.write(plan)
         file.seek(0)
         sys.stdout.flush()
-        os.dup2(file.fileno(), sys.stdin.fileno())
+        os.dup2(file.fileno(), 0)
         os.execv(make, ["make", "--file=-", f"--jobs={options.jobs}", *(["--keep-going"] if options.keep_going else [])])
 
 
@@ -130,12 +131,13 @@ def plan_runs(
     """A run for each seed and each combination of values, with `flags` in all.
 
     Raises:
-        UserError: Two runs would have the same name.
+        UserError: Two runs would have the same name, or one has a name that is not one folder's.
     """
     if name is None:
         configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
         configs += [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
         name = Path(configs[-1]).stem if configs else "default"
+    check_run_name(name)
     runs = []
     for values in itertools.product(*grid.values()):
         chosen = list(zip(grid, values, strict=True))
@@ -143,6 +145,7 @@ def plan_runs(
         settings = [f"--{option}={value}" for option, value in chosen]
         for seed in seeds:
             run_name = "-".join([name, *parts, f"seed{seed}"])
+            check_run_name(run_name)
             run_flags = [*flags, *settings, "--seed", str(seed), "--name", run_name]
             runs.append(PlannedRun(RUNS / project / run_name, f"projects.{project}.train", run_flags))
     names = [run.folder.name for run in runs]

@@ -10,10 +10,12 @@ from typing import NoReturn
 
 from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
 from common.io.ranks import is_global_zero
+from common.io.terminal import prepare_streams
 
 
 def report_errors(command: Callable[[], int | None]) -> int:
     """Calls `command` and returns its exit code; a UserError is one line on stderr and exit code 2."""
+    prepare_streams()
     try:
         return command() or 0
     except UserError as error:
@@ -73,6 +75,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def seed_value(text: str) -> int:
+    """Argument type: a seed that every random number generator takes, an integer from 0 to 2**32 - 1."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text[:20]}: use a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def probability(text: str) -> float:

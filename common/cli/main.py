@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from common.cli.command import report_errors
 from common.cli.parser import CapstoneCLI
 from common.cli.recipes import with_saved_config
+from common.errors import UserError
 from common.project import Project
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def start(project: Project, args: list[str], extra_callbacks: Sequence[Callback]
         UserError: A setting, a path or the device is not usable.
         Preempted: The process received SIGTERM; the state is saved.
     """
+    for arg in args:
+        if arg != arg.encode(errors="replace").decode():
+            raise UserError(f"argument {arg!a}: not UTF-8, so no file of the run could name it; rename the file or folder")
     request = CapstoneCLI(project, with_saved_config(args, project.name)).request()
     from common.run.run import run  # after the parser has answered --help
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import yaml
@@ -40,7 +41,7 @@ def find_config(name: str, folder: Path) -> str:
     """Path of a configuration file: `name` below the working directory, or else below a capstone's `folder`.
 
     Raises:
-        UserError: There is no such file, it is not YAML, or it is a sweep.
+        UserError: There is no such file, it is not YAML or empty, or it is a sweep.
     """
     path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
     if path is None:
@@ -49,8 +50,10 @@ def find_config(name: str, folder: Path) -> str:
         settings = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
+    if settings is None:
+        raise UserError(f"--config {name}: no settings in it; name another file")
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
-        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {path}`")
+        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {shlex.quote(str(path))}`")
     return str(path)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import netrc
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from common.io.metrics import read_metrics
 from common.io.ranks import print_rank_zero
 
 WANDB_SERVER = "https://api.wandb.ai"
+WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 WANDB_STEP = "trainer/global_step"  # x-axis of every panel, as Lightning logs it
 
 
@@ -55,6 +58,8 @@ def restore_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> 
 def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], config: dict[str, Any]) -> WandbLogger:
     """W&B logger: online with a key and a reachable server, else offline; it never prompts and never hangs.
 
+    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_ID and WANDB_DIR replace the project, the run's name, its id and its folder.
+
     Args:
         run_path: The run folder; W&B's files go to `run_path/wandb`.
         project: W&B project.
@@ -62,22 +67,28 @@ def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], co
         config: Configuration of the run.
 
     Raises:
-        UserError: wandb cannot be imported, or W&B rejects the key.
+        UserError: wandb cannot be imported, WANDB_MODE is not one of its modes, or W&B rejects the key.
     """
     wandb = import_wandb()
+    if (mode := os.environ.get("WANDB_MODE") or "online") not in WANDB_MODES:
+        raise UserError(f"WANDB_MODE {mode!a}: use one of {', '.join(WANDB_MODES)}")
     run = None
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         os.environ.setdefault("WANDB_SILENT", "true")
         reason = offline_reason()
         if reason:
-            print_rank_zero(f"W&B: offline, {reason}; upload later with `wandb sync {run_path}/wandb/offline-run-*`")
+            upload = f"wandb sync {shlex.quote(os.environ.get('WANDB_DIR') or str(run_path))}/wandb/offline-run-*"
+            print_rank_zero(f"W&B: offline, {reason}; upload later with `{upload}`")
         try:
             run = wandb.init(
-                name=run_path.name,
-                project=project,
-                dir=run_path,
-                mode="offline" if reason else os.environ.get("WANDB_MODE"),  # which wandb reads only once
-                id=f"{project}-{run_path.name}".replace("/", "-"),
+                name=os.environ.get("WANDB_NAME") or run_path.name,
+                project=os.environ.get("WANDB_PROJECT") or project,
+                dir=os.environ.get("WANDB_DIR") or run_path,
+                mode="offline" if reason else os.environ.get("WANDB_MODE") or None,  # which wandb reads only once
+                id=os.environ.get("WANDB_RUN_ID")
+                or re.sub(
+                    r"[:;,#?%/\\']", lambda found: f"_{ord(found[0]):x}_", f"{project}-{run_path.name}"
+                ),  # W&B's own rule
                 resume="allow",
                 config=config,
             )

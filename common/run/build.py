@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
@@ -23,6 +24,7 @@ from common.io.loggers import csv_logger, wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
+from common.run.best import BestCheckpoint
 from common.trainer import logged_steps
 
 
@@ -31,7 +33,8 @@ def build(
 ) -> tuple[LightningModule, SourceDataModule, Trainer]:
     """Module, datamodule and Trainer. A dry run, without a run folder, has neither the run's loggers nor callbacks."""
     module, data, options = request.build()
-    options["callbacks"] = [*extra_callbacks, *(options["callbacks"] or [])]
+    check_trainer_options(options)
+    options["callbacks"] = [*extra_callbacks, *as_list(options["callbacks"])]
     if run_dir is not None:
         if data.resolve().fell_back:
             print_rank_zero(
@@ -39,13 +42,36 @@ def build(
                 "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
             )
         options["callbacks"] += run_callbacks(request, run_dir, data)
-        configured = options["logger"] if isinstance(options["logger"], list) else [options["logger"]]
-        user_loggers = [logger for logger in configured if isinstance(logger, Logger)]  # not the default, True or None
+        user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
         options["logger"] = [*run_loggers(request, run_dir, data), *user_loggers]
-        options["plugins"] = [*(options["plugins"] or []), AtomicCheckpointIO()]
+        options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
+        options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
     return module, data, new_trainer(options)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Trainer argument that is one object, several, or None, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_trainer_options(options: dict[str, Any]) -> None:
+    """Raises UserError for arguments of the Trainer that cannot work here."""
+    if options["overfit_batches"]:
+        raise UserError("--trainer.overfit_batches: every epoch has its own order; use --debug overfit for one batch")
+    if options["default_root_dir"]:
+        raise UserError("--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME; choose NAME with --name")
+
+
+def profiler_into_file(profiler: Profiler | str | None) -> Profiler | str | None:
+    """Profiler whose report is a file of the run folder, as in `fit-profiler.txt`, if the user names no other."""
+    kinds: dict[Any, type[Profiler]] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if isinstance(profiler, str) and profiler in kinds:
+        profiler = kinds[profiler]()
+    if isinstance(profiler, Profiler) and profiler.filename is None:
+        profiler.filename = "profiler"
+    return profiler
 
 
 def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Callback]:
@@ -60,15 +86,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
         *(plot_callback(run_dir.plots) for plot_callback in project.plot_callbacks),
     ]
     if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
-        best = ModelCheckpoint(
-            run_dir.checkpoints,
-            filename="best-{step:08d}",
-            monitor=monitor,
-            mode=project.mode,
-            auto_insert_metric_name=False,
-            save_on_train_epoch_end=True,
-        )
-        callbacks.append(best)
+        callbacks.append(BestCheckpoint(run_dir.checkpoints, monitor, project.mode))
         if config.patience is not None:
             callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=int(config.patience)))
     elif config.patience is not None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.run_dir import RunDir
+from common.run.best import BestCheckpoint
 
 # by design: loaders without workers, resuming inside an epoch, epochs without validation, epochs shorter than the logging
 # interval (see `common.trainer.should_log`)
@@ -52,6 +52,8 @@ def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_d
             raise
         raise UserError(f"--trainer.val_check_interval: {one_line(error)}") from error
     except RuntimeError as error:
+        if "Early stopping conditioned on" in str(error):
+            raise UserError(f"--trainer.callbacks: {one_line(error)}") from error
         if "loading state_dict" not in str(error):
             raise
         difference = str(error).splitlines()[1].strip()
@@ -59,9 +61,8 @@ def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_d
 
 
 def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:
-    """Path of the best checkpoint; None for the weights as they are."""
+    """Path of the run's own best checkpoint; None for the weights as they are."""
     for callback in trainer.checkpoint_callbacks:
-        if run_dir is not None and isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            path = run_dir.checkpoints / Path(callback.best_model_path).name  # the directory of a resumed run may have moved
-            return str(path) if path.is_file() else None
+        if run_dir is not None and isinstance(callback, BestCheckpoint) and Path(callback.best_model_path).is_file():
+            return str(run_dir.checkpoints / Path(callback.best_model_path).name)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def summarize(
         "metadata": getattr(trainer.lightning_module, "metadata", {}),
         "monitor": monitor,
         "mode": project.mode,
-        "best_validation": best_validation(rows, monitor, project.mode),
+        "best_validation": best_validation(rows, monitor, best),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "train_seconds": round(throughput.seconds, 1),
@@ -88,13 +89,15 @@ def summarize(
     print_summary(summary, run_dir, project.usage, is_sample=source.kind == "sample")
 
 
-def best_validation(rows: list[dict[str, float]], monitor: str, mode: str) -> dict[str, float]:
-    """Validation metrics and step of the row with the best monitored metric; empty without validation."""
-    rows = [row for row in rows if monitor in row]
+def best_validation(rows: list[dict[str, float]], monitor: str, best: str | None) -> dict[str, float]:
+    """Validation metrics and step of the checkpoint `best`, or of the last weights if None; empty without validation."""
+    end = (
+        math.inf if best is None else int(Path(best).stem.removeprefix("best-"))
+    )  # the row of its last step is the one before
+    rows = [row for row in rows if monitor in row and row["step"] < end]
     if not rows:
         return {}
-    best = (max if mode == "max" else min)(rows, key=lambda row: row[monitor])
-    return {key: value for key, value in best.items() if key.startswith("val/")} | {"step": best["step"]}
+    return {key: value for key, value in rows[-1].items() if key.startswith("val/")} | {"step": rows[-1]["step"]}
 
 
 def git_commit() -> str | None:
@@ -127,14 +130,15 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(table)
-    package, folder = f"python -m projects.{summary['project']}", run_dir.path
+    package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
+    quoted = shlex.quote(str(folder))
     lines = [
         f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
-        f"again:      {package}.train --config {folder}/config.yaml",
+        f"again:      {package}.train --config {quoted}/config.yaml",
     ]
     if summary["checkpoint"] is not None:
         lines += [
-            f"resume:     {package}.train --name {folder.name} --resume auto --max_epochs N",
-            f"use:        {package}.{usage} --checkpoint {run_dir.checkpoints / summary['checkpoint']}",
+            f"resume:     {package}.train --name {name} --resume auto --max_epochs N",
+            f"use:        {package}.{usage} --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",
         ]
     console.print("\n".join(lines))

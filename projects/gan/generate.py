@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import OneLineParser, add_accelerator, positive, report_errors
+from common.cli.command import OneLineParser, add_accelerator, positive, report_errors, seed_value
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--output", type=Path, default=Path("samples.png"), metavar="PNG", help="Default: samples.png.")
     parser.add_argument("--count", type=positive, default=64, help="Number of samples (default: 64).")
     parser.add_argument("--columns", type=positive, default=8, help="Images in a row (default: 8).")
-    parser.add_argument("--seed", type=seed_number, default=0, help="Seed of the latent vectors (default: 0).")
+    parser.add_argument("--seed", type=seed_value, default=0, help="Seed of the latent vectors (default: 0).")
     parser.add_argument(
         "--truncation", type=above_zero, metavar="T", help="Truncation trick: resample |z| > T; 0.5 is cautious, 2 is wild."
     )
@@ -43,14 +43,6 @@ def above_zero(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """A seed that torch's generators take, as an argparse type."""
-    value = int(text)
-    if not -(2**63) <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{value} is not a 64-bit integer")
     return value
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli.command import OneLineParser, positive, report_errors
+from common.cli.command import OneLineParser, positive, report_errors, seed_value
 from common.errors import UserError
 
 
@@ -21,7 +21,9 @@ def new_parser() -> OneLineParser:
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="Number of episodes (default: 10).")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the first episode; the others count on (default: 0).")
+    parser.add_argument(
+        "--seed", type=seed_value, default=0, help="Seed of the first episode; the others count on (default: 0)."
+    )
     parser.add_argument("--stochastic", action="store_true", help="Sample actions as in training, instead of greedy ones.")
     parser.add_argument("--video", type=Path, metavar="GIF", help="Write the first episode as an animation.")
     parser.add_argument("--untrained", action="store_true", help="In the video, an untrained agent on the left.")
@@ -32,8 +34,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code (see `common.errors`)."""
     parser = new_parser()
     options = parser.parse_args(args)
-    if options.seed < 0:
-        parser.error(f"argument --seed: {options.seed} is below 0")
     if options.untrained and options.video is None:
         parser.error("argument --untrained: it is for a video, add --video GIF")
     return report_errors(lambda: play(options))

@@ -13,7 +13,7 @@ import pytest
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback
 
-from common.cli.command import report_errors
+from common.cli.command import OneLineParser, report_errors, seed_value
 from common.cli.flags import TRAINER_FLAGS, normalize_arguments
 from common.cli.main import main, start
 from common.cli.parser import CapstoneCLI
@@ -172,6 +172,8 @@ def test_wrong_flag_is_named(args, line):
         ("trainer: [\n", "--config .*bad.yaml: not YAML: .*line 2, column 1"),
         ("\xff\xfe", "--config .*bad.yaml: not YAML"),
         ("trainer:\n  bogus: 3\n", "bogus"),
+        ("", "--config .*bad.yaml: no settings in it"),
+        ("# nothing\n", "--config .*bad.yaml: no settings in it"),
         ("just words\n", "just words"),
         ("max_epochs: 3\n", "the configuration sets max_epochs: 3 at its top; write it below trainer:"),
         ("accelerator: cpu\n", "the configuration sets accelerator: cpu at its top"),
@@ -231,6 +233,17 @@ def test_resumed_run_keeps_its_configuration(saved, args):
 )
 def test_other_arguments_are_unchanged(saved, args):
     assert with_saved_config(args, "toy") == args
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "x", "", "4294967296", "9" * 5000])
+def test_seed_of_a_command_is_one_that_all_generators_take(text, capsys):
+    parser = OneLineParser(prog="x")
+    parser.add_argument("--seed", type=seed_value)
+    assert parser.parse_args(["--seed", "4294967295"]).seed == 2**32 - 1
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([f"--seed={text}"])
+    line = f"error: argument --seed: {text[:20]}: use a whole number from 0 to 4294967295 (see --help)\n"
+    assert (caught.value.code, capsys.readouterr().err) == (2, line)
 
 
 # exit codes

@@ -238,6 +238,37 @@ def test_wandb_run_is_finished_also_after_an_error(tmp_path, monkeypatch):
         assert ended(path)[-1].exit.exit_code == (error is not None)
 
 
+def test_wandb_variables_replace_the_runs_own_values(tmp_path, monkeypatch, capsys):
+    values = {"PROJECT": "q", "NAME": "n", "RUN_ID": "i", "DIR": str(tmp_path / "w"), "MODE": "offline"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "w").mkdir()
+    with closing_wandb():
+        wandb_logger(tmp_path / "run", "p", {}, {})
+    run = WandbFile(tmp_path / "w").run
+    assert (run.project, run.display_name, run.run_id) == ("q", "n", "i")
+    assert f"`wandb sync {tmp_path}/w/wandb/offline-run-*`" in capsys.readouterr().out
+
+
+def test_unknown_wandb_mode_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "garbage")
+    with pytest.raises(UserError, match="WANDB_MODE 'garbage': use one of online, offline, disabled"):
+        wandb_logger(tmp_path, "p", {}, {})
+
+
+def test_wandb_run_of_any_name_has_an_id_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = set()
+    for name in ("lr: 1", "lr# 1", "a b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with closing_wandb():
+            wandb_logger(folder, "p", {}, {})
+        ids.add(WandbFile(folder).run.run_id)
+    assert len(ids) == 3 and "p-a b" in ids
+    assert f"`wandb sync '{tmp_path}/a b'/wandb/offline-run-*`" in capsys.readouterr().out
+
+
 def test_wandb_run_has_its_name_and_project(logged):
     assert (logged.run.project, logged.run.display_name) == ("capstones-toy", "full")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -125,7 +126,9 @@ def test_commands_are_quoted_for_shell_and_make(toy):
         ("toy --seeds 1 1", "two runs would be called default-seed1; every seed and value once"),
         ("toy --seed 3", "--seed: multirun sets it for every run; use --seeds"),
         ("toy --jobs 0", "--jobs 0: use 1 or more"),
-        ("toy --seeds x", "argument --seeds: invalid int value: 'x' (see --help)"),
+        ("toy --seeds x", "argument --seeds: x: use a whole number from 0 to 4294967295 (see --help)"),
+        ("toy --seeds 1 4294967296", "argument --seeds: 4294967296: use a whole number from 0 to 4294967295 (see --help)"),
+        (f"toy --seeds {'9' * 5000}", f"argument --seeds: {'9' * 20}: use a whole number from 0 to 4294967295 (see --help)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(toy, monkeypatch, capsys, words, message):
@@ -135,6 +138,15 @@ def test_bad_input_is_one_line_and_exit_code_2(toy, monkeypatch, capsys, words, 
     except SystemExit as stop:
         code = stop.code
     assert (code, capsys.readouterr().err) == (2, f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../a", "a/b", "x" * 300, "x" * 99])
+def test_name_is_one_folder(toy, monkeypatch, capsys, name):
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    assert multirun.main(["toy", "--name", name, "--dry_run"]) == 2
+    assert re.fullmatch(
+        "error: --name .*: (not a folder's name|too long|a run's name is one folder).*\n", capsys.readouterr().err
+    )
 
 
 def test_missing_make_is_one_line(toy, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,57 @@ def test_runs_that_begin_in_the_same_second_get_different_names(tmp_path):
     assert [unique_name(tmp_path / "runs", "x") for _ in range(3)] == ["x", "x-2", "x-3"]
 
 
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("", "--name '': not a folder's name"),
+        (".", r"--name '\.': not a folder's name"),
+        ("..", r"--name '\.\.': not a folder's name"),
+        (" a", "--name ' a': not a folder's name"),
+        ("a\nb", r"--name 'a\\nb': not a folder's name"),
+        ("\udcff", r"argument '--name=\\udcff': not UTF-8"),
+        ("-a", "--name '-a': not a folder's name; use letters, digits and the like, a letter or digit first"),
+        ("x" * 300, r"--name 'x{20}'\.\.\.: too long; use at most 100 characters"),
+        ("../outside", r"--name '\.\./outside': a run's name is one folder below runs/PROJECT; use a name without slashes"),
+        ("/tmp/outside", "--name '/tmp/outside': a run's name is one folder"),
+        ("a/b", "--name 'a/b': a run's name is one folder"),
+    ],
+)
+def test_name_is_one_folder(train, tmp_path, name, line):
+    assert re.match(line, train(f"--name={name}").error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_name_that_follows_from_the_recipe_is_one_folder(train, tmp_path):
+    assert train("--recipe", "../x").error.startswith("the name that follows from the recipe, '../x-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_folder_that_cannot_be_created_is_one_line(train, tmp_path):
+    (tmp_path / "runs").touch()
+    for flags in (["--name", "x"], []):
+        assert re.match(r"run folder runs/toy/\S+ cannot be created: Not a directory", train(*flags).error)
+
+
+def test_checkpoint_outside_of_a_run_folder_needs_a_name(copied, train, tmp_path):
+    (tmp_path / "a").mkdir()
+    shutil.copy(copied / "checkpoints" / "step-00000002.ckpt", tmp_path / "a" / "x.ckpt")
+    before = snapshot(tmp_path)
+    assert train("--resume", "a/x.ckpt").error.startswith("--resume a/x.ckpt: its folder is not a run's checkpoints/; add")
+    assert snapshot(tmp_path) == before
+    assert train("--resume", "a/x.ckpt", "--name", "new").code == 0
+
+
+def test_printed_commands_are_quoted(train, monkeypatch):
+    done = train("--name", "it's mine", "--max_epochs", "1")
+    assert done.code == 0, done.err
+    words = {line.split()[0]: shlex.split(line)[4:] for line in done.out.splitlines()[-3:]}
+    summary = json.loads((done.run("it's mine") / "summary.json").read_text())
+    assert words["again:"] == ["--config", "runs/toy/it's mine/config.yaml"]
+    assert words["resume:"][:2] == ["--name", "it's mine"]
+    assert words["use:"] == ["FILE", "--checkpoint", f"runs/toy/it's mine/checkpoints/{summary['checkpoint']}"]
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -275,6 +327,8 @@ def test_checkpoint_of_another_network_is_refused(copied, train):
         (["--patience", "1", "--data.val_size", "0"], "--patience: there is no validation set to be patient about"),
         (["--patience", "1", "--trainer.limit_val_batches", "0"], "--patience: there is no validation set"),
         (["--trainer.val_check_interval", "9999"], r"--trainer.val_check_interval: .*\(9999\) must be less than"),
+        (["--trainer.overfit_batches", "1"], "--trainer.overfit_batches: every epoch has its own order; use --debug"),
+        (["--trainer.default_root_dir", "x"], "--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME"),
         (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
         (["--resume", "auto", "--name", "none"], "no valid checkpoint to resume from$"),
         (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),
@@ -378,6 +432,34 @@ trainer:
     assert done.code == 0, done.err
     assert read_metrics(tmp_path / "mine/x/metrics.csv") == read_metrics(done.run("x") / "metrics.csv")
     assert (tmp_path / "mine/last.ckpt").is_file()
+
+
+CALLBACKS = "lightning.pytorch.callbacks"
+
+
+@pytest.mark.parametrize("value", ["simple", "{class_path: lightning.pytorch.profilers.SimpleProfiler}"])
+def test_profiler_reports_into_the_run_folder(train, tmp_path, value):
+    (tmp_path / "own.yaml").write_text(f"trainer: {{profiler: {value}, max_epochs: 1}}")
+    done = train("--config", "own.yaml", "--name", "x")
+    assert done.code == 0, done.err
+    assert "run_training_epoch" in (done.run("x") / "fit-profiler.txt").read_text()
+
+
+def test_single_plugin_and_single_callback_are_used(train, tmp_path):
+    plugin = "{class_path: lightning.pytorch.plugins.environments.LightningEnvironment}"
+    callback = f"{{class_path: {CALLBACKS}.ModelCheckpoint, init_args: {{dirpath: mine, filename: last}}}}"
+    (tmp_path / "own.yaml").write_text(f"trainer: {{plugins: {plugin}, callbacks: {callback}, max_epochs: 1}}")
+    done = train("--config", "own.yaml", "--name", "x")
+    assert done.code == 0, done.err
+    assert (tmp_path / "mine/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_callback_of_a_missing_metric_is_one_line(train, tmp_path, kind):
+    (tmp_path / "own.yaml").write_text(
+        f"trainer: {{callbacks: [{{class_path: {CALLBACKS}.{kind}, init_args: {{monitor: val/none}}}}]}}"
+    )
+    assert "val/none" in train("--config", "own.yaml", "--name", "x").error
 
 
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
