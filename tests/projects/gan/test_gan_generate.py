@@ -1,4 +1,4 @@
-"""Generation command: the files that it prints are those that it writes, and a file that it cannot write is refused before."""
+"""Generation command: the files that it prints are those that it writes; one that it cannot write is refused before."""
 
 from __future__ import annotations
 
