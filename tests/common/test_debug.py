@@ -1,67 +1,20 @@
-"""Debug checks: correct modules pass, and the message about a faulty one names its fault."""
+"""Overfitting and shapes: correct modules pass, and the message about a faulty one names its fault."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
+from debug_modules import Classifier, Detached, Diverging, FrozenBody, RandomImages, first_batch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import debug
-from common.debug.gradients import tiny_double_batch
 from common.errors import UserError
 
 CPU = {"accelerator": "cpu", "devices": 1}
-
-
-class RandomImages(LightningDataModule):
-    """64 uint8 images (3, 8, 8) with random labels of four classes, which can only be memorized."""
-
-    def setup(self, stage: str) -> None:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=generator)
-        self.data = TensorDataset(images, torch.randint(0, 4, (64,), generator=generator))
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.data, batch_size=16, shuffle=True)
-
-
-class Classifier(LightningModule):
-    """Small network with batch normalization, max-pooling and dropout."""
-
-    def __init__(self, dropout: float = 0.0, smoothing: float = 0.0, lr: float = 0.01) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.pool = nn.MaxPool2d(2)
-        self.drop = nn.Dropout(dropout)
-        self.head = nn.Linear(128, 4)
-        self.smoothing, self.lr = smoothing, lr
-
-    def features(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.head.weight.dtype) / 255
-        return self.drop(self.pool(F.relu(self.norm(self.conv(pixels)))).flatten(1))
-
-    def compute_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        return F.cross_entropy(self.head(self.features(images)), labels, label_smoothing=self.smoothing)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor | None:
-        return self.compute_loss(batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
-
-
-def first_batch() -> tuple[Tensor, Tensor]:
-    return debug.first_batch(RandomImages())
-
 
 # overfit: correct modules
 
@@ -148,23 +101,6 @@ def test_overfit_compares_with_the_minimum_of_the_loss():
 class RandomLabels(Classifier):
     def compute_loss(self, batch):
         return super().compute_loss((batch[0], torch.randint(0, 4, batch[1].shape)))
-
-
-class Detached(Classifier):
-    def compute_loss(self, batch):
-        return super().compute_loss(batch).detach()
-
-
-class FrozenBody(Classifier):
-    """The head has the same inputs for every image, and no gradient reaches the layers that could change that."""
-
-    def features(self, images):
-        return super().features(images).detach().mean(0).expand(len(images), -1)
-
-
-class Diverging(Classifier):
-    def compute_loss(self, batch):
-        return super().compute_loss(batch) * float("nan")
 
 
 @pytest.mark.parametrize(
@@ -270,153 +206,6 @@ def test_shapes_name_the_layer_that_fails():
     with pytest.raises(UserError, match=r"square \(Linear\) failed on 2x36: .*36.*16"):
         debug.layer_shapes(module, {"images": torch.rand(2, 3, 5, 5)})
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
-
-
-# gradients
-
-
-class WrongScale(torch.autograd.Function):
-    """x * weight, with a backward that doubles the gradient of the weight."""
-
-    @staticmethod
-    def forward(context, x, weight):
-        context.save_for_backward(x, weight)
-        return x * weight
-
-    @staticmethod
-    def backward(context, gradient):
-        x, weight = context.saved_tensors
-        return gradient * weight, 2 * (gradient * x).sum(0)
-
-
-class Wrong(Classifier):
-    def __init__(self) -> None:
-        super().__init__(dropout=0.3)
-        self.scale = nn.Parameter(torch.rand(128) + 0.5)
-
-    def features(self, images):
-        return WrongScale.apply(super().features(images), self.scale)
-
-
-def test_gradients_of_a_correct_module_pass(capsys):
-    module = Classifier(dropout=0.3)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    checks = debug.check_gradients(module, first_batch())
-    assert {check.parameter for check in checks} == {name for name, _ in module.named_parameters()}
-    assert checks == sorted(checks, key=lambda check: -check.relative_error)
-    assert checks[0].relative_error < 1e-4
-    assert any(abs(check.autograd) > 0.01 for check in checks), "gradients of 0 would agree without any check"
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    debug.print_gradients(checks)
-    assert f"worst is {checks[0].parameter}" in capsys.readouterr().out
-
-
-def test_gradients_are_the_same_every_time():
-    module, batch = Classifier(dropout=0.3), first_batch()
-    first = debug.check_gradients(module, batch)
-    torch.rand(7)
-    assert debug.check_gradients(module, batch) == first
-
-
-def test_gradients_name_exactly_the_wrong_parameter():
-    checks = debug.check_gradients(Wrong(), first_batch())
-    assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
-    assert checks[0].autograd == pytest.approx(2 * checks[0].numerical, rel=1e-4)
-    with pytest.raises(UserError, match="the gradient of scale is wrong: autograd says"):
-        debug.print_gradients(checks)
-
-
-def test_gradients_before_a_matrix_of_zeros_are_checked():
-    module = Wrong()
-    nn.init.zeros_(module.head.weight)
-    checks = debug.check_gradients(module, first_batch())
-    assert [check.parameter for check in checks if check.relative_error > 1e-4] == ["scale"]
-    assert not module.head.weight.any(), "the module itself is unchanged"
-
-
-def test_gradients_of_detached_parameters_are_wrong():
-    checks = debug.check_gradients(Detached(), first_batch())
-    assert all(check.autograd == 0 for check in checks)
-    wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
-    assert wrong == {name for name, _ in Detached().named_parameters()}
-    checks = debug.check_gradients(FrozenBody(), first_batch())
-    wrong = {check.parameter for check in checks if check.relative_error > 1e-4}
-    assert wrong == {"conv.weight", "norm.weight", "norm.bias"}
-
-
-class Awkward(Classifier):
-    """Bias in front of batch normalization (gradient 0), unused parameter, frozen parameter, noise of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=True)
-        self.unused = nn.Parameter(torch.ones(3))
-        self.head.bias.requires_grad_(False)
-
-    def features(self, images):
-        return super().features(images) + self.pool(self.norm(torch.randn(len(images), 8, 8, 8))).flatten(1)
-
-
-def test_gradients_that_are_zero_on_both_sides_pass():
-    checks = {check.parameter: check for check in debug.check_gradients(Awkward(), first_batch())}
-    assert "head.bias" not in checks
-    assert checks["unused"].relative_error == 0
-    assert abs(checks["conv.bias"].autograd) < 1e-9
-    debug.print_gradients(list(checks.values()))
-
-
-class Kinked(Classifier):
-    """ReLU of parameters closer to its kink than the first step is long."""
-
-    def __init__(self, distances: list[float]) -> None:
-        super().__init__()
-        self.near = nn.Parameter(torch.tensor(distances))
-
-    def compute_loss(self, batch):
-        return super().compute_loss(batch) + F.relu(self.near).sum()
-
-
-@pytest.mark.parametrize("distances", [[1e-10], [5e-8, -5e-8, 6e-8]], ids=["half a step", "a shorter step"])
-def test_gradients_at_kinks_pass(distances):
-    checks = debug.check_gradients(Kinked(distances), first_batch())
-    assert "near" in [check.parameter for check in checks]
-    assert checks[0].relative_error < 1e-4
-
-
-def test_gradients_need_a_float64_loss_and_a_trainable_parameter():
-    class Rounding(Classifier):
-        def compute_loss(self, batch):
-            return super().compute_loss(batch).float()
-
-    with pytest.raises(UserError, match=r"torch\.float32"):
-        debug.check_gradients(Rounding(), first_batch())
-    with pytest.raises(UserError, match="no parameter is trainable"):
-        debug.print_gradients(debug.check_gradients(Classifier().requires_grad_(False), first_batch()))
-
-
-class Pair(NamedTuple):
-    left: Tensor
-    right: Tensor
-
-
-@dataclass
-class Sample:
-    images: Tensor
-    pair: Pair
-    name: str
-
-
-def test_tiny_batches_keep_their_structure():
-    pair = Pair(torch.rand(9, 2), torch.arange(9))
-    batch = {"sample": Sample(torch.zeros(9, 3, dtype=torch.uint8), pair, "x"), "rest": [torch.rand(7), 3]}
-    tiny = tiny_double_batch(batch)
-    sample, (weights, number) = tiny["sample"], tiny["rest"]
-    assert isinstance(sample, Sample) and isinstance(sample.pair, Pair)
-    assert (sample.images.dtype, tuple(sample.images.shape), sample.name) == (torch.uint8, (4, 3), "x")
-    assert (sample.pair.left.dtype, tuple(sample.pair.left.shape)) == (torch.float64, (4, 2))
-    assert torch.equal(sample.pair.right, torch.arange(4))
-    assert (weights.dtype, tuple(weights.shape), number) == (torch.float64, (7,), 3)
-    assert len(batch["sample"].images) == 9, "the batch itself stays whole"
 
 
 # the option
