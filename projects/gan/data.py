@@ -91,7 +91,7 @@ class GANData(SourceDataModule):
 
     @property
     def data_kind(self) -> Literal["points", "images"]:
-        """Kind of the samples."""
+        """`points` or `images`."""
         return "images" if self.mixture is None else "points"
 
     @property
