@@ -46,8 +46,15 @@ CHAPTERS = (
         "read any shape error, mask, and reshape without copying",
         (
             "predict_shapes",
+            "image_batch",
+            "slicing",
+            "view_reshape",
             "gather",
+            "scatter_add",
+            "broadcast_shapes",
+            "channel_normalize",
             "masked_mean",
+            "patchify",
         ),
     ),
 )
