@@ -1,10 +1,12 @@
 """Every exercise: its stub fails with a helpful line, its solution passes, each wrong answer gets its own message."""
 
 import ast
+import re
 
 import pytest
+import torch
 
-from foundations.catalog import CHAPTERS, TRAINING, all_exercises, is_prediction, load_exercise, solution_path
+from foundations.catalog import CHAPTERS, ROOT, TRAINING, all_exercises, is_prediction, load_exercise, solution_path
 from foundations.report import failure_lines, locate
 from foundations.sandbox import run_sandboxed
 from foundations.stubs import make_stub
@@ -68,3 +70,25 @@ def test_text_of_an_exercise_is_complete(name):
 def test_chapter_ends_with_its_challenge(chapter):
     levels = [load_exercise(name).level for name in chapter.exercises if not is_prediction(name)]
     assert levels[-1] == "challenge" and levels.count("challenge") == 1
+
+
+def torch_names(tree: ast.Module) -> set[str]:
+    """Names of torch that a solution uses: `torch.f`, `nn.C`, `F.f`, and methods of tensors."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            of_torch = isinstance(node.value, ast.Name) and node.value.id in ("torch", "nn", "F")
+            if of_torch or (
+                hasattr(torch.Tensor, node.attr) and not hasattr(str, node.attr) and not hasattr(list, node.attr)
+            ):
+                names.add(node.attr)
+    return names - {"Tensor", "Module", "shape", "dtype", "device", "ndim", "nn", "float32", "int64", "float64", "Generator"}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_lessons_have_every_torch_name_that_a_solution_needs(name):
+    chapter = next(number for number, chapter in enumerate(CHAPTERS) if name in chapter.exercises)
+    lessons = "\n".join((ROOT / "lessons" / f"{earlier.name}.md").read_text() for earlier in CHAPTERS[: chapter + 1])
+    words = set(re.findall(r"\w+", lessons))
+    missing = torch_names(ast.parse(solution_path(name).read_text())) - words
+    assert not missing

@@ -18,7 +18,7 @@ exercise = Exercise(
     hints=(
         "Split H into (rows, size) and W into (columns, size), move rows and columns to the front, join the rest.",
         "(N, C, R, p, Q, p) permuted to (N, R, Q, C, p, p), then joined to (N, R * Q, C * p * p); back again.",
-        "images.reshape(n, c, R, p, Q, p).permute(0, 2, 4, 1, 3, 5).reshape(n, R * Q, -1); back: .permute(0, 3, 1, 4, 2, 5).",
+        "(N, C, R, p, Q, p) permuted to (N, R, Q, C, p, p), then joined: (N, R * Q, C * p * p); back likewise.",
     ),
     source="torch._refs:unfold",
     look_at="unfold makes windows along one dimension by strides, without a copy. When do two windows overlap?",
