@@ -57,6 +57,23 @@ CHAPTERS = (
             "patchify",
         ),
     ),
+    Chapter(
+        "autograd",
+        "Autograd: gradients by hand, accumulation, detach, an engine",
+        2,
+        "every capstone",
+        "say what .grad holds, cut a graph on purpose, and check a gradient",
+        (
+            "predict_gradients",
+            "mse_gradients",
+            "numerical_gradient",
+            "gradient_accumulation",
+            "manual_update",
+            "truncated_bptt",
+            "safe_where",
+            "autograd_engine",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds

@@ -36,12 +36,17 @@ OPERATORS: dict[type, type] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+COMMUTATIVE = ("max", "min", "maximum", "minimum", "zip", "isclose", "allclose", "equal")
 
 
 def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
     """Each mutant of a module with a description."""
     nodes = [node for definition in tree.body if not _is_text(definition) for node in ast.walk(definition)]
     positions = [i for i, node in enumerate(ast.walk(tree)) if any(node is other for other in nodes)]
+    for node in nodes:
+        for keyword in getattr(node, "keywords", []):
+            if keyword.arg == "strict":
+                keyword.value.of_strict = True
     for position in positions:
         for number in range(2):
             changed = copy.deepcopy(tree)
@@ -49,6 +54,10 @@ def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
             text = _mutate(node, number)
             if text:
                 yield f"line {getattr(node, 'lineno', '?')}: {text}", changed
+
+
+def _name(node: ast.Call) -> str:
+    return ast.unparse(node.func).rpartition(".")[2]
 
 
 def _is_text(node: ast.stmt) -> bool:
@@ -64,18 +73,20 @@ def _mutate(node: ast.AST, number: int) -> str:
         node.ops[0] = OPERATORS[type(node.ops[0])]()
         return f"comparison in {ast.unparse(node)[:60]}"
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if number == 1 and node.value != 1:  # a negated dimension is often the same one
+            return ""
         node.value = node.value + 1 if number == 0 else -node.value
-        return f"constant {node.value}" if number == 0 or node.value else ""
-    if isinstance(node, ast.Constant) and isinstance(node.value, bool) and number == 0:
+        return f"constant {node.value}"
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool) and number == 0 and not hasattr(node, "of_strict"):
         node.value = not node.value
         return f"constant {node.value}"
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert) and number == 0:
         node.op = ast.UAdd()
         return f"without the sign in {ast.unparse(node)[:60]}"
-    if isinstance(node, ast.Call) and len(node.args) >= 2 and number == 0:
+    if isinstance(node, ast.Call) and len(node.args) >= 2 and number == 0 and _name(node) not in COMMUTATIVE:
         node.args[0], node.args[1] = node.args[1], node.args[0]
         return f"order of arguments in {ast.unparse(node)[:60]}"
-    if isinstance(node, ast.Call) and node.keywords and number == 1:
+    if isinstance(node, ast.Call) and node.keywords and number == 1 and node.keywords[-1].arg != "strict":
         dropped = node.keywords.pop()
         return f"without {dropped.arg}= in {ast.unparse(node)[:60]}"
     if isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With | ast.While) and number == 0:

@@ -68,7 +68,6 @@ def slices(answer: ModuleType, rng: random.Random) -> None:
 @exercise.wrong(
     "image_batch",
     "reshape keeps the order in memory, pixel by pixel, and scrambles the image: permute moves the channels.",
-    seen="https://stackoverflow.com/questions/67942487",
 )
 def reshaped(images: list[Tensor]) -> Tensor:
     batch = torch.stack(images)
