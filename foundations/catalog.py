@@ -74,6 +74,27 @@ CHAPTERS = (
             "autograd_engine",
         ),
     ),
+    Chapter(
+        "networks",
+        "Networks from scratch: layers, losses, optimizers, initialization",
+        4,
+        "cifar10, seq2seq, bert_sentiment",
+        "write any layer, loss or optimizer of torch, and see what flows through a network",
+        (
+            "predict_modules",
+            "linear_regression",
+            "mlp",
+            "linear",
+            "cross_entropy",
+            "dropout",
+            "batch_layer_norm",
+            "embedding",
+            "sgd",
+            "adam",
+            "init_and_hooks",
+            "network_from_scratch",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds

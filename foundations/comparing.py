@@ -243,6 +243,8 @@ def describe(value: Any) -> str:
         return (f"({inner})" if isinstance(value, tuple) else f"[{inner}]")[:400]
     if isinstance(value, float):
         return f"{value:.6g}"
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
     return repr(value)[:240]
 
 

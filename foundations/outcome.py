@@ -40,6 +40,6 @@ class Outcome:
     why: str = ""
 
     @property
-    def fingerprint(self) -> tuple[str, str, str]:
+    def fingerprint(self) -> tuple[str, str, str, str]:
         """What two answers that make the same mistake have in common."""
-        return self.failed, self.reason, self.got_digest
+        return self.failed, self.reason, self.got_digest, repr(self.inputs)

@@ -170,7 +170,7 @@ def same_state(step: Step, x: Tensor, state: State, chunk: int, update: Callable
 def by_index(step: Step, x: Tensor, state: State, chunk: int, update: Callable[[Tensor], None]) -> State:
     begin = 0
     while begin < x.size(1):
-        loss, after = step(x[:, begin : begin + chunk], tuple(s.detach() for s in state))  # type: ignore[arg-type]
+        loss, after = step(x[:, begin : begin + chunk], tuple(s.detach() for s in state))
         update(loss)
         state, begin = after, begin + chunk
     return state[0].detach().clone(), state[1].detach().clone()

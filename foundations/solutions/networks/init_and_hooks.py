@@ -41,7 +41,7 @@ def activation_stats(model: nn.Module) -> Iterator[Stats]:
 
 
 def init_relu_network(model: nn.Module, rng: torch.Generator) -> None:
-    """Initializes every nn.Linear, in place, for a deep network of linear layers and ReLU: the activations neither die nor explode.
+    """Initializes every nn.Linear, in place, for a deep network with ReLU: the activations neither die nor explode.
 
     Weights are normal with variance 2 / in_features (He et al., arXiv 1502.01852); biases are zeros.
 

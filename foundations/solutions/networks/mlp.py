@@ -20,7 +20,7 @@ def relu(x: Tensor) -> Tensor:
 
 
 def init_mlp(in_dim: int, hidden_dim: int, out_dim: int, rng: torch.Generator) -> list[Tensor]:
-    """Four leaves that require a gradient: w1 (in_dim, hidden_dim), b1 (hidden_dim,), w2 (hidden_dim, out_dim), b2 (out_dim,).
+    """Four leaves that require a gradient: w1 (in_dim, hidden_dim), b1 (hidden_dim,), w2 (hidden_dim, out_dim), b2.
 
     The weights are random, of a standard deviation that keeps the activations' size; the biases are zeros.
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """Linear, batch normalization, ReLU, linear: `hidden`, `norm`, `head`, made of your own modules.
 
-    Its state dict is that of the same network of torch.nn.
+    Its state dict is that of the same network of torch.nn. `hidden` has no bias: the normalization would take it away.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.hidden = Linear(in_dim, hidden_dim)
+        self.hidden = Linear(in_dim, hidden_dim, bias=False)
         self.norm = BatchNorm(hidden_dim)
         self.head = Linear(hidden_dim, num_classes)
 
