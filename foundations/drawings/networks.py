@@ -1,4 +1,4 @@
-"""Drawing of the lesson on networks: the size of the activations in thirty layers, for three initializations."""
+"""Drawing of the lesson on networks: the size of the activations in thirty layers, for four initializations."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def torch_names(tree: ast.Module) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             of_torch = isinstance(node.value, ast.Name) and node.value.id in ("torch", "nn", "F")
-            if of_torch or (
-                hasattr(torch.Tensor, node.attr) and not hasattr(str, node.attr) and not hasattr(list, node.attr)
-            ):
+            of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+            of_python = any(hasattr(kind, node.attr) for kind in (str, list, dict))
+            if of_torch or (hasattr(torch.Tensor, node.attr) and not of_python and not of_self):
                 names.add(node.attr)
     return names - {"Tensor", "Module", "shape", "dtype", "device", "ndim", "nn", "float32", "int64", "float64", "Generator"}
 
