@@ -1,4 +1,4 @@
-"""Commands of the course: map, start, check, hint, show, reset, list, place, review, source, graduate."""
+"""Commands of the course: map, start, check, hint, show, reset, list, place, review, source."""
 
 from __future__ import annotations
 
@@ -54,8 +54,6 @@ def new_parser() -> OneLineParser:
     add_answers(add("place", run_place, "Ten questions that say where to begin."))
     add_answers(add("review", run_review, "Ask again what was answered wrongly, in new variants."))
     add("source", run_source, "Open torch's own code of what an exercise builds.", nargs=None)
-    graduate = add("graduate", run_graduate, "Train a translator and a digit classifier with the parts that you wrote.")
-    graduate.add_argument("--seconds", type=float, default=60.0, help="Training time of each (default: 60).")
     return parser
 
 
@@ -241,10 +239,3 @@ def run_source(arguments: argparse.Namespace) -> None:
     if is_prediction(arguments.name):
         raise UserError(f"{arguments.name}: questions have no single function of torch behind them; see `list`")
     print_source(load_exercise(arguments.name))
-
-
-def run_graduate(arguments: argparse.Namespace) -> None:
-    """Trains with the learner's own parts."""
-    from foundations.graduate import graduate
-
-    graduate(open_progress(arguments), arguments.seconds)

@@ -29,7 +29,7 @@ def map_lines(progress: Progress | None) -> list[str]:
     if progress.review:
         lines.append(f"  Questions that come back: {len(progress.review)}. review")
     following = next_exercise(progress)
-    lines.append(f"  Next, if you like: check {following}" if following else "  All solved. Next: graduate")
+    lines.append(f"  Next, if you like: check {following}" if following else "  All solved.")
     return lines
 
 
@@ -109,7 +109,7 @@ def passed_lines(exercise: str, outcome: Outcome, seconds: float, progress: Prog
         lines.append(f"  You can now: {chapter.skill}")
     else:
         lines.append(f"  {chapter.name} {solved}/{len(chapter.exercises)}")
-    lines.append(f"  Next, if you like: {following}, or any: list" if following else "  All solved. Next: graduate")
+    lines.append(f"  Next, if you like: {following}, or any: list" if following else "  All solved.")
     return lines
 
 
