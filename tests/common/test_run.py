@@ -300,6 +300,33 @@ def test_checkpoint_of_another_network_is_refused(copied, train):
     assert re.match(r"checkpoint .*step-00000004\.ckpt: not of the network that --model describes: size mismatch", line)
 
 
+@pytest.mark.parametrize(
+    "attribute, value, change",
+    [
+        ("split_sizes", {"train": 61, "val": 40}, "train examples: 60 then, 61 now"),
+        ("split_sizes", {"train": 60}, "val examples: 40 then, none now"),
+        (
+            "class_names",
+            ["a", "b", "c", "d"],
+            "class 0: none then, a now; class 1: none then, b now; class 2: .* c now; ...",
+        ),
+    ],
+)
+def test_changed_data_is_refused_and_nothing_is_lost(copied, train, monkeypatch, attribute, value, change):
+    before = snapshot(copied)
+    monkeypatch.setattr(f"toy.data.ToyData.{attribute}", value, raising=False)
+    line = train("--name", "full", "--resume", "auto", "--max_epochs", "3").error
+    assert re.match(rf"checkpoint .*step-00000004\.ckpt: the data has changed since: {change}\. Restore the data", line)
+    assert "or train anew with another --name and without --resume" in line
+    assert snapshot(copied) == before
+
+
+def test_data_of_another_source_is_refused(copied, train, tmp_path):
+    (tmp_path / "x.csv").write_text("x\n1\n")
+    line = train("--name", "full", "--resume", "auto", "--data.source", "x.csv").error
+    assert "the data has changed since: source: sample then, x.csv now. Restore" in line
+
+
 # bad input
 
 
