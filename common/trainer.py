@@ -77,7 +77,7 @@ def should_log(trainer: Trainer) -> bool:
 
 
 def logged_steps(checkpoint: dict[str, Any]) -> int:
-    """Number that loggers give to the first step after `checkpoint`.
+    """Steps done at `checkpoint`, as loggers count them.
 
     (Its `global_step` counts the steps of every optimizer, where a module has several.)
     """

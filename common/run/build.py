@@ -21,7 +21,7 @@ from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.checkpoints import AtomicCheckpointIO, check_data, read_checkpoint
-from common.io.loggers import csv_logger, wandb_logger
+from common.io.loggers import count_steps_done, csv_logger, wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
@@ -47,7 +47,7 @@ def build(
             check_data(resumed, data.fingerprint(), Path(str(run_dir.checkpoint)))
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
-        options["logger"] = [*run_loggers(request, run_dir, data, resumed), *user_loggers]
+        options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed), *user_loggers]))
         options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)

@@ -72,7 +72,7 @@ def test_resumed_metrics_are_those_of_an_uninterrupted_run_step_by_step(runs):
             rows = read_metrics(folder / "metrics.csv")
             curves.append([(row["step"], row[metric]) for row in rows if metric in row])
         whole, killed = curves
-        ends = [STEPS * epoch - 1 for epoch in range(1, EPOCHS + 1)]
-        assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(EPOCHS * STEPS)))
+        ends = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
+        assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(1, EPOCHS * STEPS + 1)))
         assert len({value for _, value in whole}) > 1, "metrics that stand still would prove nothing"
         assert killed == whole, metric
