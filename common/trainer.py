@@ -59,6 +59,15 @@ def no_sync(strategy: Strategy) -> AbstractContextManager[Any]:
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
+def has_grad_scaler(trainer: Trainer) -> bool:
+    """Whether a gradient scaler scales the loss (`16-mixed`).
+
+    Fused optimizers undo it inside of their step, after clipping; before others Lightning does, so that what is clipped and
+    logged are the gradients themselves.
+    """
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
 def should_log(trainer: Trainer) -> bool:
     """Whether Lightning passes the metrics of the current training step to the loggers; constant within the step.
 
@@ -68,7 +77,7 @@ def should_log(trainer: Trainer) -> bool:
 
 
 def logged_steps(checkpoint: dict[str, Any]) -> int:
-    """Number that loggers give to the first step after `checkpoint`.
+    """Steps done at `checkpoint`, as loggers count them.
 
     (Its `global_step` counts the steps of every optimizer, where a module has several.)
     """

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from common.errors import UserError
 from common.io.checkpoints import sorted_by_step
-from common.trainer import should_log
+from common.trainer import has_grad_scaler, should_log
 
 
 class GradientMonitor(Callback):
@@ -39,8 +39,7 @@ class GradientMonitor(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not torch.isfinite(self.loss if scaled else norm):
+        if not torch.isfinite(self.loss if has_grad_scaler(trainer) else norm):
             raise UserError(self._message(trainer, pl_module))
         if should_log(trainer):
             pl_module.log("grad/norm", norm)

@@ -89,6 +89,17 @@ class SourceDataModule(LightningDataModule):
         """Name of the data beside results."""
         return self.resolve().label
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of examples in each of train and val; empty for data without end."""
+        return {}
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What a checkpoint records of the data that it is trained on: source, number of examples, and class names."""
+        classes = {f"class {label}": name for label, name in enumerate(getattr(self, "class_names", []))}
+        sizes = {f"{split} examples": size for split, size in self.split_sizes.items()}
+        return {"source": self.resolve().label, **sizes, **classes}
+
 
 def hub_is_reachable(timeout: float = 3.0) -> bool:
     """Whether the hub answers within `timeout` seconds, and no environment variable asks to stay offline."""

@@ -84,6 +84,18 @@ def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
         raise UserError(f"checkpoint {path}: belongs to {written_by or 'no project of this suite'}, not to {project}")
 
 
+def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, str | int], path: Path) -> None:
+    """Raises UserError if `checkpoint` was trained on other data than that of `fingerprint`: no order of it fits both."""
+    saved = checkpoint.get("data", fingerprint)
+    changed = [name for name in {**saved, **fingerprint} if saved.get(name) != fingerprint.get(name)]
+    changes = [f"{name}: {saved.get(name, 'none')} then, {fingerprint.get(name, 'none')} now" for name in changed[:3]]
+    if changes:
+        raise UserError(
+            f"checkpoint {path}: the data has changed since: {'; '.join(changes)}{'; ...' * (len(changed) > 3)}. "
+            "Restore the data and its options, or train anew with another --name and without --resume"
+        )
+
+
 def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dict[str, Any]]:
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 

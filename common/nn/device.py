@@ -44,8 +44,13 @@ def default_precision(accelerator: str) -> str:
 
 
 def check_precision(precision: str, accelerator: str) -> None:
-    """Raises UserError if `precision` is a bfloat16 that a processor lacks: slow beyond use, and some layers fail in it."""
+    """Raises UserError if `precision` is a bfloat16 that a processor lacks: slow beyond use, and some layers fail in it.
+
+    Also if it is `16-mixed` on a processor, in place of which Lightning would take `bf16-mixed`.
+    """
     on_cpu = accelerator in ("auto", "cpu") and device_type(accelerator) == "cpu"
+    if precision in ("16", "16-mixed") and on_cpu:
+        raise UserError(f"--precision {precision}: mixed float16 needs a GPU; use {default_precision(accelerator)}")
     if precision.startswith("bf16") and on_cpu and not has_bfloat16("cpu"):
         raise UserError(f"--precision {precision}: this processor has no bfloat16; use 32-true")
 

@@ -91,13 +91,11 @@ def summarize(
 
 def best_validation(rows: list[dict[str, float]], monitor: str, best: str | None) -> dict[str, float]:
     """Validation metrics and step of the checkpoint `best`, or of the last weights if None; empty without validation."""
-    end = (
-        math.inf if best is None else int(Path(best).stem.removeprefix("best-"))
-    )  # the row of its last step is the one before
-    rows = [row for row in rows if monitor in row and row["step"] < end]
+    end = math.inf if best is None else int(Path(best).stem.removeprefix("best-"))
+    rows = [row for row in rows if monitor in row and row["step"] <= end]
     if not rows:
         return {}
-    return {key: value for key, value in rows[-1].items() if key.startswith("val/")} | {"step": rows[-1]["step"]}
+    return {key: value for key, value in rows[-1].items() if key.startswith("val/")} | {"step": int(rows[-1]["step"])}
 
 
 def git_commit() -> str | None:

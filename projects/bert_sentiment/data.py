@@ -121,6 +121,11 @@ class TextData(SourceDataModule):
         """Whether there are validation texts, the source's own or held out."""
         return "val" in self.splits
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of texts."""
+        return {name: len(split.texts) for name, split in self.splits.items() if name != "test"}
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one trained on the training texts for an encoder that has none."""

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
@@ -47,6 +47,8 @@ def export(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; choose another")
+    if options.onnx:
+        import_onnx()  # before anything is written
     classifier = load(options.checkpoint)
     own_head = isinstance(classifier.net, SequenceClassifier)
     if not own_head and not options.onnx:
@@ -60,20 +62,24 @@ def export(options: argparse.Namespace) -> None:
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
-def save_onnx(classifier: TextClassifier, path: Path) -> None:
-    """Writes the network with inputs input_ids and attention_mask (batch, time) and output logits (batch, classes).
-
-    Raises UserError if the extra is not installed, or the runtime's logits are not torch's.
-    """
-    import torch
-
-    from projects.bert_sentiment.data import pad
-
+def import_onnx() -> Any:
+    """Module `onnxruntime`. Raises UserError if it or what torch's exporter needs is not installed."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401, what torch's exporter needs
     except ModuleNotFoundError as error:
         raise UserError('--onnx: run `pip install "lightning-capstones[onnx]"`') from error
+    return onnxruntime
+
+
+def save_onnx(classifier: TextClassifier, path: Path) -> None:
+    """Writes the network with inputs input_ids and attention_mask (batch, time) and output logits (batch, classes).
+
+    Raises UserError if the runtime's logits are not torch's.
+    """
+    import torch
+
+    from projects.bert_sentiment.data import pad
 
     def encode(*texts: str) -> tuple[torch.Tensor, torch.Tensor]:
         return pad(classifier.tokenize(texts), classifier.tokenizer.pad_token_id)
@@ -91,7 +97,7 @@ def save_onnx(classifier: TextClassifier, path: Path) -> None:
         verbose=False,
     )
     input_ids, mask = encode("one", "another text, of another length", "and a third; three, where there were two")
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = import_onnx().InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"input_ids": input_ids.numpy(), "attention_mask": mask.numpy()})
     with torch.no_grad():
         difference = float((torch.from_numpy(logits) - classifier.net(input_ids, mask)).abs().max())

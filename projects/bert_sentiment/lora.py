@@ -14,7 +14,7 @@ def add_lora(net: Classifier, rank: int, alpha: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
-        raise UserError('--model.lora_rank: install peft with `pip install "lightning-capstones[lora]"`') from error
+        raise UserError('--model.lora_rank: run `pip install "lightning-capstones[lora]"`') from error
     linear = [name for name, part in net.encoder.named_modules() if isinstance(part, nn.Linear)]
     targets = [name for name in linear if not name.startswith("pooler")]  # a part of the head
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), net.encoder)

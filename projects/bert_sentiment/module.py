@@ -16,7 +16,7 @@ from common.nn.dropout import replace_dropout
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
 from common.options import Fraction, PositiveFraction
-from common.trainer import attached_trainer, training_steps
+from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import add_lora
 from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics, fit_temperature
@@ -186,7 +186,7 @@ class BertSentimentModule(LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         groups = parameter_groups(self.net, self.num_layers, h["lr"], h["layer_decay"], h["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=h["lr"], fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=h["lr"], fused=not has_grad_scaler(self.trainer))
         steps = training_steps(self.trainer)
         return warmup_schedule(optimizer, steps, round(h["warmup"] * steps))
 

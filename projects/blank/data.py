@@ -64,6 +64,12 @@ class BlankData(SourceDataModule):
         self.setup("fit")
         return self.train[0].shape[1]
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of rows."""
+        self.setup("fit")
+        return {"train": len(self.train[1]), "val": len(self.val[1])}
+
     def setup(self, stage: str) -> None:
         """Reads and splits the rows, once."""
         if hasattr(self, "test"):

@@ -87,14 +87,18 @@ class CIFAR10Data(SourceDataModule):
     @property
     def source_label(self) -> str:
         """Name of the data in results: the source, with the way its pixels were stored as in `cifar10-jpeg75`."""
-        test = self.test if hasattr(self, "test") else self.load()["test"]
         split = "validation" if self.test_split == "validation" else ""
-        return "-".join(filter(None, [self.resolve().label, test.encoding, split]))
+        return "-".join(filter(None, [self.resolve().label, self.split("test").encoding, split]))
 
     @property
     def class_names(self) -> list[str]:
-        """Name of each label; available after `setup`."""
-        return self.test.class_names
+        """Name of each label."""
+        return self.split("test").class_names
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of images."""
+        return {name: len(self.split(name)) for name in ("train", "val")}
 
     @property
     def horizontal_flip(self) -> bool:
@@ -107,10 +111,28 @@ class CIFAR10Data(SourceDataModule):
         return self.val_size > 0
 
     def load(self) -> dict[str, LabeledImages]:
-        """Splits "train", "test" and, where the source has all three, "validation", read once."""
+        """Splits "train", "val" (the source's own, else held out of train) and "test", read once.
+
+        Raises:
+            UserError: There are not enough training images to hold out `val_size`.
+        """
         if not self.splits:
-            self.splits = load_images(self.resolve(), IMAGE_SIZE, make_splits)
+            splits = load_images(self.resolve(), IMAGE_SIZE, make_splits)
+            train, val = splits["train"], splits.get("validation")
+            if val is None or not self.val_size:
+                if self.val_size >= len(train):
+                    raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
+                train, val = hold_out(train, self.val_size)
+            else:
+                print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
+            if self.extra_train_data is not None:
+                train = train.joined_with(load_extra(self.extra_train_data, train.class_names))
+            self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
+
+    def split(self, name: str) -> LabeledImages:
+        """Split "train", "val" or "test"; after `setup` the one on the device."""
+        return getattr(self, name) if hasattr(self, name) else self.load()[name]
 
     def prepare_data(self) -> None:
         """Decodes the images once for all processes, into the cache."""
@@ -118,22 +140,12 @@ class CIFAR10Data(SourceDataModule):
             self.load()
 
     def setup(self, stage: str) -> None:
-        """Splits off the validation images and moves everything to the device."""
+        """Moves all images to the device."""
         if hasattr(self, "test"):
             return
-        splits = self.load()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        train, val = splits["train"], splits.get("validation")
-        if val is None or not self.val_size:
-            if self.val_size >= len(train):
-                raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
-            train, val = hold_out(train, self.val_size)
-        else:
-            print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
-        self.train, self.val, self.test = train.to(device), val.to(device), splits["test"].to(device)
+        self.train, self.val, self.test = (self.load()[name].to(device) for name in ("train", "val", "test"))
         self.splits = {}  # a second copy would only take up memory
-        if self.extra_train_data is not None:
-            self.train = self.train.joined_with(load_extra(self.extra_train_data, train.class_names).to(device))
         # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
         self.hard_examples = HardExampleSelection(len(self.train), self.subset_fraction, self.seed, device)

@@ -112,6 +112,11 @@ class GANData(SourceDataModule):
         return 1.0 if self.mixture is None else self.mixture.data_std
 
     @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of images; points are without end."""
+        return {} if self.mixture is not None else {name: len(self.load()[name]) for name in ("train", "val")}
+
+    @property
     def source_label(self) -> str:
         """Source's name beside results, with the way its pixels were stored as in `cifar10-jpeg75`."""
         encoding = "" if self.mixture is not None else self.load()["test"].encoding

@@ -128,4 +128,6 @@ def env_errors(id: str) -> Iterator[None]:
     try:
         yield
     except (gym.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
+        if "Box2D is not installed" in str(error):
+            raise UserError(f'--data.source {id}: run `pip install "lightning-capstones[box2d]"`') from error
         raise UserError(f"--data.source {id}: {' '.join(str(error).split())[:240]}") from error

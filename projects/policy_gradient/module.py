@@ -309,10 +309,3 @@ class PolicyGradientModule(LightningModule):
         """Adds the environment, which the policy is played in."""
         env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
         checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for a checkpoint of another environment, whose shapes may match."""
-        data = getattr(attached_trainer(self), "datamodule", None)
-        saved = checkpoint.get("environment", {}).get("id")
-        if data is not None and saved != data.env_info.id:
-            raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.env_info.id}")

@@ -95,7 +95,7 @@ def read_learning_curve(run_dir: Path) -> LearningCurve:
         raise UserError(f"{run_dir}: no finished run of this project") from error
     if not rows:
         raise UserError(f"{run_dir}: has no validations")
-    steps = np.array([(row["step"] + 1) * rollout_steps for row in rows])
+    steps = np.array([row["step"] * rollout_steps for row in rows])
     returns = np.array([row["val/return_mean"] for row in rows])
     return LearningCurve(summary["data_source"], summary["recipe"], steps, returns)
 

@@ -136,6 +136,11 @@ class TranslationData(SourceDataModule):
         texts["train"] = select(texts["train"], filled)
         return texts
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of pairs."""
+        return {name: len(source) for name, (source, _) in self.texts.items() if name != "test"}
+
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """Source and target tokenizer, trained on the training pairs.

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
 from common.options import Fraction
-from common.trainer import attached_trainer, training_steps
+from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import (
     PAD,
@@ -196,7 +196,8 @@ class Seq2SeqModule(LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         groups = parameter_groups(self.net, h["muon_lr"])
-        optimizer = MuonAdamW(groups, lr=h["lr"], betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=h["weight_decay"])
+        options: dict[str, Any] = {"betas": ADAM_BETAS, "eps": ADAM_EPS, "fused": not has_grad_scaler(self.trainer)}
+        optimizer = MuonAdamW(groups, lr=h["lr"], weight_decay=h["weight_decay"], **options)
         steps = training_steps(self.trainer)
         return warmup_schedule(optimizer, steps, round(h["warmup"] * steps), h["schedule"])
 

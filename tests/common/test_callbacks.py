@@ -354,3 +354,17 @@ def test_every_epoch_prints_a_line(capsys):
         assert words[:4] == ["epoch", str(number), "step", str(3 * number)]
         assert words[4:8:2] == ["train/loss", "val/loss"] and words[-1] == "s"
         assert all(float(word) >= 0 for word in words[5:8:2])
+
+
+def test_metrics_are_printed_in_the_epoch_that_measured_them(capsys):
+    class Sparse(Net):
+        def training_step(self, batch, index):
+            if self.current_epoch == 1:
+                self.log("train/second", 1.0)
+            return super().training_step(batch, index)
+
+    fit(Sparse(), EpochPrinter(), val=True, epochs=4, check_val_every_n_epoch=3)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all("train/loss" in line for line in lines)
+    assert ["val/loss" in line for line in lines] == [False, False, True, False]
+    assert ["train/second" in line for line in lines] == [False, True, False, False]

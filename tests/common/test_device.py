@@ -130,6 +130,17 @@ def test_bfloat16_is_an_error_on_a_processor_without_it(machine, precision):
         device.check_precision(precision, "cpu")
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+@pytest.mark.parametrize("cpuinfo, default", [(PLAIN, "32-true"), (NATIVE, "bf16-mixed")])
+def test_mixed_float16_is_an_error_on_a_processor(machine, precision, cpuinfo, default):
+    machine(cpuinfo=cpuinfo)
+    for accelerator in ("cpu", "auto"):
+        with pytest.raises(UserError, match=f"--precision {precision}: mixed float16 needs a GPU; use {default}"):
+            device.check_precision(precision, accelerator)
+    machine(gpus=1)
+    device.check_precision(precision, "auto")
+
+
 def test_names_of_devices(machine, monkeypatch):
     machine(cpuinfo=PLAIN)
     for count, threads in [(1, "1 thread"), (2, "2 threads")]:

@@ -75,7 +75,7 @@ def test_summary_has_every_metric(full_run):
     assert summary["test"] == pytest.approx({name: value for name, value in tested.items() if name.startswith("test/")})
     assert summary["best_validation"] == {key: best[key] for key in ("val/accuracy", "val/loss", "step")}
     (kept,) = (folder / "checkpoints").glob("best-*")
-    assert summary["checkpoint"] == kept.name == f"best-{best['step'] + 1:08.0f}.ckpt"
+    assert summary["checkpoint"] == kept.name == f"best-{best['step']:08.0f}.ckpt"
     module, *_ = CapstoneCLI(PROJECT, ["--config", str(folder / "config.yaml")]).request().build()
     assert summary["parameters"] == sum(p.numel() for p in module.parameters())
     assert torch.load(kept, weights_only=True)["state_dict"].keys() == module.state_dict().keys()
@@ -105,7 +105,7 @@ def test_run_appears_in_comparisons(full_run):
     assert errors == [] and (record.project, record.name, record.source, record.seed) == ("toy", "full", "sample", 3)
     assert (record.monitor, record.mode, record.settings["model.mlp.hidden_dim"]) == ("val/accuracy", "max", 8)
     assert record.metrics == {**summary["test"], **{k: v for k, v in summary["best_validation"].items() if k != "step"}}
-    assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [1.0, 3.0]
+    assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [2.0, 4.0]
     assert max(value for _, value in record.curve) == record.metrics["val/accuracy"]
 
 
@@ -246,7 +246,7 @@ def test_longer_run_continues_where_the_run_ended(copied, train):
     done = train("--name", "full", "--resume", "auto", "--max_epochs", "3", "--wandb", "false", alone=True)
     assert done.code == 0 and "resuming runs/toy/full from step-00000004.ckpt" in done.out
     rows = read_metrics(copied / "metrics.csv")
-    assert [row["step"] for row in rows if "train/loss" in row] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "test/loss" in row] == [6]
     summary = json.loads((copied / "summary.json").read_text())
     assert (summary["epochs"], summary["steps"], summary["recipe"], summary["seed"]) == (3, 6, "sample", 3)
@@ -298,6 +298,33 @@ def test_checkpoint_of_another_project_is_refused(copied, train):
 def test_checkpoint_of_another_network_is_refused(copied, train):
     line = train("--name", "full", "--resume", "auto", "--model.mlp.hidden_dim", "9", "--max_epochs", "3").error
     assert re.match(r"checkpoint .*step-00000004\.ckpt: not of the network that --model describes: size mismatch", line)
+
+
+@pytest.mark.parametrize(
+    "attribute, value, change",
+    [
+        ("split_sizes", {"train": 61, "val": 40}, "train examples: 60 then, 61 now"),
+        ("split_sizes", {"train": 60}, "val examples: 40 then, none now"),
+        (
+            "class_names",
+            ["a", "b", "c", "d"],
+            "class 0: none then, a now; class 1: none then, b now; class 2: .* c now; ...",
+        ),
+    ],
+)
+def test_changed_data_is_refused_and_nothing_is_lost(copied, train, monkeypatch, attribute, value, change):
+    before = snapshot(copied)
+    monkeypatch.setattr(f"toy.data.ToyData.{attribute}", value, raising=False)
+    line = train("--name", "full", "--resume", "auto", "--max_epochs", "3").error
+    assert re.match(rf"checkpoint .*step-00000004\.ckpt: the data has changed since: {change}\. Restore the data", line)
+    assert "or train anew with another --name and without --resume" in line
+    assert snapshot(copied) == before
+
+
+def test_data_of_another_source_is_refused(copied, train, tmp_path):
+    (tmp_path / "x.csv").write_text("x\n1\n")
+    line = train("--name", "full", "--resume", "auto", "--data.source", "x.csv").error
+    assert "the data has changed since: source: sample then, x.csv now. Restore" in line
 
 
 # bad input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(plain_checkpoint, lo
     length = int(inputs["attention_mask"][2].sum())
     (alone,) = session.run(None, {name: value[2:, :length] for name, value in inputs.items()})
     torch.testing.assert_close(torch.from_numpy(alone), logits[2:], rtol=0, atol=1e-5)
+
+
+def test_without_extras_it_predicts_and_exports_all_but_onnx(plain_checkpoint, tmp_path, monkeypatch, capsys):
+    for package in ("peft", "onnxruntime", "onnxscript"):
+        for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+            monkeypatch.setitem(sys.modules, name, None)
+    folder, checkpoint = tmp_path / "model", str(plain_checkpoint)
+    assert predict.main(["good", "--checkpoint", checkpoint, "--accelerator", "cpu"]) == 0
+    assert export.main([str(folder), "--checkpoint", checkpoint, "--onnx"]) == 2
+    assert capsys.readouterr().err == 'error: --onnx: run `pip install "lightning-capstones[onnx]"`\n'
+    assert not folder.exists(), "nothing is in the way of the next attempt"
+    assert export.main([str(folder), "--checkpoint", checkpoint]) == 0
 
 
 @pytest.mark.parametrize(

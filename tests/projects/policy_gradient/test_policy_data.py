@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -96,11 +98,11 @@ def test_an_environment_that_cannot_be_used_is_named(id, kwargs, line):
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
-    def make(*args, **kwargs):
-        raise gym.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
-
-    monkeypatch.setattr(gym, "make", make)
-    with pytest.raises(UserError, match=r'--data.source LunarLander-v3: .*pip install "gymnasium\[box2d\]"'):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    line = '--data.source LunarLander-v3: run `pip install "lightning-capstones[box2d]"`'
+    with pytest.raises(UserError, match=re.escape(line)):
         inspect_env("LunarLander-v3")
 
 

@@ -134,7 +134,7 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     assert agent.env_info.kwargs == {"max_episode_steps": 20} and agent.evaluate([0]).lengths <= 20
     capsys.readouterr()
     assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", str(checkpoint)) == 2
-    assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
+    assert "the data has changed since: source: CartPole-v1 then, Pendulum-v1 now" in capsys.readouterr().err
     assert play(["--checkpoint", "no.ckpt"]) == 2
     assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
 
