@@ -30,6 +30,7 @@ class EnvInfo:
     kwargs: dict[str, Any]
     obs_dim: int
     flatten: bool  # whether the observation space is something else than a box of vectors
+    has_vector_form: bool  # whether it comes with a vector environment of its own
     discrete: bool
     action_dim: int
     has_action_masks: bool  # whether `info` holds the valid actions of each observation
@@ -83,6 +84,7 @@ def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
         kwargs=kwargs,
         obs_dim=spaces.flatdim(obs_space),
         flatten=not is_vector,
+        has_vector_form=spec is not None and spec.vector_entry_point is not None,
         discrete=discrete,
         action_dim=action_dim,
         has_action_masks=discrete and "action_mask" in info,
@@ -102,8 +104,7 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
         UserError: it cannot be made.
     """
     with env_errors(env_info.id):
-        has_own = gym.spec(env_info.id).vector_entry_point is not None
-        if has_own and not env_info.flatten and not env_info.has_action_masks and autoreset == "next_step":
+        if env_info.has_vector_form and not (env_info.flatten or env_info.has_action_masks) and autoreset == "next_step":
             return gym.make_vec(env_info.id, num_envs, vectorization_mode="vector_entry_point", **env_info.kwargs)
         return gym.make_vec(
             env_info.id,

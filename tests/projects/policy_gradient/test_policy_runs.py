@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
-from commands import Life, last_checkpoint, newest_checkpoint, same
+from commands import Life, environment, last_checkpoint, newest_checkpoint, same
 from common.io.metrics import read_metrics
 from projects.policy_gradient import video
 from projects.policy_gradient.inference import load
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.plots import main as plots
+from projects.policy_gradient.train import PROJECT
 
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
@@ -137,6 +141,75 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
     assert play(["--checkpoint", "no.ckpt"]) == 2
     assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
+
+
+OWN_ENVIRONMENT = """
+import gymnasium as gym
+import numpy as np
+
+class MyEnv(gym.Env):
+    def __init__(self, size):
+        self.observation_space = gym.spaces.Box(-1, 1, (size,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, self.observation_space.shape).astype(np.float32)
+
+    def step(self, action):
+        self.t += 1
+        return self.observe(), 25.0, self.t == 5, False, {}
+
+gym.register("MyEnv-v0", entry_point=MyEnv)
+"""
+TRAIN_RESUME_PLAY = """
+import sys
+from pathlib import Path
+from common.cli.main import main as train
+from projects.policy_gradient.play import main as play
+from projects.policy_gradient.train import PROJECT
+
+flags = ["--name", "own", "--accelerator", "cpu"]
+assert train(PROJECT, [*sys.argv[1:], *flags]) == 0
+assert train(PROJECT, [*flags, "--resume", "auto", "--max_epochs", "2"]) == 0
+checkpoint = next(Path("runs/policy_gradient/own/checkpoints").glob("best-*.ckpt"))
+assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
+"""
+
+
+def readme_flags(word: str) -> list[str]:
+    """Flags of the README's training command with `word` in it."""
+    blocks = (PROJECT.folder / "README.md").read_text().split("```")
+    (command,) = [block for block in blocks if block.startswith("sh\n") and word in block]
+    return shlex.split(command.replace("\\\n", " "))[4:]
+
+
+def test_an_environment_of_ones_own_trains_resumes_and_plays(train, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/my_module.py").write_text(OWN_ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = [*readme_flags("MyEnv-v0"), "--data.num_envs", "2", "--data.num_steps", "8", "--data.rollouts_per_epoch", "2"]
+    assert train("--name", "own", *flags, "--max_epochs", "2") == 0
+    assert train("--name", "own", *flags, "--max_epochs", "3", "--resume", "auto") == 0
+    step, checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/own")
+    assert step == 4, "stopped and stopped again at the reward threshold"
+    capsys.readouterr()
+    assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
+    assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_readmes_environment_of_ones_own_in_a_process_that_does_not_know_it(tmp_path):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/my_module.py").write_text(OWN_ENVIRONMENT)
+    command = [sys.executable, "-c", TRAIN_RESUME_PLAY, *readme_flags("MyEnv-v0")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in done.stdout
 
 
 @pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])
