@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
 
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
 from common.trainer import attached_trainer, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
@@ -43,8 +44,9 @@ class PolicyGradientModule(LightningModule):
         reward_threshold: Mean validation return at which training stops; taken from the data.
         hidden_dims: Units of each hidden layer, of policy and value network alike.
         log_std_init: Initial logarithm of the standard deviation of continuous actions.
-        baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and transitions whose
-            episode goes on beyond the rollout are left out, as their return is not known.
+        baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and nothing is
+            bootstrapped: transitions whose episode goes on beyond the rollout are left out, as their return is not known,
+            and a truncated episode counts as if it had terminated.
         gamma: Discount factor: a reward one step later counts gamma times.
         gae_lambda: Lambda of GAE: how far an advantage looks before it trusts the value network; 1 for to the end.
         normalize_advantages: Advantage normalization: mean 0 and variance 1 over a rollout.
@@ -100,6 +102,7 @@ class PolicyGradientModule(LightningModule):
         self.value = ValueNetwork(obs_dim, hidden_dims) if baseline else None
         self.obs_rms = RunningMeanStd(obs_dim) if normalize_observations else None
         self.eval_returns, self.eval_lengths = CatMetric(), CatMetric()
+        self.noted_no_returns = False
         self.overfit = False  # see `prepare_overfit`
         self.debug_batch: tuple[Rollout, Transitions] | None = None  # see `compute_loss`
         self.metadata: dict[str, Any] = {}
@@ -125,6 +128,8 @@ class PolicyGradientModule(LightningModule):
         parameters = list(self.parameters())
         batch, valid = self.compute_advantages(rollout)  # once, by the networks that collected the rollout
         valid = self.gather(valid.byte()).bool()  # (world_size, steps, envs)
+        if not valid.any():
+            self.note_no_returns(len(rollout.rewards))
         generator = make_generator(trainer.datamodule.seed, MINIBATCHES, trainer.global_step)  # type: ignore[attr-defined]
         with no_sync(trainer.strategy):
             for epoch in range(h["update_epochs"]):
@@ -135,8 +140,9 @@ class PolicyGradientModule(LightningModule):
                     is_last = (epoch + 1, i + 1) == (h["update_epochs"], h["num_minibatches"])
                     adam = optimizer if is_last else optimizer.optimizer
                     adam.zero_grad()
-                    self.manual_backward(loss) if is_last else loss.backward()
-                    average_gradients(parameters, trainer.world_size)
+                    if size:  # else there are no gradients, and the step changes nothing
+                        self.manual_backward(loss) if is_last else loss.backward()
+                        average_gradients(parameters, trainer.world_size)
                     if h["max_grad_norm"]:
                         clip_grad_norm_(parameters, h["max_grad_norm"])
                     adam.step()
@@ -228,10 +234,21 @@ class PolicyGradientModule(LightningModule):
             return values.cpu()[None]
         return cast(Tensor, trainer.strategy.all_gather(values.to(self.device))).cpu()
 
+    def note_no_returns(self, num_steps: int) -> None:
+        """Prints, once in a training, that a rollout had nothing to learn from."""
+        if not self.noted_no_returns:
+            print_rank_zero(
+                f"NOTE: no episode ended in a rollout of {num_steps} steps, so that no return is known and nothing is "
+                "learned from it; raise --data.num_steps, or set --model.baseline true"
+            )
+        self.noted_no_returns = True
+
     @torch.no_grad()
     def log_update(self, rollout: Rollout, batch: Transitions, metrics: dict[str, Tensor]) -> None:
         """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network."""
-        metrics = {name: value.mean() for name, value in metrics.items()}
+        metrics = {name: value.mean() for name, value in metrics.items() if value.numel()}  # an empty minibatch has none
+        if self.value is None:
+            metrics["complete_fraction"] = len(batch) / rollout.valid.sum().clamp(min=1)
         if len(rollout.episode_returns):
             metrics["return_mean"] = rollout.episode_returns.mean()
             metrics["episode_length"] = rollout.episode_lengths.float().mean()

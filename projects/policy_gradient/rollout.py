@@ -21,6 +21,8 @@ from torch import Tensor
 from common.errors import UserError
 from projects.policy_gradient.environments import EnvInfo
 
+MAX_REPLAY_STEPS = 2_000_000  # environment steps: a longer action history is not kept, as its replay would take minutes
+
 # observations (envs, obs_dim) float32, and action masks (envs, action_dim) bool or None -> actions (envs, ...)
 Policy = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
@@ -59,6 +61,7 @@ class Collector:
     The actions since `reset` are kept, so that another collector can bring its environments to the same state by `replay`:
     environments that are deterministic given seed and actions reach it exactly, also those whose state cannot be
     copied.
+
     Raises UserError if the vector environment leaves resetting to its user.
     """
 
@@ -70,17 +73,19 @@ class Collector:
             )
         self.envs, self.env_info = envs, env_info
         self.resets_in_next_step = mode == AutoresetMode.NEXT_STEP
+        self.is_started = False
         self.action_history: list[np.ndarray] = []  # since the reset, (steps, envs, ...) of each rollout
 
     def reset(self, seed: int | list[int]) -> None:
         """Starts new episodes in all environments, from one seed for all of them or one for each."""
+        self.is_started, self.seed = True, seed
         observations, info = self.envs.reset(seed=cast(Any, seed))
         num_envs = self.envs.num_envs
         self.obs = np.asarray(observations, np.float32).reshape(num_envs, -1)
         self.action_mask = self._action_mask(info)
         self.done = np.zeros(num_envs, bool)  # in the last step
         self.unfinished = np.zeros((num_envs, 2))  # return and length of the episodes so far
-        self.action_history = []
+        self.action_history, self.num_steps = [], 0
 
     def collect(self, policy: Policy, steps: int) -> Rollout:
         """Rollout of the next `steps` steps of every environment."""
@@ -103,7 +108,11 @@ class Collector:
             for env in np.flatnonzero(info["_final_obs"]) if "final_obs" in info else ():
                 final_obs[t, int(env)] = np.asarray(info["final_obs"][env], np.float32).reshape(-1)
         self.obs = obs[-1]
-        self.action_history.append(actions)
+        self.num_steps += steps * num_envs
+        if self.num_steps <= MAX_REPLAY_STEPS:
+            self.action_history.append(actions)
+        else:
+            self.action_history.clear()
         valid = np.ones((steps, num_envs), bool)
         if self.resets_in_next_step:
             done = terminated | truncated
@@ -143,23 +152,20 @@ class Collector:
                     so_far[:], start = 0, end + 1
         return np.array(finished).reshape(-1, 2)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Actions since the reset and the observations after them, for `replay`."""
-        return {"actions": torch.from_numpy(np.concatenate(self.action_history)), "obs": torch.from_numpy(self.obs.copy())}
+    def state_dict(self) -> dict[str, Any] | None:
+        """Seed and actions since the reset, and the observations after them, for `replay`; None for too long a history."""
+        if not self.action_history:
+            return None
+        actions = np.concatenate(self.action_history)
+        actions = actions.astype(np.int32) if self.env_info.discrete else actions
+        return {"seed": self.seed, "actions": torch.from_numpy(actions), "obs": torch.from_numpy(self.obs.copy())}
 
-    def replay(self, state: dict[str, Tensor]) -> None:
-        """Brings environments that have been reset with the same seed to the state of another collector's `state_dict`.
-
-        Raises:
-            UserError: they are not deterministic.
-        """
+    def replay(self, state: dict[str, Any]) -> bool:
+        """Brings the environments to the state of another collector's `state_dict`; False if they are not deterministic."""
+        self.reset(state["seed"])
         actions = iter(state["actions"].numpy())
         self.collect(lambda obs, mask: next(actions), len(state["actions"]))
-        if not np.array_equal(self.obs, state["obs"].numpy()):
-            raise UserError(
-                f"--resume: {self.env_info.id} is not deterministic given its seed, so its runs can be resumed from the "
-                "end of an epoch only: train with --checkpoint_every 0"
-            )
+        return np.array_equal(self.obs, state["obs"].numpy())
 
     def _action_mask(self, info: dict[str, Any]) -> np.ndarray | None:
         """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid."""

@@ -121,6 +121,45 @@ def test_rollouts_follow_from_seed_epoch_and_rank_alone(autoreset):
         assert not (other[0][0] == repeated[0][0]).any()
 
 
+def test_episodes_go_on_across_epochs():
+    data = PolicyGradientData(num_envs=2, num_steps=4, rollouts_per_epoch=2)
+    with_module(data)
+    first = list(data.train_dataloader())
+    data.trainer.fit_loop.epoch_progress.current.processed = 1
+    second = next(iter(data.train_dataloader()))
+    assert torch.equal(first[-1].next_obs, second.observations[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, None),
+        ({"num_envs": 3}, "--data.num_envs is 3, and 2 in the checkpoint"),
+        ({"autoreset": "same_step"}, "--data.autoreset is same_step, and next_step in the checkpoint"),
+        ({"world_size": 2}, "--devices is 2, and 1 in the checkpoint"),
+        ({"state": {}}, "the checkpoint has no action history"),
+        ({"env_kwargs": {"seeded": False}}, "Scripted-v0 is not deterministic given its seed and actions"),
+    ],
+)
+def test_a_resumed_run_goes_on_with_its_episodes_or_says_why_new_ones_begin(capsys, options, line):
+    def epoch(number, world_size=1, state=None, **changed):
+        data = PolicyGradientData("Scripted-v0", **{"num_envs": 2, "num_steps": 7, "rollouts_per_epoch": 2, **changed})
+        with_module(data, 0, world_size)
+        data.trainer.fit_loop.epoch_progress.current.processed = number
+        if state:
+            data.load_state_dict(state)
+        return data, list(data.train_dataloader())
+
+    data, rollouts = epoch(0, env_kwargs=options.get("env_kwargs"))
+    _, resumed = epoch(1, **{"state": data.state_dict(), **options})
+    output = capsys.readouterr().out
+    if line is None:
+        assert torch.equal(rollouts[-1].next_obs, resumed[0].observations[0]) and not output
+    else:
+        assert output.count("\n") == 1 and output.startswith("NOTE: the environments begin new episodes, as ")
+        assert line in output and not torch.equal(rollouts[0].observations[0], resumed[0].observations[0][:2])
+
+
 def test_two_processes_have_the_environments_and_the_noise_of_one():
     whole = PolicyGradientData(num_envs=6, num_steps=30, rollouts_per_epoch=2, autoreset="same_step")
     with_module(whole)

@@ -239,6 +239,18 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
+def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is_told(capsys):
+    module = PolicyGradientModule(hidden_dims=[8], baseline=False, gae_lambda=1.0, **REINFORCE)
+    before, data = copy.deepcopy(module.state_dict()), small_data(num_steps=3, rollouts_per_epoch=2)
+    trainer = fit(module, data)
+    assert trainer.global_step == 2 and all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("NOTE: no episode ended in a rollout of 3 steps") and "--data.num_steps" in line
+    fit(module, small_data(num_steps=100))
+    assert not all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert not capsys.readouterr().out
+
+
 def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():
     module, data = PolicyGradientModule(hidden_dims=[8], lr=0.05, normalize_observations=True), small_data()
     collected, learned = [], []

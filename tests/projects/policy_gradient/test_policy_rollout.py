@@ -136,8 +136,7 @@ def test_a_replay_leads_to_the_same_state(mode):
     policy = random_policy(first)
     for _ in range(3):
         first.collect(policy, 7)
-    second.reset([1, 2, 3, 4])
-    second.replay(first.state_dict())
+    assert second.replay(first.state_dict())
     rollouts = []
     for collector in (first, second):
         rollouts.append(collector.collect(random_policy(collector, 5), 20))
@@ -157,11 +156,19 @@ def test_a_replay_leads_to_the_same_state(mode):
 
 def test_an_environment_that_does_not_repeat_itself_is_not_replayed():
     first, second = make_collector({"seeded": False}, "next_step"), make_collector({"seeded": False}, "next_step")
-    for collector in (first, second):
-        collector.reset([1, 2, 3, 4])
+    first.reset([1, 2, 3, 4])
     first.collect(random_policy(first), 5)
-    with pytest.raises(UserError, match="is not deterministic given its seed"):
-        second.replay(first.state_dict())
+    assert not second.replay(first.state_dict())
+
+
+def test_a_history_that_is_too_long_is_not_kept(monkeypatch):
+    monkeypatch.setattr("projects.policy_gradient.rollout.MAX_REPLAY_STEPS", 10 * ENVS)
+    collector = make_collector({}, "next_step")
+    collector.reset([1, 2, 3, 4])
+    collector.collect(random_policy(collector), 10)
+    assert collector.state_dict()["actions"].shape == (10, ENVS)
+    collector.collect(random_policy(collector), 1)
+    assert collector.state_dict() is None and not collector.action_history
 
 
 def test_a_vector_environment_without_autoreset_is_refused():
