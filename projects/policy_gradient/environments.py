@@ -47,9 +47,10 @@ class EnvInfo:
 
     @property
     def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
-        """Center and half range of a continuous action; 0 and 1 where it is unbounded."""
-        bounded = np.isfinite(self.low) & np.isfinite(self.high)
-        low, high = np.where(bounded, self.low, -1), np.where(bounded, self.high, 1)
+        """Center and half range of a continuous action; 0 and 1 where it is unbounded, also by its type's largest number."""
+        largest = min(np.finfo(self.low.dtype).max, np.finfo(np.float32).max)
+        bounded = np.maximum(np.abs(self.low), np.abs(self.high)) < largest
+        low, high = (np.where(bounded, bound, end).astype(float) for bound, end in ((self.low, -1), (self.high, 1)))
         return ((low + high) / 2).astype(self.low.dtype), ((high - low) / 2).astype(self.low.dtype)
 
 
@@ -111,7 +112,7 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode[autoreset.upper()]},
-            wrappers=[gym.wrappers.FlattenObservation] if env_info.flatten else [],
+            wrappers=[gym.wrappers.FlattenObservation],  # also to copy: some environments reuse their observation's array
             **env_info.kwargs,
         )
 
@@ -121,6 +122,13 @@ def make_env(env_info: EnvInfo, **kwargs: Any) -> Env:
     with env_errors(env_info.id):
         env = gym.make(env_info.id, **{**env_info.kwargs, **kwargs})
         return gym.wrappers.FlattenObservation(env) if env_info.flatten else env
+
+
+def check_finite(env_info: EnvInfo, rewards: np.ndarray, observations: np.ndarray) -> None:
+    """Raises UserError for a reward or an observation that is NaN or infinite: the networks would become so too."""
+    for name, values in (("a reward", rewards), ("an observation", observations)):
+        if not (finite := np.isfinite(values)).all():
+            raise UserError(f"--data.source {env_info.id}: {name} of the environment is {values[~finite][0]}; mend it there")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torchmetrics import CatMetric
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
-from common.trainer import attached_trainer, no_sync, should_log, training_steps
+from common.trainer import attached_trainer, discard_metrics, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
 from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
 from projects.policy_gradient.losses import explained_variance, policy_gradient_loss, ppo_clip_loss
@@ -103,8 +103,10 @@ class PolicyGradientModule(LightningModule):
         self.obs_rms = RunningMeanStd(obs_dim) if normalize_observations else None
         self.eval_returns, self.eval_lengths = CatMetric(), CatMetric()
         self.noted_no_returns = False
+        self.logged: set[str] = set()  # metrics of the last training step that was logged
         self.overfit = False  # see `prepare_overfit`
         self.debug_batch: tuple[Rollout, Transitions] | None = None  # see `compute_loss`
+        self.environment_steps = 0  # transitions of all processes
         self.metadata: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -147,6 +149,7 @@ class PolicyGradientModule(LightningModule):
                         clip_grad_norm_(parameters, h["max_grad_norm"])
                     adam.step()
         cast(LambdaLR, self.lr_schedulers()).step()
+        self.environment_steps += int(self.gather(rollout.valid.sum()).sum())
         if self.obs_rms is not None:
             for row in self.gather(moments(rollout.observations.flatten(0, 1))):
                 self.obs_rms.update(row[0], *row[1:].chunk(2))
@@ -245,7 +248,10 @@ class PolicyGradientModule(LightningModule):
 
     @torch.no_grad()
     def log_update(self, rollout: Rollout, batch: Transitions, metrics: dict[str, Tensor]) -> None:
-        """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network."""
+        """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network.
+
+        Where no episode ended, or nothing was learned, there is nothing to log of it.
+        """
         metrics = {name: value.mean() for name, value in metrics.items() if value.numel()}  # an empty minibatch has none
         if self.value is None:
             metrics["complete_fraction"] = len(batch) / rollout.valid.sum().clamp(min=1)
@@ -254,7 +260,10 @@ class PolicyGradientModule(LightningModule):
             metrics["episode_length"] = rollout.episode_lengths.float().mean()
         if self.value is not None and batch.returns is not None:
             metrics["explained_variance"] = explained_variance(self.value(batch.observations), batch.returns)
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        metrics = {f"train/{name}": value for name, value in metrics.items()}
+        discard_metrics(self.trainer, self.logged - metrics.keys())
+        self.log_dict(metrics)
+        self.logged = set(metrics)
 
     def configure_optimizers(self) -> Any:
         """Adam, and its learning rate for each rollout; `training_step` steps both."""
@@ -274,6 +283,7 @@ class PolicyGradientModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of all episodes, and stops the training if the environment is solved."""
         mean, threshold = self.log_episodes("val"), self.hparams["reward_threshold"]
+        self.log("val/environment_steps", float(self.environment_steps), sync_dist=True)
         if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
             self.trainer.should_stop = True
 
@@ -318,14 +328,12 @@ class PolicyGradientModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Records the number of environment steps."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        steps = self.trainer.global_step * data.num_steps * data.num_envs * self.trainer.world_size
-        self.metadata["environment_steps"] = steps
+        self.metadata["environment_steps"] = self.environment_steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the environment, which the policy is played in."""
         env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
-        checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs}
+        checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs, "steps": self.environment_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError for a checkpoint of another environment, whose shapes may match."""
@@ -333,3 +341,4 @@ class PolicyGradientModule(LightningModule):
         saved = checkpoint.get("environment", {}).get("id")
         if data is not None and saved != data.env_info.id:
             raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.env_info.id}")
+        self.environment_steps = checkpoint["environment"]["steps"]

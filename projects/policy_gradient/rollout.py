@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from common.errors import UserError
-from projects.policy_gradient.environments import EnvInfo
+from projects.policy_gradient.environments import EnvInfo, check_finite
 
 MAX_REPLAY_STEPS = 2_000_000  # environment steps: a longer action history is not kept, as its replay would take minutes
 
@@ -46,8 +46,8 @@ class Rollout:
 
     @property
     def num_samples(self) -> int:
-        """Steps of all environments together."""
-        return self.rewards.numel()
+        """Transitions: steps of all environments together, without those that reset."""
+        return int(self.valid.sum())
 
     @property
     def done(self) -> Tensor:
@@ -105,8 +105,9 @@ class Collector:
             observations, rewards[t], terminated[t], truncated[t], info = envs.step(env_info.to_env(actions[t]))
             obs[t + 1] = observations.reshape(num_envs, -1)
             self.action_mask = self._action_mask(info)
-            for env in np.flatnonzero(info["_final_obs"]) if "final_obs" in info else ():
-                final_obs[t, int(env)] = np.asarray(info["final_obs"][env], np.float32).reshape(-1)
+            if not self.resets_in_next_step:
+                for env in np.flatnonzero(terminated[t] | truncated[t]):
+                    final_obs[t, int(env)] = self._final_obs(info, int(env), bool(terminated[t, env]))
         self.obs = obs[-1]
         self.num_steps += steps * num_envs
         if self.num_steps <= MAX_REPLAY_STEPS:
@@ -119,7 +120,10 @@ class Collector:
             valid[0], valid[1:] = ~self.done, ~done[:-1]
             self.done = done[-1]
             for array in (rewards, terminated, truncated):
-                array *= valid
+                array[~valid] = 0
+        final_values = np.array(list(final_obs.values()), np.float32).reshape(-1, env_info.obs_dim)
+        for array in (obs, final_values):
+            check_finite(env_info, rewards, array)
         finished = torch.from_numpy(self._finish_episodes(rewards, terminated | truncated, valid))  # (episodes, 2)
         return Rollout(
             observations=torch.from_numpy(obs[:-1]),
@@ -131,7 +135,7 @@ class Collector:
             action_masks=None if masks is None else torch.from_numpy(masks),
             next_obs=torch.from_numpy(obs[-1]),
             final_obs_index=torch.tensor(list(final_obs), dtype=torch.int64).view(-1, 2),
-            final_obs=torch.from_numpy(np.array(list(final_obs.values()), np.float32).reshape(-1, env_info.obs_dim)),
+            final_obs=torch.from_numpy(final_values),
             episode_returns=finished[:, 0].float(),
             episode_lengths=finished[:, 1].long(),
         )
@@ -166,6 +170,18 @@ class Collector:
         actions = iter(state["actions"].numpy())
         self.collect(lambda obs, mask: next(actions), len(state["actions"]))
         return np.array_equal(self.obs, state["obs"].numpy())
+
+    def _final_obs(self, info: dict[str, Any], env: int, terminated: bool) -> np.ndarray:
+        """Final observation (obs_dim,) of an episode that ended in this step, in SAME_STEP mode; 0 if it is not needed."""
+        final_obs = info["final_obs"][env] if "final_obs" in info else None
+        if final_obs is not None:
+            return np.array(final_obs, np.float32).reshape(-1)  # a copy
+        if not terminated:
+            raise UserError(
+                f"--data.source {self.env_info.id}: its vector form has no `final_obs` in the `info` of a truncated "
+                "episode; use --data.autoreset same_step"
+            )
+        return np.zeros(self.env_info.obs_dim, np.float32)
 
     def _action_mask(self, info: dict[str, Any]) -> np.ndarray | None:
         """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid."""

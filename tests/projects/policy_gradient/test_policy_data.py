@@ -77,6 +77,16 @@ def test_actions_are_rescaled_clipped_and_counted_from_the_first():
     assert inspect_env("Scripted-v0").to_env(np.array([0, 2])).tolist() == [5, 7]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_bound_of_a_types_largest_number_is_none(dtype):
+    largest = float(np.finfo(dtype).max)
+    for bound in {largest, float(np.inf), min(largest, float(np.finfo(np.float32).max))}:
+        actions = inspect_env("Huge-v0", {"bound": bound, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
+        assert actions.tolist() == [[0.5, -3.0]]
+    large = inspect_env("Huge-v0", {"bound": 60_000.0, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
+    assert large.tolist() == [[30_000.0, -60_000.0]]
+
+
 @pytest.mark.parametrize(
     ("id", "kwargs", "line"),
     [

@@ -13,6 +13,8 @@ from torch.distributions import Categorical
 
 from common.callbacks.gradients import GradientMonitor
 from common.errors import UserError
+from common.io.loggers import csv_logger
+from common.io.metrics import read_metrics
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.losses import explained_variance, ppo_clip_loss
 from projects.policy_gradient.minibatches import minibatch_indices
@@ -22,11 +24,11 @@ from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 ONE_STEP = {"update_epochs": 1, "num_minibatches": 1}
 REINFORCE = {**ONE_STEP, "clip_coef": 0.0}
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def fit(module, data, *callbacks, epochs=1, **options):
-    options = {"limit_val_batches": 0, **options}
+    options = {"limit_val_batches": 0, "logger": False, **options}
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **QUIET, **options)
     trainer.fit(module, datamodule=data)
     return trainer
@@ -249,6 +251,17 @@ def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is
     fit(module, small_data(num_steps=100))
     assert not all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     assert not capsys.readouterr().out
+
+
+def test_returns_are_logged_only_where_an_episode_ended(tmp_path):
+    module, data, batches = PolicyGradientModule(hidden_dims=[8]), small_data(num_steps=6, rollouts_per_epoch=12), Batches()
+    fit(module, data, batches, logger=csv_logger(tmp_path), log_every_n_steps=1)
+    rows = {int(row["step"]): row for row in read_metrics(tmp_path / "metrics.csv") if "train/loss" in row}
+    ended = [len(rollout.episode_returns) > 0 for rollout in batches.rollouts]
+    assert [("train/return_mean" in rows[step]) for step in range(12)] == ended and 0 < sum(ended) < 12
+    for step, rollout in enumerate(batches.rollouts):
+        if ended[step]:
+            assert rows[step]["train/return_mean"] == pytest.approx(float(rollout.episode_returns.mean()))
 
 
 def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():

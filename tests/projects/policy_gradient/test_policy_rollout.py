@@ -9,7 +9,8 @@ import torch
 
 from common.errors import UserError
 from projects.policy_gradient.actor import choose_actions
-from projects.policy_gradient.environments import inspect_env, make_vec_env
+from projects.policy_gradient.environments import inspect_env, make_env, make_vec_env
+from projects.policy_gradient.metrics import evaluate_policy
 from projects.policy_gradient.rollout import Collector, Rollout
 
 MODES = ["next_step", "same_step"]
@@ -127,6 +128,70 @@ def test_a_time_limit_truncates_and_the_final_observation_is_kept():
             assert len(rollout.final_obs_index) == 0 and rollout.valid.all(1).tolist() == [t != 200 for t in range(210)]
         else:
             assert rollout.final_obs_index.tolist() == [[199, 0], [199, 1]] and rollout.valid.all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_final_observation_of_an_environment_that_reuses_its_array_is_kept(mode):
+    env_info = inspect_env("Reusing-v0")
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    rollout = collector.collect(random_policy(collector), 12)
+    if mode == "same_step":
+        assert rollout.final_obs.tolist() == [[5.0]] * 4
+    else:
+        assert rollout.observations[5].tolist() == [[5.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "terminates"), [(("final_obs", "_final_obs"), False), (("final_obs",), False), ((), True), ((), False)]
+)
+def test_a_vector_form_that_resets_in_the_same_step_has_its_final_observations_or_is_refused(keys, terminates):
+    env_info = inspect_env("Counting-v0")
+    envs = gym.make_vec("Counting-v0", 2, vectorization_mode="vector_entry_point", keys=keys, terminates=terminates)
+    collector = Collector(envs, env_info)
+    collector.reset(0)
+    if not keys and not terminates:
+        with pytest.raises(UserError, match=r"no `final_obs` in the `info` of a truncated episode; use --data.autoreset"):
+            collector.collect(random_policy(collector), 7)
+        return
+    rollout = collector.collect(random_policy(collector), 7)
+    assert rollout.done.nonzero().tolist() == rollout.final_obs_index.tolist() == [[4, 0], [4, 1]]
+    assert terminates or rollout.final_obs.tolist() == [[5.0], [5.0]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nan_obs", [False, True])
+def test_a_reward_or_an_observation_that_is_nan_is_named(mode, nan_obs):
+    env_info = inspect_env("Reusing-v0", {"nan_episode": 2, "nan_obs": nan_obs})
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    collector.collect(random_policy(collector), 5)
+    name = "an observation" if nan_obs else "a reward"
+    with pytest.raises(UserError, match=f"--data.source Reusing-v0: {name} of the environment is nan"):
+        collector.collect(random_policy(collector), 6)
+    with pytest.raises(UserError, match=f"{name} of the environment is nan"):
+        env = make_env(env_info)
+        env.reset()
+        evaluate_policy([env], env_info, random_policy(collector), [0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_that_reset_are_no_samples(mode):
+    env_info = inspect_env("Reusing-v0")
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    assert collector.collect(random_policy(collector), 13).num_samples == {"next_step": 22, "same_step": 26}[mode]
+
+
+def test_an_evaluation_episode_that_is_cut_is_told(monkeypatch, capsys):
+    env_info = inspect_env("Reusing-v0", {"length": 7})
+    policy = random_policy(make_collector({}, "next_step"))
+    for limit, cut in [(7, 0), (6, 2)]:
+        monkeypatch.setattr("projects.policy_gradient.metrics.MAX_EPISODE_STEPS", limit)
+        episodes = evaluate_policy([make_env(env_info) for _ in range(2)], env_info, policy, [0, 1])
+        assert episodes.lengths.tolist() == [limit, limit]
+        output = capsys.readouterr().out
+        assert output.startswith(f"NOTE: 2 of 2 evaluation episodes had no end in {limit} steps") if cut else not output
 
 
 @pytest.mark.parametrize("mode", MODES)

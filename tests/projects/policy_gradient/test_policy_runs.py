@@ -62,6 +62,15 @@ def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, mo
         for f in (whole, killed)
     ]
     assert curves[0] == curves[1]
+    steps = [json.loads((f / "summary.json").read_text())["metadata"]["environment_steps"] for f in (whole, killed)]
+    assert steps[0] == steps[1] == curves[0][-2]["val/environment_steps"] < 12 * 16 * 8, "steps that reset do not count"
+
+
+def test_a_reward_that_turns_nan_ends_the_run_and_is_not_the_best(train, tmp_path, capsys):
+    flags = ["--data.source", "Reusing-v0", "--data.env_kwargs", "{nan_episode: 2}", "--data.num_steps", "5"]
+    assert train("--name", "nan", *flags, "--data.rollouts_per_epoch", "1", "--max_epochs", "3") == 2
+    assert "--data.source Reusing-v0: a reward of the environment is nan" in capsys.readouterr().err
+    assert len(list((tmp_path / "runs/policy_gradient/nan/checkpoints").glob("best-*.ckpt"))) == 1
 
 
 @pytest.mark.slow
@@ -93,7 +102,8 @@ def test_two_processes_learn_like_one_and_play_every_evaluation_episode_once(com
         )
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert summaries[1]["devices"] == 2
-    assert summaries[0]["metadata"] == summaries[1]["metadata"] == {"environment_steps": 12 * 16 * 8}
+    assert summaries[0]["metadata"] == summaries[1]["metadata"]
+    assert summaries[0]["metadata"]["environment_steps"] == 12 * 16 * 8, "all are transitions in this autoreset mode"
     assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-9)
     name = "val/return_mean"
     curves = [[row[name] for row in read_metrics(f / "metrics.csv") if name in row] for f in folders]
