@@ -39,7 +39,8 @@ class PolicyGradientData(SourceDataModule):
             (gymnasium's default) or the `same_step`.
         eval_episodes: Episodes of a validation.
         test_episodes: Episodes of the test.
-        reward_threshold: Mean validation return at which training stops; unset, the one of gymnasium's registry, if any.
+        reward_threshold: Mean validation return at which training stops, or those of environments by their ids; for another
+            environment and where unset it is the environment's own in gymnasium's registry, if any.
     """
 
     HUB_ID = DEFAULT_ENV
@@ -54,7 +55,7 @@ class PolicyGradientData(SourceDataModule):
         autoreset: Literal["next_step", "same_step"] = "next_step",
         eval_episodes: PositiveInt = 200,
         test_episodes: PositiveInt = 100,
-        reward_threshold: float | None = None,
+        reward_threshold: float | dict[str, float] | None = None,
     ) -> None:
         super().__init__(source)
         self.env_kwargs = env_kwargs or {}
@@ -96,6 +97,8 @@ class PolicyGradientData(SourceDataModule):
     def reward_threshold(self) -> float | None:
         """Mean validation return at which training stops, if any."""
         option = self.reward_threshold_option
+        if isinstance(option, dict):
+            option = option.get(self.resolve().name)
         return self.env_info.reward_threshold if option is None else option
 
     # ---- loaders

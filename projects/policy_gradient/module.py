@@ -108,6 +108,7 @@ class PolicyGradientModule(LightningModule):
         self.debug_batch: tuple[Rollout, Transitions] | None = None  # see `compute_loss`
         self.environment_steps = 0  # transitions of all processes
         self.metadata: dict[str, Any] = {}
+        self.stop_reason: str | None = None  # why the training has stopped by itself; the run prints it
 
     def setup(self, stage: str) -> None:
         """Raises UserError for mixed precision: the policy that is updated would differ from the one that has acted."""
@@ -286,6 +287,7 @@ class PolicyGradientModule(LightningModule):
         self.log("val/environment_steps", float(self.environment_steps), sync_dist=True)
         if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
             self.trainer.should_stop = True
+            self.stop_reason = f"the mean validation return {mean:.5g} reaches the reward threshold {threshold:g}"
 
     def on_test_epoch_end(self) -> None:
         self.log_episodes("test")

@@ -122,8 +122,8 @@ class Collector:
             for array in (rewards, terminated, truncated):
                 array[~valid] = 0
         final_values = np.array(list(final_obs.values()), np.float32).reshape(-1, env_info.obs_dim)
-        for array in (obs, final_values):
-            check_finite(env_info, rewards, array)
+        check_finite(env_info, rewards, obs)
+        check_finite(env_info, rewards, final_values)
         finished = torch.from_numpy(self._finish_episodes(rewards, terminated | truncated, valid))  # (episodes, 2)
         return Rollout(
             observations=torch.from_numpy(obs[:-1]),

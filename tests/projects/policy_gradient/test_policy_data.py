@@ -56,6 +56,20 @@ def test_spaces_of_any_environment(id, kwargs, dims, flatten, discrete, reward_t
     assert env_info.has_action_masks == (id == TAXI)
 
 
+@pytest.mark.parametrize(
+    ("source", "option", "threshold"),
+    [
+        ("CartPole-v1", {"CartPole-v1": 500.0}, 500.0),
+        ("Acrobot-v1", {"CartPole-v1": 500.0}, -100.0),  # its own
+        ("Scripted-v0", {"CartPole-v1": 500.0}, None),
+        ("CartPole-v1", None, 475.0),
+        ("Scripted-v0", 3.0, 3.0),
+    ],
+)
+def test_a_recipes_reward_threshold_is_for_its_environment(source, option, threshold):
+    assert PolicyGradientData(source, reward_threshold=option).reward_threshold == threshold
+
+
 @pytest.mark.parametrize("id", [TAXI, "Nested-v0", "FrozenLake-v1"])
 def test_observations_are_flattened_and_action_masks_kept(id):
     data = PolicyGradientData(id, num_envs=3, num_steps=40, rollouts_per_epoch=1)

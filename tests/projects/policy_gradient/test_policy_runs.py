@@ -10,9 +10,11 @@ import sys
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from commands import Life, environment, last_checkpoint, newest_checkpoint, same
+from common.cli.parser import CapstoneCLI
 from common.io.metrics import read_metrics
 from projects.policy_gradient import video
 from projects.policy_gradient.inference import load
@@ -204,12 +206,22 @@ def test_an_environment_of_ones_own_trains_resumes_and_plays(train, tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     flags = [*readme_flags("MyEnv-v0"), "--data.num_envs", "2", "--data.num_steps", "8", "--data.rollouts_per_epoch", "2"]
     assert train("--name", "own", *flags, "--max_epochs", "2") == 0
+    reason = "training ended after epoch 1: the mean validation return 125 reaches the reward threshold 100"
+    assert reason in capsys.readouterr().out.splitlines()
     assert train("--name", "own", *flags, "--max_epochs", "3", "--resume", "auto") == 0
     step, checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/own")
     assert step == 4, "stopped and stopped again at the reward threshold"
     capsys.readouterr()
     assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
     assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in capsys.readouterr().out
+
+
+def test_each_recipes_threshold_is_for_its_environment_and_a_flag_replaces_it():
+    for recipe in PROJECT.folder.glob("recipes/*.yaml"):
+        if "data" in (settings := yaml.safe_load(recipe.read_text())):
+            assert list(settings["data"]["reward_threshold"]) == [settings["data"]["source"]]
+    for flags, expected in [([], {"CartPole-v1": 500}), (["--data.reward_threshold", "7"], 7)]:
+        assert CapstoneCLI(PROJECT, flags).config.data.reward_threshold == expected
 
 
 @pytest.mark.slow
