@@ -124,6 +124,25 @@ def make_env(env_info: EnvInfo, **kwargs: Any) -> Env:
         return gym.wrappers.FlattenObservation(env) if env_info.flatten else env
 
 
+def read_action_mask(info: dict[str, Any], env_info: EnvInfo) -> np.ndarray | None:
+    """Action mask (action_dim,) bool of a single environment, which goes on; None if all actions are always valid.
+
+    Raises:
+        UserError: `info` has a mask after a step but not after a reset, or the other way round.
+    """
+    if env_info.discrete and ("action_mask" in info) != env_info.has_action_masks:
+        raise missing_mask(env_info)
+    return np.asarray(info["action_mask"], bool) if env_info.has_action_masks else None
+
+
+def missing_mask(env_info: EnvInfo) -> UserError:
+    """Error for an environment whose `info` has an `action_mask` at times."""
+    return UserError(
+        f"--data.source {env_info.id}: its `info` has an `action_mask` only at times; it has to have one after every reset "
+        "and every step, except for the step that ends an episode"
+    )
+
+
 def check_finite(env_info: EnvInfo, rewards: np.ndarray, observations: np.ndarray) -> None:
     """Raises UserError for a reward or an observation that is NaN or infinite: the networks would become so too."""
     for name, values in (("a reward", rewards), ("an observation", observations)):

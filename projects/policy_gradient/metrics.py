@@ -14,7 +14,7 @@ import torch
 from gymnasium import Env
 from torch import Tensor
 
-from projects.policy_gradient.environments import EnvInfo, check_finite
+from projects.policy_gradient.environments import EnvInfo, check_finite, read_action_mask
 from projects.policy_gradient.rollout import Policy
 
 MAX_EPISODE_STEPS = 50_000  # an episode without an end of its own ends here
@@ -53,8 +53,9 @@ def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seed
     masks = np.ones((count, env_info.action_dim), bool) if env_info.has_action_masks else None
     for i, seed in enumerate(seeds):
         obs[i], info = envs[i].reset(seed=seed)
+        mask = read_action_mask(info, env_info)
         if masks is not None:
-            masks[i] = info["action_mask"]
+            masks[i] = mask
     playing = np.arange(count)
     while len(playing):
         actions = env_info.to_env(policy(obs[playing], None if masks is None else masks[playing]))
@@ -66,8 +67,9 @@ def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seed
             cut = lengths[i] == MAX_EPISODE_STEPS and not (terminated or truncated)
             num_cut += cut
             done[j] = terminated or truncated or cut
-            if masks is not None:
-                masks[i] = info["action_mask"]
+            mask = None if done[j] else read_action_mask(info, env_info)
+            if masks is not None and mask is not None:
+                masks[i] = mask
         check_finite(env_info, returns, obs)
         playing = playing[~done]
     if num_cut:

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from common.errors import UserError
-from projects.policy_gradient.environments import EnvInfo, check_finite
+from projects.policy_gradient.environments import EnvInfo, check_finite, missing_mask
 
 MAX_REPLAY_STEPS = 2_000_000  # environment steps: a longer action history is not kept, as its replay would take minutes
 
@@ -104,9 +104,10 @@ class Collector:
             actions[t] = policy(obs[t], None if masks is None else masks[t])
             observations, rewards[t], terminated[t], truncated[t], info = envs.step(env_info.to_env(actions[t]))
             obs[t + 1] = observations.reshape(num_envs, -1)
-            self.action_mask = self._action_mask(info)
+            ended = terminated[t] | truncated[t]
+            self.action_mask = self._action_mask(info, ended & self.resets_in_next_step)
             if not self.resets_in_next_step:
-                for env in np.flatnonzero(terminated[t] | truncated[t]):
+                for env in np.flatnonzero(ended):
                     final_obs[t, int(env)] = self._final_obs(info, int(env), bool(terminated[t, env]))
         self.obs = obs[-1]
         self.num_steps += steps * num_envs
@@ -183,6 +184,20 @@ class Collector:
             )
         return np.zeros(self.env_info.obs_dim, np.float32)
 
-    def _action_mask(self, info: dict[str, Any]) -> np.ndarray | None:
-        """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid."""
-        return np.stack(info["action_mask"]).astype(bool) if self.env_info.has_action_masks else None
+    def _action_mask(self, info: dict[str, Any], ended: np.ndarray | bool = False) -> np.ndarray | None:
+        """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid.
+
+        Where an episode has `ended` and the next step resets, the action is ignored, and needs no mask.
+        """
+        env_info, num_envs = self.env_info, self.envs.num_envs
+        if env_info.discrete and not env_info.has_action_masks and "action_mask" in info:
+            raise missing_mask(env_info)
+        if not env_info.has_action_masks:
+            return None
+        present = info.get("_action_mask", np.zeros(num_envs, bool))
+        if not (present | ended).all():
+            raise missing_mask(env_info)
+        masks = np.ones((num_envs, env_info.action_dim), bool)
+        if present.any():
+            masks[present] = np.stack(list(info["action_mask"][present]))
+        return masks

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.plots.video import write_gif
-from projects.policy_gradient.environments import EnvInfo, env_errors, make_env
+from projects.policy_gradient.environments import EnvInfo, env_errors, make_env, read_action_mask
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.rollout import Policy
 
@@ -45,8 +45,9 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
         frames, done = [render(env.render(), env_info)], False
         while not done and len(frames) <= MAX_STEPS:
             observation = np.asarray(obs, np.float32).reshape(1, -1)
-            masks = np.asarray(info["action_mask"], bool)[None] if env_info.has_action_masks else None
-            obs, _, terminated, truncated, info = env.step(env_info.to_env(policy(observation, masks))[0])
+            mask = read_action_mask(info, env_info)
+            actions = policy(observation, None if mask is None else mask[None])
+            obs, _, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
             done = terminated or truncated
             frames.append(render(env.render(), env_info))
         env.close()

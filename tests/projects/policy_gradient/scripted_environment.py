@@ -11,14 +11,15 @@ class Scripted(gym.Env):
     """Episodes of 1 to 6 steps that are terminated, truncated, or both; observations and rewards depend on the actions.
 
     Args:
-        masked: Whether `info` holds action masks, always of two of the three actions.
+        masked: Whether `info` holds action masks, always of two of the three actions; `running`: but not in the last step
+            of an episode; `steps`: but not after a reset; `resets`: only there.
         continuous: Actions from [1, 3]^2 instead of discrete ones from 5 to 7.
         seeded: Whether it is reproducible from its seed.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, masked: bool = False, continuous: bool = False, seeded: bool = True) -> None:
+    def __init__(self, masked: bool | str = False, continuous: bool = False, seeded: bool = True) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
         self.action_space = spaces.Box(1.0, 3.0, (2,), np.float32) if continuous else spaces.Discrete(3, start=5)
         self.masked, self.seeded = masked, seeded
@@ -33,9 +34,12 @@ class Scripted(gym.Env):
 
     def observe(self):
         observation = np.array([self.rng.random(), self.t, self.last_action], np.float32)
+        hidden = {"running": self.t == self.length, "steps": self.t == 0, "resets": self.t > 0}
         if not self.masked:
             return observation, {}
         forbidden = int(self.rng.integers(3))
+        if hidden.get(self.masked):
+            return observation, {}
         return observation, {"action_mask": (np.arange(3) != forbidden).astype(np.int8)}
 
     def step(self, action):

@@ -61,7 +61,7 @@ def check_against_single(rollouts: list[Rollout], env_info, seeds: list[int]) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"continuous": True}], ids=["discrete", "masked", "continuous"])
+@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"masked": "running"}, {"continuous": True}], ids=str)
 def test_transitions_are_those_of_single_environments(mode, kwargs):
     collector = make_collector(kwargs, mode)
     policy, seeds = random_policy(collector), [3, 1, 4, 15]
@@ -173,6 +173,32 @@ def test_a_reward_or_an_observation_that_is_nan_is_named(mode, nan_obs):
         env = make_env(env_info)
         env.reset()
         evaluate_policy([env], env_info, random_policy(collector), [0])
+
+
+def test_no_action_mask_is_needed_in_the_last_step():
+    env_info = inspect_env("Scripted-v0", {"masked": "running"})
+    for mode in MODES:
+        collector = Collector(make_vec_env(env_info, 1, mode), env_info)
+        collector.reset([3])
+        assert collector.collect(random_policy(collector), 30).done.any()
+    lengths = []
+    for masked in (True, "running"):
+        env_info = inspect_env("Scripted-v0", {"masked": masked})
+        envs = [make_env(env_info) for _ in range(20)]
+        lengths.append(evaluate_policy(envs, env_info, random_policy(make_collector({}, "next_step")), range(20)).lengths)
+    assert torch.equal(*lengths)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", ["steps", "resets"])
+def test_action_masks_that_are_there_only_at_times_are_refused(mode, masked):
+    collector = make_collector({"masked": masked}, mode)
+    collector.reset([1, 2, 3, 4])
+    with pytest.raises(UserError, match="its `info` has an `action_mask` only at times"):
+        collector.collect(random_policy(collector), 10)
+    env_info = collector.env_info
+    with pytest.raises(UserError, match="its `info` has an `action_mask` only at times"):
+        evaluate_policy([make_env(env_info) for _ in range(9)], env_info, random_policy(collector), range(9))
 
 
 @pytest.mark.parametrize("mode", MODES)
