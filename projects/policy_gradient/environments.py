@@ -26,6 +26,7 @@ class EnvInfo:
     of `action_dim` features, in which -1 to 1 is the range of a bounded action space.
     """
 
+    label: str  # the environment in error messages
     id: str
     kwargs: dict[str, Any]
     obs_dim: int
@@ -54,22 +55,22 @@ class EnvInfo:
         return ((low + high) / 2).astype(self.low.dtype), ((high - low) / 2).astype(self.low.dtype)
 
 
-def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
-    """Spaces of an environment, which is made once for that.
+def inspect_env(id: str, kwargs: dict[str, Any] | None = None, origin: str = "--data.source") -> EnvInfo:
+    """Spaces of an environment, which is made once for that; `origin` is where error messages say that its id is from.
 
     Raises:
         UserError: the environment or a package that it needs is missing; its observations cannot be flattened; its actions
             are neither discrete nor continuous.
     """
-    kwargs = kwargs or {}
-    with env_errors(id):
+    kwargs, label = kwargs or {}, f"{origin} {id}"
+    with env_errors(label):
         env = gym.make(id, **kwargs)
         _, info = env.reset(seed=0)
         obs_space, action_space, spec = env.observation_space, env.action_space, env.spec
         env.close()
     is_vector = isinstance(obs_space, spaces.Box) and len(obs_space.shape) == 1
     if not is_vector and not obs_space.is_np_flattenable:
-        raise UserError(f"--data.source {id}: observations of kind {type(obs_space).__name__} cannot be flattened")
+        raise UserError(f"{label}: observations of kind {type(obs_space).__name__} cannot be flattened")
     discrete = isinstance(action_space, spaces.Discrete)
     if isinstance(action_space, spaces.Discrete):
         action_dim, low = int(action_space.n), np.asarray(action_space.start)
@@ -77,10 +78,10 @@ def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
     elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
         action_dim, low, high = math.prod(action_space.shape), action_space.low, action_space.high
     else:
-        raise UserError(
-            f"--data.source {id}: actions of kind {type(action_space).__name__}; use discrete (Discrete) or continuous (Box)"
-        )
+        kind = "a Box of integers" if isinstance(action_space, spaces.Box) else f"kind {type(action_space).__name__}"
+        raise UserError(f"{label}: actions of {kind}; use discrete (Discrete) or continuous ones (Box of a float type)")
     return EnvInfo(
+        label=label,
         id=id,
         kwargs=kwargs,
         obs_dim=spaces.flatdim(obs_space),
@@ -104,7 +105,7 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
     Raises:
         UserError: it cannot be made.
     """
-    with env_errors(env_info.id):
+    with env_errors(env_info.label):
         if env_info.has_vector_form and not (env_info.flatten or env_info.has_action_masks) and autoreset == "next_step":
             return gym.make_vec(env_info.id, num_envs, vectorization_mode="vector_entry_point", **env_info.kwargs)
         return gym.make_vec(
@@ -119,7 +120,7 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
 
 def make_env(env_info: EnvInfo, **kwargs: Any) -> Env:
     """Single environment with further keyword arguments, such as `render_mode`. Raises UserError if it cannot be made."""
-    with env_errors(env_info.id):
+    with env_errors(env_info.label):
         env = gym.make(env_info.id, **{**env_info.kwargs, **kwargs})
         return gym.wrappers.FlattenObservation(env) if env_info.flatten else env
 
@@ -138,7 +139,7 @@ def read_action_mask(info: dict[str, Any], env_info: EnvInfo) -> np.ndarray | No
 def missing_mask(env_info: EnvInfo) -> UserError:
     """Error for an environment whose `info` has an `action_mask` at times."""
     return UserError(
-        f"--data.source {env_info.id}: its `info` has an `action_mask` only at times; it has to have one after every reset "
+        f"{env_info.label}: its `info` has an `action_mask` only at times; it has to have one after every reset "
         "and every step, except for the step that ends an episode"
     )
 
@@ -147,13 +148,13 @@ def check_finite(env_info: EnvInfo, rewards: np.ndarray, observations: np.ndarra
     """Raises UserError for a reward or an observation that is NaN or infinite: the networks would become so too."""
     for name, values in (("a reward", rewards), ("an observation", observations)):
         if not (finite := np.isfinite(values)).all():
-            raise UserError(f"--data.source {env_info.id}: {name} of the environment is {values[~finite][0]}; mend it there")
+            raise UserError(f"{env_info.label}: {name} of the environment is {values[~finite][0]}; mend it there")
 
 
 @contextmanager
-def env_errors(id: str) -> Iterator[None]:
-    """Turns an error of the environment `id`, or the lack of a package that it needs, into a one-line UserError."""
+def env_errors(label: str) -> Iterator[None]:
+    """Turns an error of the environment `label`, or the lack of a package that it needs, into a one-line UserError."""
     try:
         yield
     except (gym.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"--data.source {id}: {' '.join(str(error).split())[:240]}") from error
+        raise UserError(f"{label}: {' '.join(str(error).split())[:240]}") from error

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
 
 from common.errors import UserError
+from common.io.checkpoints import plain
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
 from common.trainer import attached_trainer, discard_metrics, no_sync, should_log, training_steps
@@ -335,12 +336,14 @@ class PolicyGradientModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the environment, which the policy is played in."""
         env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
-        checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs, "steps": self.environment_steps}
+        checkpoint["environment"] = {"id": env_info.id, "kwargs": plain(env_info.kwargs), "steps": self.environment_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for a checkpoint of another environment, whose shapes may match."""
+        """Raises UserError for a checkpoint of another environment, or other arguments of it, whose shapes may match."""
         data = getattr(attached_trainer(self), "datamodule", None)
-        saved = checkpoint.get("environment", {}).get("id")
-        if data is not None and saved != data.env_info.id:
-            raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.env_info.id}")
-        self.environment_steps = checkpoint["environment"]["steps"]
+        saved = checkpoint.get("environment", {"id": None, "kwargs": {}, "steps": 0})
+        if data is not None and saved["id"] != data.env_info.id:
+            raise UserError(f"the checkpoint's policy is for {saved['id']}, --data.source is {data.env_info.id}")
+        if data is not None and saved["kwargs"] != plain(data.env_info.kwargs):
+            raise UserError(f"the checkpoint's policy is for {saved['kwargs']}, --data.env_kwargs is {data.env_info.kwargs}")
+        self.environment_steps = saved["steps"]

@@ -68,9 +68,7 @@ class Collector:
     def __init__(self, envs: VectorEnv, env_info: EnvInfo) -> None:
         mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-            raise UserError(
-                f"--data.source {env_info.id}: its vector form does not reset by itself; use --data.autoreset same_step"
-            )
+            raise UserError(f"{env_info.label}: its vector form does not reset by itself; use --data.autoreset same_step")
         self.envs, self.env_info = envs, env_info
         self.resets_in_next_step = mode == AutoresetMode.NEXT_STEP
         self.is_started = False
@@ -179,7 +177,7 @@ class Collector:
             return np.array(final_obs, np.float32).reshape(-1)  # a copy
         if not terminated:
             raise UserError(
-                f"--data.source {self.env_info.id}: its vector form has no `final_obs` in the `info` of a truncated "
+                f"{self.env_info.label}: its vector form has no `final_obs` in the `info` of a truncated "
                 "episode; use --data.autoreset same_step"
             )
         return np.zeros(self.env_info.obs_dim, np.float32)

@@ -40,7 +40,7 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
     env = make_env(env_info, render_mode="rgb_array")
-    with env_errors(env_info.id):
+    with env_errors(env_info.label):
         obs, info = env.reset(seed=seed)
         frames, done = [render(env.render(), env_info)], False
         while not done and len(frames) <= MAX_STEPS:
@@ -57,7 +57,7 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
 def render(image: object, env_info: EnvInfo) -> Image.Image:
     """What an environment has rendered, at the video's size."""
     if not isinstance(image, np.ndarray) or image.ndim != 3:
-        raise UserError(f"--data.source {env_info.id}: its `rgb_array` is no image")
+        raise UserError(f"{env_info.label}: its `rgb_array` is no image")
     frame = Image.fromarray(image)
     return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
 

@@ -109,7 +109,8 @@ def test_a_bound_of_a_types_largest_number_is_none(dtype):
         ("no/where/at/all", {}, "no/where/at/all: "),
         ("no_such_module:Thing-v0", {}, "no_such_module"),
         ("CartPole-v1", {"gravitas": 3}, "gravitas"),
-        ("Switches-v0", {}, "actions of kind MultiBinary; use discrete (Discrete) or continuous (Box)"),
+        ("Switches-v0", {}, "actions of kind MultiBinary; use discrete (Discrete) or continuous ones (Box of a float type)"),
+        ("Levels-v0", {}, "actions of a Box of integers; use discrete (Discrete) or continuous ones (Box of a float type)"),
         ("Letters-v0", {}, "observations of kind Sequence cannot be flattened"),
     ],
 )

@@ -151,6 +151,18 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     capsys.readouterr()
     assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", str(checkpoint)) == 2
     assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
+    changed = ["--data.env_kwargs", "{max_episode_steps: 30}"]
+    assert train("--name", "new", *short, *changed, "--resume", str(checkpoint)) == 2
+    line = "the checkpoint's policy is for {'max_episode_steps': 20}, --data.env_kwargs is {'max_episode_steps': 30}"
+    assert line in capsys.readouterr().err
+    assert train("--name", "first", *short, *options, "--data.num_envs", "3", "--max_epochs", "2", "--resume", "auto") == 0
+    assert "--data.num_envs is 3, and 32 in the checkpoint" in capsys.readouterr().out
+    saved = torch.load(checkpoint := newest_checkpoint(tmp_path / "runs/policy_gradient/first")[1], weights_only=True)
+    saved["environment"]["id"] = "no_such_package.module:Thing-v0"
+    torch.save(saved, tmp_path / "unknown.ckpt")
+    assert play(["--checkpoint", "unknown.ckpt"]) == 2
+    line = "error: checkpoint unknown.ckpt: environment no_such_package.module:Thing-v0: No module named"
+    assert capsys.readouterr().err.startswith(line)
     assert play(["--checkpoint", "no.ckpt"]) == 2
     assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
 
