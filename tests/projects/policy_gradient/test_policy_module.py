@@ -24,6 +24,7 @@ from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 ONE_STEP = {"update_epochs": 1, "num_minibatches": 1}
 REINFORCE = {**ONE_STEP, "clip_coef": 0.0}
+SCALE = 0.3  # of rewards
 QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -117,6 +118,18 @@ def test_beyond_the_clip_range_there_is_no_gradient():
     assert (gradient == 0).tolist() == [True, False, False, True, False, False]
 
 
+def test_approx_kl_and_clip_fraction_are_those_worked_out_by_hand():
+    # old probabilities 0.25 and 0.75, new ones 0.5 each: ratios 2 and 2/3, so that ratio - 1 - log(ratio) is 0.307 and 0.072
+    module = PolicyGradientModule(1, 2, hidden_dims=[], clip_coef=0.4)
+    with torch.no_grad():
+        module.policy.mlp[0].weight.zero_()
+    batch, _ = module.compute_advantages(bandit([0, 1], [1.0, 3.0]))
+    batch.old_log_probs = torch.tensor([0.25, 0.75]).log()
+    _, metrics = module.ppo_losses(batch)
+    torch.testing.assert_close(metrics["approx_kl"], torch.tensor([0.3068528, 0.0721318]))
+    assert metrics["clip_fraction"].tolist() == [1.0, 0.0]
+
+
 def test_explained_variance_is_1_for_perfect_values_and_0_for_a_constant():
     returns = torch.randn(30)
     assert explained_variance(returns, returns) == 1
@@ -138,7 +151,7 @@ def slow_advantages(rollout, values, last_values, gamma, gae_lambda):
                 next_value = 0.0
             if rollout.done[t, env]:
                 next_advantage = 0.0
-            td_error = rollout.rewards[t, env].to(values.dtype) + gamma * next_value - values[t, env]
+            td_error = SCALE * rollout.rewards[t, env].to(values.dtype) + gamma * next_value - values[t, env]
             advantages[t, env] = next_advantage = td_error + gamma * gae_lambda * next_advantage
     return advantages
 
@@ -180,7 +193,7 @@ def test_ppo_is_the_plain_loop_and_counts_rollouts():
     module = PolicyGradientModule(
         hidden_dims=[16],
         gamma=0.95,
-        reward_scale=1.0,
+        reward_scale=SCALE,
         gae_lambda=0.9,
         normalize_observations=True,
         ent_coef=0.02,
@@ -211,7 +224,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         "normalize_advantages": False,
         "max_grad_norm": 0.0,
         "lr": 1e-2,
-        "reward_scale": 1.0,
+        "reward_scale": SCALE,
     }
     module, data, batches = (
         PolicyGradientModule(hidden_dims=[16], **options, **REINFORCE).double(),
@@ -230,7 +243,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
                     begun = t + 1
                 elif rollout.done[t, env]:
                     for k in range(begun, t + 1):
-                        to_go = sum(0.99 ** (j - k) * float(rollout.rewards[j, env]) for j in range(k, t + 1))
+                        to_go = SCALE * sum(0.99 ** (j - k) * float(rollout.rewards[j, env]) for j in range(k, t + 1))
                         chosen = Categorical(logits=start.mlp(rollout.observations[k, env].double()))
                         terms.append(-chosen.log_prob(rollout.actions[k, env]) * to_go)
                     begun = t + 1

@@ -147,6 +147,12 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     assert {type(value) for value in saved.values()} == {int, float, bool, str, list}
     assert (saved["gamma"], saved["ent_coef"], saved["hidden_dims"]) == (0.9, 0.02, [16])
     agent = load(checkpoint)
+    outputs = []
+    for option in ([], ["--stochastic"]):
+        capsys.readouterr()
+        assert play(["--checkpoint", str(checkpoint), "--episodes", "20", *option]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] != outputs[1], "a greedy policy plays other episodes than a stochastic one"
     assert agent.env_info.kwargs == {"max_episode_steps": 20} and agent.evaluate([0]).lengths <= 20
     capsys.readouterr()
     assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", str(checkpoint)) == 2
