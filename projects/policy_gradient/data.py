@@ -34,7 +34,8 @@ class PolicyGradientData(SourceDataModule):
         env_kwargs: Keyword arguments of the environment.
         num_envs: Environments of each process that step together.
         num_steps: Steps of each environment in a rollout, which is one batch.
-        rollouts_per_epoch: Rollouts in an epoch; then the policy is validated. Episodes go on across epochs.
+        rollouts_per_epoch: Rollouts in an epoch; then the policy is validated. Episodes go on across rollouts and epochs, if
+            there is a value network to bootstrap from.
         autoreset: Autoreset mode, the step in which an environment is reset after the end of an episode: the `next_step`
             (gymnasium's default) or the `same_step`.
         eval_episodes: Episodes of a validation.
@@ -148,10 +149,13 @@ class PolicyGradientData(SourceDataModule):
         return cast(Any, self.trainer.lightning_module).actor()
 
     def start_environments(self, rollout_idx: int) -> None:
-        """Starts the environments with a training's first rollout; from there on they go on across epochs.
+        """Starts the environments with a training's first rollout; from there on they go on across rollouts and epochs.
 
         A resumed training replays the checkpoint's actions; if it cannot, new episodes begin, and a line says why.
+        A module that does not bootstrap learns from whole episodes alone: for it new ones begin with every rollout.
         """
+        if self.trainer is not None and not cast(Any, self.trainer.lightning_module).bootstraps:
+            self.reset(rollout_idx)
         if self.collector.is_started:
             return
         reason = self.replay() if rollout_idx else None
@@ -220,8 +224,8 @@ class RolloutLoader:
         data = self.data
         epoch, batch_idx = resume_position(data.trainer)
         first, end = epoch * len(self) + batch_idx, (epoch + 1) * len(self)
-        data.start_environments(first)
         for rollout_idx in range(first, end):
+            data.start_environments(rollout_idx)
             yield data.collector.collect(data.behavior_policy(rollout_idx), data.num_steps)
 
 

@@ -46,8 +46,8 @@ class PolicyGradientModule(LightningModule):
         hidden_dims: Units of each hidden layer, of policy and value network alike.
         log_std_init: Initial logarithm of the standard deviation of continuous actions.
         baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and nothing is
-            bootstrapped: transitions whose episode goes on beyond the rollout are left out, as their return is not known,
-            and a truncated episode counts as if it had terminated.
+            bootstrapped: each rollout begins with new episodes, transitions whose episode goes on beyond it are left out, as
+            their return is not known, and a truncated episode counts as if it had terminated.
         gamma: Discount factor: a reward one step later counts gamma times.
         gae_lambda: Lambda of GAE: how far an advantage looks before it trusts the value network; 1 for to the end.
         normalize_advantages: Advantage normalization: mean 0 and variance 1 over a rollout.
@@ -115,6 +115,11 @@ class PolicyGradientModule(LightningModule):
         """Raises UserError for mixed precision: the policy that is updated would differ from the one that has acted."""
         if self.trainer.precision not in PRECISIONS:
             raise UserError(f"--precision {self.trainer.precision}: a policy trains in {' or '.join(PRECISIONS)}")
+
+    @property
+    def bootstraps(self) -> bool:
+        """Whether there is a value network, which estimates the rest of an episode that is cut off."""
+        return self.value is not None
 
     def actor(self) -> Actor:
         """The current policy, for environments."""

@@ -155,6 +155,12 @@ def test_episodes_go_on_across_epochs():
     assert torch.equal(first[-1].next_obs, second.observations[0])
 
 
+def test_without_a_value_network_every_rollout_begins_with_episodes_of_its_own():
+    data = PolicyGradientData("Reusing-v0", num_envs=2, num_steps=4, rollouts_per_epoch=3)
+    with_module(data, baseline=False, gae_lambda=1.0)
+    assert [rollout.observations[0].tolist() for rollout in data.train_dataloader()] == [[[0.0], [0.0]]] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -228,7 +228,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
     }
     module, data, batches = (
         PolicyGradientModule(hidden_dims=[16], **options, **REINFORCE).double(),
-        small_data(num_steps=40),
+        small_data(num_steps=90),
         Batches(),
     )
     start = copy.deepcopy(module.policy)
@@ -238,7 +238,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         terms = []
         for env in range(3):
             begun = 0
-            for t in range(40):
+            for t in range(90):
                 if not rollout.valid[t, env]:
                     begun = t + 1
                 elif rollout.done[t, env]:
@@ -256,9 +256,9 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
 
 def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is_told(capsys):
     module = PolicyGradientModule(hidden_dims=[8], baseline=False, gae_lambda=1.0, **REINFORCE)
-    before, data = copy.deepcopy(module.state_dict()), small_data(num_steps=3, rollouts_per_epoch=2)
+    before, data = copy.deepcopy(module.state_dict()), small_data(num_steps=3)
     trainer = fit(module, data)
-    assert trainer.global_step == 2 and all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert trainer.global_step == 4 and all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("NOTE: no episode ended in a rollout of 3 steps") and "--data.num_steps" in line
     fit(module, small_data(num_steps=100))
