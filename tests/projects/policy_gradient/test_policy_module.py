@@ -254,7 +254,7 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
-def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is_told(capsys):
+def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is_reported(capsys):
     module = PolicyGradientModule(hidden_dims=[8], baseline=False, gae_lambda=1.0, **REINFORCE)
     before, data = copy.deepcopy(module.state_dict()), small_data(num_steps=3)
     trainer = fit(module, data)

@@ -209,7 +209,7 @@ def test_steps_that_reset_are_no_samples(mode):
     assert collector.collect(random_policy(collector), 13).num_samples == {"next_step": 22, "same_step": 26}[mode]
 
 
-def test_an_evaluation_episode_that_is_cut_is_told(monkeypatch, capsys):
+def test_an_evaluation_episode_that_is_cut_is_reported(monkeypatch, capsys):
     env_info = inspect_env("Reusing-v0", {"length": 7})
     policy = random_policy(make_collector({}, "next_step"))
     for limit, cut in [(7, 0), (6, 2)]:
