@@ -6,6 +6,7 @@ What Lightning keeps private is read here alone; `tests/common/test_trainer.py` 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -74,6 +75,17 @@ def should_log(trainer: Trainer) -> bool:
     What is logged in other steps is lost at the end of the epoch, if not overwritten before.
     """
     return trainer._logger_connector.should_update_logs
+
+
+def discard_metrics(trainer: Trainer, names: Iterable[str]) -> None:
+    """Discards the last values that `training_step` logged under `names`.
+
+    Lightning would else log them again in every later step of the epoch, as if they were new.
+    """
+    for name in names:
+        if trainer._results is not None:
+            trainer._results.pop(f"training_step.{name}", None)
+        trainer.callback_metrics.pop(name, None)
 
 
 def logged_steps(checkpoint: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
-from common.run.fit import best_checkpoint, expected_warnings_ignored, fit
+from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
 from common.run.summary import summarize
 
 
@@ -92,6 +92,8 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     start = time.perf_counter()
     with expected_warnings_ignored():
         fit(trainer, module, data, run_dir)
+        if run_dir is not None:
+            print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
     if run_dir is not None and trainer.is_global_zero:

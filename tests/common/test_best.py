@@ -63,6 +63,8 @@ def test_of_equal_epochs_the_later_is_the_best(train):
         ([(0.5, 1.0), (0.6, 2.0), (0.6, 1.5), (0.5, 0.1)], 2),
         ([(0.5, None), (0.5, None)], 1),
         ([(0.5, float("nan")), (0.5, 1.0)], 1),
+        ([(float("nan"), 1.0), (0.5, 1.0), (float("nan"), 1.0)], 1),
+        ([(float("nan"), 1.0)], None),
     ],
 )
 def test_of_equal_scores_the_lower_loss_is_the_best(tmp_path, epochs, best):

@@ -112,6 +112,7 @@ def test_run_appears_in_comparisons(full_run):
 def test_closing_table_has_the_metrics_and_the_next_commands(full_run):
     summary = json.loads((full_run.run("full") / "summary.json").read_text())
     assert "toy on sample (EMBEDDED SAMPLE, not the real data set)" in full_run.out
+    assert "training ended after epoch 2: --max_epochs 2 is reached" in full_run.out.splitlines()
     for name, value in summary["test"].items():
         assert re.search(rf"{name} +│ +{value:.4f} ", full_run.out)
     checkpoint = f"runs/toy/full/checkpoints/{summary['checkpoint']}"
@@ -387,6 +388,7 @@ def test_non_finite_loss_stops_the_run_before_it_reaches_the_weights(train):
 
 def test_early_stopping_and_the_test_of_the_best(train):
     done = train("--name", "patient", "--patience", "1", "--max_epochs", "12")
+    assert ": val/accuracy has not improved in 1 validations" in done.out
     assert done.code == 0, done.err
     folder = done.run("patient")
     accuracies = [row["val/accuracy"] for row in read_metrics(folder / "metrics.csv") if "val/accuracy" in row]
