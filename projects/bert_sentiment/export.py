@@ -1,6 +1,7 @@
 """Export command: `python -m projects.bert_sentiment.export FOLDER --checkpoint PATH [--onnx]`.
 
 The folder has the layout of `save_pretrained`: `transformers.pipeline("text-classification", "FOLDER")` loads it as it is.
+Its logits are divided by the fitted temperature already: their softmax is what `predict` prints.
 With `--onnx` there is a `model.onnx` too, for any number of texts of any length, checked against torch before it is kept.
 """
 
@@ -42,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> None:
     """Writes the folder. Raises UserError if it is not empty, or transformers has no class for the network."""
     from projects.bert_sentiment.inference import load
-    from projects.bert_sentiment.networks import SequenceClassifier
+    from projects.bert_sentiment.networks import SequenceClassifier, fold_temperature
 
     folder: Path = options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -51,6 +52,11 @@ def export(options: argparse.Namespace) -> None:
     own_head = isinstance(classifier.net, SequenceClassifier)
     if not own_head and not options.onnx:
         raise UserError("--model.pooling mean: transformers has no class for it; export it with --onnx, or train with cls")
+    try:
+        fold_temperature(classifier.net, classifier.temperature, len(classifier.class_names))
+    except ValueError as error:
+        raise UserError(f"checkpoint {options.checkpoint}: its temperature cannot be exported: {error}") from error
+    classifier.temperature = 1.0
     folder.mkdir(parents=True, exist_ok=True)
     if own_head:
         classifier.net.model.save_pretrained(folder)  # type: ignore[operator, union-attr]

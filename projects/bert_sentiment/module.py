@@ -152,20 +152,20 @@ class BertSentimentModule(LightningModule):
         """Fits the temperature, which checkpoints hold beside the weights it belongs to, and logs the metrics."""
         logits, labels, _ = self.all_gather_outputs()
         self.temperature.fill_(fit_temperature(logits, labels))
-        self.log_metrics("val", logits, labels)
+        self.log_metrics("val", classification_metrics(logits, labels))
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics, and accuracy by length."""
         logits, labels, indices = self.all_gather_outputs()
-        self.log_metrics("test", logits, labels)
+        self.log_metrics("test", classification_metrics(logits, labels, self.temperature.item()))
         texts = self.trainer.datamodule.splits["test"].texts  # type: ignore[attr-defined]
         by_length = accuracy_by_length([texts[i] for i in indices], logits.argmax(1) == labels)
         self.log_dict({f"test/accuracy_{name}_words": accuracy for name, (accuracy, _) in by_length.items()})
         self.metadata |= {"temperature": round(self.temperature.item(), 4), "texts": len(labels)}
 
-    def log_metrics(self, split: str, logits: Tensor, labels: Tensor) -> None:
+    def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Logs the metrics of a split; their values are the same in every process."""
-        for name, value in classification_metrics(logits, labels, self.temperature.item()).items():
+        for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy")
 
     def all_gather_outputs(self) -> tuple[Tensor, Tensor, list[int]]:

@@ -116,6 +116,16 @@ def reinit_top_layers(encoder: nn.Module, fresh: nn.Module, layers: int, num_lay
     target[num_layers - layers :].load_state_dict(source[num_layers - layers :].state_dict())
 
 
+def fold_temperature(net: Classifier, temperature: float, num_classes: int) -> None:
+    """Divides all logits by `temperature`, in weights of the output layer. Raises ValueError if that is not linear."""
+    encoder = set(net.encoder.modules())
+    linear = [part for part in net.modules() if isinstance(part, nn.Linear) and part not in encoder]
+    if not linear or linear[-1].out_features != num_classes:
+        raise ValueError("the head has no linear output layer")
+    for parameter in linear[-1].parameters():
+        parameter.data /= temperature
+
+
 def set_dropout(net: nn.Module, p: float) -> None:
     """Sets the probability of every dropout layer."""
     for layer in net.modules():
