@@ -71,6 +71,9 @@ def predict(options: argparse.Namespace) -> None:
     classifier.net.to(device)
     texts = options.texts or read_lines(options.file)
     probabilities = classifier.probabilities(texts, precision)
+    if truncated := classifier.count_truncated(texts):
+        limit = f"{classifier.max_length} tokens, as in training"
+        print(f"{truncated} of {len(texts)} texts are truncated to {limit}", file=sys.stderr)
     for text, row in zip(texts, probabilities, strict=True):
         print(f"{describe(row, classifier.class_names, options.all)}\t{' '.join(text.split())}")
     if options.attributions is not None:

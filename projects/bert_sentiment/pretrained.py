@@ -96,16 +96,24 @@ def load_tokenizer(checkpoint: str, texts: Sequence[str]) -> PreTrainedTokenizer
     found = resolve_checkpoint(checkpoint)
     if found.kind == "tiny":
         return train_tokenizer(texts, TINY_VOCAB_SIZE)
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.name, local_files_only=found.local_files_only)
+        tokenizer = read_tokenizer(found.name, found.local_files_only)
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
         raise UserError(f"--model.checkpoint {checkpoint}: no tokenizer that can be read: {one_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what comes of a folder without a tokenizer's files
         raise UserError(f"--model.checkpoint {checkpoint}: no tokenizer there")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders have none; the mask hides it all the same
+    return tokenizer
+
+
+def read_tokenizer(name: str, local_files_only: bool) -> PreTrainedTokenizerBase:
+    """Tokenizer of a folder or hub id, without the traces of where it was read from in what it saves."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    for key in ("local_files_only", "is_local", "name_or_path"):
+        tokenizer.init_kwargs.pop(key, None)
     return tokenizer
 
 
@@ -160,7 +168,7 @@ def new_model(encoder: dict[str, Any], class_names: Sequence[str]) -> PreTrained
     """Classifier with random weights, of the configuration `encoder`. Raises UserError if there is no such model type."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    settings = {key: value for key, value in encoder.items() if key not in ("id2label", "label2id", "num_labels")}
+    settings = {key: value for key, value in encoder.items() if key not in (*label_maps([]), "num_labels")}
     try:
         config = AutoConfig.for_model(**settings, **label_maps(class_names))
         return set_pad_token(AutoModelForSequenceClassification.from_config(config))
@@ -174,8 +182,23 @@ def encoder_config(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
-    """id2label and label2id of a configuration."""
-    return {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+    """Labels of a configuration: each text has one of `class_names`, whatever the checkpoint was trained for."""
+    return {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: i for i, name in enumerate(class_names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def max_tokens(encoder: PreTrainedModel) -> int | None:
+    """Most tokens of a text, special tokens included, that `encoder` has positions for; None without a limit, as in XLNet.
+
+    RoBERTa and its descendants count positions from behind the padding's index: 512 of 514 are for texts.
+    """
+    positions = getattr(encoder.config, "max_position_embeddings", None) or 0
+    tables = [part for name, part in encoder.named_modules() if name.endswith("position_embeddings")]
+    padding = [index for part in tables if (index := getattr(part, "padding_idx", None)) is not None]
+    return positions - (padding[0] + 1 if padding else 0) if positions > 0 else None
 
 
 def set_pad_token(model: PreTrainedModel) -> PreTrainedModel:
@@ -209,12 +232,10 @@ def tokenizer_to_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerBase:
     """The inverse of `tokenizer_to_files`."""
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
             (Path(folder) / name).write_text(text)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_tokenizer(folder, local_files_only=True)
 
 
 def one_line(error: BaseException) -> str:

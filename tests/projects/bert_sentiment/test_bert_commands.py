@@ -8,8 +8,10 @@ import pytest
 import torch
 import transformers
 
+from common.errors import UserError
 from projects.bert_sentiment import export, predict
 from projects.bert_sentiment.inference import load, predict_logits
+from projects.bert_sentiment.networks import MeanPooling
 
 TEXTS = ["the acting is wonderful", "the plot is anything but moving , although the music is charming", "dull"]
 
@@ -76,6 +78,9 @@ def test_the_exported_folder_gives_the_same_probabilities_in_transformers(export
     assert (exported / "model.safetensors").is_file()
     config = json.loads((exported / "config.json").read_text())
     assert config["model_type"] == "bert" and "auto_map" not in config, "it needs no code of this project"
+    assert "local_files_only" not in (exported / "tokenizer_config.json").read_text()
+    classify("good " * 200, truncation=True)
+    assert classify.tokenizer.model_max_length == 32, "as many as in training, and fewer than the positions"
 
 
 def test_onnx_gives_the_same_logits_for_any_number_of_texts(exported, plain_checkpoint, scaled_logits):
@@ -83,11 +88,38 @@ def test_onnx_gives_the_same_logits_for_any_number_of_texts(exported, plain_chec
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
     padded = load(plain_checkpoint).tokenizer(TEXTS, padding=True, return_tensors="np")
     inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+    assert json.loads(session.get_modelmeta().custom_metadata_map["id2label"]) == {"0": "negative", "1": "positive"}
     (found,) = session.run(None, inputs)
     torch.testing.assert_close(torch.from_numpy(found), scaled_logits, rtol=0, atol=1e-5)
     length = int(inputs["attention_mask"][2].sum())
     (alone,) = session.run(None, {name: value[2:, :length] for name, value in inputs.items()})
     torch.testing.assert_close(torch.from_numpy(alone), scaled_logits[2:], rtol=0, atol=1e-5)
+
+
+def test_mean_pooling_exports_class_names_beside_onnx(plain_checkpoint, tmp_path, monkeypatch):
+    classifier = load(plain_checkpoint)
+    classifier.net = MeanPooling(classifier.net.encoder, 32, 2, 0.0)
+    monkeypatch.setattr(export, "save_onnx", lambda classifier, path: path.touch())
+    export.write_folder(classifier, tmp_path, onnx=True)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).id2label == {0: "negative", 1: "positive"}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_export_that_fails_leaves_nothing(plain_checkpoint, tmp_path, monkeypatch, exists, capsys):
+    def refuse(*args):
+        raise UserError("--onnx: no")
+
+    monkeypatch.setattr(export, "save_onnx", refuse)
+    if exists:
+        (tmp_path / "new").mkdir()
+    assert export.main([str(tmp_path / "new"), "--checkpoint", str(plain_checkpoint), "--onnx"]) == 2
+    assert (tmp_path / "new").exists() == exists and not list(tmp_path.rglob("*.*"))
+
+
+def test_prediction_truncates_like_training_and_counts_it(plain_checkpoint, capsys):
+    assert load(plain_checkpoint).max_length == 32
+    assert predict.main(["good", "good " * 40, "--checkpoint", str(plain_checkpoint), "--accelerator", "cpu"]) == 0
+    assert capsys.readouterr().err == "1 of 2 texts are truncated to 32 tokens, as in training\n"
 
 
 @pytest.mark.parametrize(
