@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, report_errors
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from projects.bert_sentiment.inference import TextClassifier
@@ -93,7 +93,7 @@ def save_onnx(classifier: TextClassifier, path: Path) -> None:
 
     The class names are in its metadata, as `id2label` in JSON.
 
-    Raises UserError if the extra is not installed, or the runtime's logits are not torch's.
+    Raises UserError if the extra is not installed, torch cannot export the encoder, or the runtime's logits are not torch's.
     """
     import torch
 
@@ -109,23 +109,30 @@ def save_onnx(classifier: TextClassifier, path: Path) -> None:
         return pad(classifier.tokenize(texts), classifier.tokenizer.pad_token_id)
 
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.onnx.export(
-        classifier.net,
-        encode("a short text", "a text that is a good deal longer than the other"),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_shapes=(any_size, any_size),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None, "it is None for the exporter by TorchScript alone"
-    program.model.metadata_props["id2label"] = json.dumps(dict(enumerate(classifier.class_names)))
-    program.save(path)
-    input_ids, mask = encode("one", "another text, of another length", "and a third; three, where there were two")
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"input_ids": input_ids.numpy(), "attention_mask": mask.numpy()})
-    with torch.no_grad():
-        difference = float((torch.from_numpy(logits) - classifier.net(input_ids, mask)).abs().max())
+    long = "word " * classifier.max_length
+    batches = [encode("one", "another text, of another length", "and a third; three, where there were two"), encode(long)]
+    try:
+        program = torch.onnx.export(
+            classifier.net,
+            encode("a short text", "a text that is a good deal longer than the other"),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes=(any_size, any_size),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None, "it is None for the exporter by TorchScript alone"
+        program.model.metadata_props["id2label"] = json.dumps(dict(enumerate(classifier.class_names)))
+        program.save(path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        difference = 0.0
+        for ids, mask in batches:
+            (logits,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+            with torch.no_grad():
+                difference = max(difference, float((torch.from_numpy(logits) - classifier.net(ids, mask)).abs().max()))
+    except Exception as error:  # the exporter and the runtime have exceptions of their own
+        reason = one_line(error, 200)
+        raise UserError(f"--onnx: torch cannot export this encoder for texts of any length: {reason}") from error
     if not difference <= ONNX_TOLERANCE:
         raise UserError(f"--onnx: its logits are {difference:.2g} off torch's; not written")
 
