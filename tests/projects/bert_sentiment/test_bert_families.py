@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import UserError
 from common.io.checkpoints import AtomicCheckpointIO
+from common.run.summary import print_summary
 from projects.bert_sentiment import export
 from projects.bert_sentiment.attribution import word_attributions
 from projects.bert_sentiment.data import TextData
@@ -272,4 +274,7 @@ def test_random_weights_are_said(texts_folder, capsys):
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     Trainer(max_steps=1, limit_val_batches=0, accelerator="cpu", **off).fit(module, datamodule=data)
     assert "encoder tiny, pooling cls, random weights: NOT a pretrained checkpoint" in capsys.readouterr().out
-    assert module.metadata["weights"] == "random"
+    summary = {"project": "bert_sentiment", "data_source": "texts", "test": {}, "metadata": module.metadata}
+    summary |= {"train_seconds": 1.0, "samples_per_second": 1.0, "checkpoint": None}
+    print_summary(summary, SimpleNamespace(path=texts_folder), "predict", is_sample=False)
+    assert re.search(r"weights\W+random", capsys.readouterr().out), "in the closing table too"
