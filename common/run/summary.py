@@ -124,6 +124,9 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     table.add_column("value", justify="right")
     for name, value in summary["test"].items():
         table.add_row(name, f"{value:.4f}")
+    for name, value in summary["metadata"].items():
+        if isinstance(value, str):
+            table.add_row(name, value)
     table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
     table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -85,9 +85,10 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
-def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=None, **options):
-    """Trains on `samples` in batches of 4 and returns what was logged."""
-    loader = DataLoader(TensorDataset(torch.rand(samples, 1, 4, 4)), batch_size=4)
+def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=None, value=None, **options):
+    """Trains on `samples`, random or all of one `value`, in batches of 4 and returns what was logged."""
+    images = torch.rand(samples, 1, 4, 4) if value is None else torch.full((samples, 1, 4, 4), value)
+    loader = DataLoader(TensorDataset(images), batch_size=4)
     logger = Rows()
     quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(
@@ -160,6 +161,30 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_step(tmp_path, l
 def test_without_a_checkpoint_the_message_says_so(tmp_path):
     with pytest.raises(UserError, match="stopped before step 1: the loss is nan; there is no checkpoint yet"):
         fit(Net(at_step(0, lambda usual: usual * math.nan)), GradientMonitor(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ("data", "The batch has values that are not finite: mend the data"),
+        ("weights", "The weights net.0.weight are not finite from the start: use another checkpoint"),
+        ("neither", "Data and weights are finite: look for values that are too large"),
+    ],
+)
+def test_the_message_names_a_cause_that_is_true(tmp_path, broken, message):
+    module = Net((lambda module, usual: usual * math.nan) if broken == "neither" else None)
+    if broken == "weights":
+        module.net[0].weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match=message) as caught:
+        fit(module, GradientMonitor(tmp_path), value=math.nan if broken == "data" else None)
+    assert "earning rate" not in str(caught.value)
+
+
+def test_a_validation_loss_that_is_not_finite_stops(tmp_path):
+    module = Net()
+    module.validation_step = lambda *args: module.log("val/loss", torch.tensor(math.nan))
+    with pytest.raises(UserError, match=r"stopped after step 3: val/loss is nan\. Lower the learning rate"):
+        fit(module, GradientMonitor(tmp_path), val=True)
 
 
 def scaler() -> MixedPrecision:

@@ -160,6 +160,10 @@ def test_min_loss_is_the_least_that_smoothed_targets_allow():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        (
+            {"network": "recurrent", "recurrent": RecurrentConfig(hidden_dim=129)},
+            "--model.recurrent.hidden_dim 129: choose an",
+        ),
         ({"transformer": TransformerConfig(18, num_heads=4)}, "--model.transformer.d_model 18"),
         ({"transformer": TransformerConfig(20, num_heads=4, position_embedding="rotary")}, "d_model 20: rotary"),
         ({"vocab_sizes": (40, 50)}, "--model.tie_word_embeddings all: needs a joint vocabulary"),
