@@ -20,6 +20,7 @@ from projects.seq2seq.decoding import SupportsTranslation
 from projects.seq2seq.ensemble import Ensemble
 from projects.seq2seq.hypotheses import Hypothesis
 from projects.seq2seq.knn import KNNConfig, KNNModel, build_datastore
+from projects.seq2seq.metrics import score_translations
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, encode_batch
 
@@ -38,6 +39,7 @@ class TranslationPipeline:
         length_limit: Ratio and extra tokens of the maximum length, see `max_lengths`.
         generation: Default of `hypotheses`: the options of the test after training.
         device: Where to compute.
+        bleu_tokenize: Option of the run: SacreBLEU's tokenizer, see `choose_tokenizer`.
     """
 
     model: SupportsTranslation
@@ -47,6 +49,7 @@ class TranslationPipeline:
     length_limit: tuple[float, float]
     generation: GenerationConfig
     device: torch.device
+    bleu_tokenize: str = "auto"
 
     def __call__(self, sentences: Sequence[str], generation: GenerationConfig | None = None, **options: Any) -> list[str]:
         """Best translation of each sentence; options as of `translate_ids`."""
@@ -62,6 +65,10 @@ class TranslationPipeline:
         """Hypotheses of each source, best first; options as of `translate_ids`."""
         limit = self.length_limit
         return translate_ids(self.model, sources, generation or self.generation, self.device, length_limit=limit, **options)
+
+    def scores(self, translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        """BLEU and chrF as in the run's test, see `score_translations`."""
+        return score_translations(translations, references, self.languages[1], self.bleu_tokenize)[0]
 
     def text(self, hypothesis: Hypothesis) -> str:
         """Text of a hypothesis, in one line."""
@@ -110,7 +117,8 @@ def load(
         members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
     model = members[0] if len(members) == 1 else Ensemble(members)
     limit = first["length_limit"][0], first["length_limit"][1]
-    return TranslationPipeline(model, source, target, languages, limit, modules[0].test_generation, device)
+    generation, bleu_tokenize = modules[0].test_generation, modules[0].hparams["bleu_tokenize"]
+    return TranslationPipeline(model, source, target, languages, limit, generation, device, bleu_tokenize)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]], paths: Sequence[Path]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figu
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
-from projects.seq2seq.metrics import bleu_by_length
+from projects.seq2seq.metrics import bleu_by_length, length_unit
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, token_names
 
@@ -63,16 +63,19 @@ class TranslationPlots(Callback):
     @report_plot_errors("length.png")
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plots BLEU by the length of the reference."""
-        translations = cast(Seq2SeqModule, pl_module).translations
+        module = cast(Seq2SeqModule, pl_module)
+        translations = module.translations
         if not trainer.is_global_zero or not translations:
             return
         references = trainer.datamodule.splits["test"].target  # type: ignore[attr-defined]
         order = sorted(translations)
-        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order])
+        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order], module.tokenize)
         bars = {name: score for name, (score, _) in by_length.items()}
         notes = [f"{count} sentences" for _, count in by_length.values()]
         path = self.folder / "length.png"
-        draw_bars(bars, notes, "BLEU by length", "words of the reference", "BLEU in lower case", path)
+        draw_bars(
+            bars, notes, "BLEU by length", f"{length_unit(module.tokenize)} of the reference", "BLEU in lower case", path
+        )
         log_plot(trainer, "length", path)
 
 

@@ -94,7 +94,6 @@ def translate(options: argparse.Namespace) -> None:
     from projects.seq2seq.config import GenerationConfig, SamplingConfig
     from projects.seq2seq.inference import MAX_SOURCE_TOKENS, load
     from projects.seq2seq.knn import KNNConfig
-    from projects.seq2seq.metrics import score_translations
     from projects.seq2seq.tokenizer import encode, encode_batch
 
     generation = GenerationConfig(**{field.name: getattr(options, field.name) for field in fields(GenerationConfig)})
@@ -127,7 +126,7 @@ def translate(options: argparse.Namespace) -> None:
             score = f"{hypothesis.score:.4f}\t" if options.num_return_sequences > 1 else ""
             print(score + pipeline.text(hypothesis))
     if references:
-        scores, _ = score_translations([pipeline.text(row[0]) for row in found], references, pipeline.languages[1])
+        scores = pipeline.scores([pipeline.text(row[0]) for row in found], references)
         print("\n".join(f"{name} {score:.2f}" for name, score in scores.items()), file=sys.stderr)
     if options.attention is not None:
         plot_attention(pipeline, sources, found, options.attention)

@@ -107,6 +107,21 @@ def test_the_test_scores_every_sentence_once_and_records_the_protocol(data):
     assert any(name.endswith("_words") for name in metrics)
 
 
+def test_perfect_translations_into_chinese_have_the_highest_scores(data, monkeypatch):
+    class Perfect(Seq2SeqModule):
+        def translate(self, batch, generation):
+            self.translations |= dict.fromkeys(batch.pair_index.tolist(), "两只狗在雪地里玩")
+
+    for split in ("val", "test"):
+        monkeypatch.setattr(data.splits[split], "target", ["两只狗在雪地里玩"] * len(data.splits[split]))
+    monkeypatch.setattr(data, "languages", ("de", "zh"))
+    module = Perfect(data.vocab_sizes)
+    assert trainer().validate(module, datamodule=data, verbose=False)[0]["val/bleu_greedy_lc"] == pytest.approx(100)
+    metrics = trainer().test(module, datamodule=data, verbose=False)[0]
+    assert metrics["test/bleu"] == metrics["test/bleu_lc_1-16_characters"] == pytest.approx(100)
+    assert "tok:zh" in module.metadata["signatures"]["bleu"]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt"])
 def test_learning_rate_schedules_warm_up_and_decay(data, schedule):
     module = small(data.vocab_sizes, schedule=schedule, warmup=0.25, lr=0.5)

@@ -76,6 +76,7 @@ def test_hyperparameters_of_a_checkpoint_are_plain_builtins(plain_run):
         "schedule": "linear",
         "warmup": 0.05,
         "decoding": asdict(DecodingConfig(num_beams=3, max_length=24)),
+        "bleu_tokenize": "auto",
     }
     types = {type(value) for value in [*saved.values(), *saved["recurrent"].values(), *saved["decoding"].values()]}
     assert types == {int, float, str, bool, tuple, dict, type(None)}
