@@ -194,9 +194,13 @@ class TranslationData(SourceDataModule):
             return train.source_ids, train.target_ids
         if self.epoch_ids[0] != epoch:
             source, target = (
-                [dropper.encode(line, epoch, 2 * self.seed + side)[: self.max_length] for line in range(len(train))]
+                [dropper.encode(line, epoch, 2 * self.seed + side) for line in range(len(train))]
                 for side, dropper in enumerate(self.bpe_droppers)
             )
+            cut = sum(len(line) > self.max_length for line in chain(source, target))
+            if cut > self.truncated["train"] and self.epoch_ids[0] < 0:
+                print_rank_zero(f"train: with BPE dropout {cut} sentences are cut in an epoch, such as the first")
+            source, target = ([line[: self.max_length] for line in side] for side in (source, target))
             self.epoch_ids = epoch, (source, target)
         return self.epoch_ids[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from projects.seq2seq.metrics import score_translations
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, encode_batch
 
-MAX_SOURCE_TOKENS = 256  # longer sentences are cut
+DEFAULT_MAX_LENGTH = 256  # of checkpoints that do not say at which length they were trained
 
 
 @dataclass
@@ -37,6 +38,7 @@ class TranslationPipeline:
         target_tokenizer: Tokenizer of the target language.
         languages: Names of source and target language.
         length_limit: Ratio and extra tokens of the maximum length, see `max_lengths`.
+        max_length: Maximum length of a source in tokens, that of the training.
         generation: Default of `hypotheses`: the options of the test after training.
         device: Where to compute.
         bleu_tokenize: Option of the run: SacreBLEU's tokenizer, see `choose_tokenizer`.
@@ -47,6 +49,7 @@ class TranslationPipeline:
     target_tokenizer: Tokenizer
     languages: tuple[str, str]
     length_limit: tuple[float, float]
+    max_length: int
     generation: GenerationConfig
     device: torch.device
     bleu_tokenize: str = "auto"
@@ -56,8 +59,12 @@ class TranslationPipeline:
         return [self.text(found[0]) for found in self.hypotheses(self.encode(sentences), generation, **options)]
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Source ids of each sentence, cut to `MAX_SOURCE_TOKENS`."""
-        return [ids[:MAX_SOURCE_TOKENS] for ids in encode_batch(self.source_tokenizer, sentences)]
+        """Source ids of each sentence; of one that is cut to `max_length` the number is printed to the standard error."""
+        sources = encode_batch(self.source_tokenizer, sentences)
+        for number, ids in enumerate(sources, 1):
+            if len(ids) > self.max_length:
+                print(f"line {number}: cut from {len(ids)} to {self.max_length} tokens", file=sys.stderr)
+        return [ids[: self.max_length] for ids in sources]
 
     def hypotheses(
         self, sources: Sequence[Sequence[int]], generation: GenerationConfig | None = None, **options: Any
@@ -109,16 +116,18 @@ def load(
     source, target = (Tokenizer.from_str(text) for text in first["tokenizers"])
     languages = first["languages"][0], first["languages"][1]
     members: Sequence[SupportsTranslation] = nets
+    max_length = min(other.get("max_length", DEFAULT_MAX_LENGTH) for other in checkpoints)
     if datastore is not None:
         texts = TranslationData(datastore, "-".join(languages)).texts["train"]
-        source_ids, target_ids = (
-            [ids[:MAX_SOURCE_TOKENS] for ids in encode_batch(*side)] for side in zip((source, target), texts, strict=True)
-        )
+        sides = [encode_batch(*side) for side in zip((source, target), texts, strict=True)]
+        if cut := sum(len(ids) > max_length for side in sides for ids in side):
+            print(f"datastore: {cut} sentences are cut to {max_length} tokens", file=sys.stderr)
+        source_ids, target_ids = ([ids[:max_length] for ids in side] for side in sides)
         members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
     model = members[0] if len(members) == 1 else Ensemble(members)
     limit = first["length_limit"][0], first["length_limit"][1]
     generation, bleu_tokenize = modules[0].test_generation, modules[0].hparams["bleu_tokenize"]
-    return TranslationPipeline(model, source, target, languages, limit, generation, device, bleu_tokenize)
+    return TranslationPipeline(model, source, target, languages, limit, max_length, generation, device, bleu_tokenize)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]], paths: Sequence[Path]) -> dict[str, Tensor]:

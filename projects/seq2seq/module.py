@@ -228,13 +228,14 @@ class Seq2SeqModule(LightningModule):
         clip_gradients(self.net.parameters(), gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what translation needs beside the weights: tokenizers, names of the languages, and length limit."""
+        """Adds what translation needs beside the weights: tokenizers, languages, and limits of the lengths."""
         trainer = attached_trainer(self)
         if trainer is not None and trainer.datamodule is not None:  # type: ignore[attr-defined]
             data = trainer.datamodule  # type: ignore[attr-defined]
             checkpoint["tokenizers"] = [tokenizer.to_str() for tokenizer in data.tokenizers]
             checkpoint["languages"] = list(data.languages)
             checkpoint["length_limit"] = list(data.length_limit)
+            checkpoint["max_length"] = data.max_length
 
 
 def check_heads(config: TransformerConfig) -> None:

@@ -92,9 +92,9 @@ def translate(options: argparse.Namespace) -> None:
     """Prints translations and scores; reads everything first, so that a bad line stops it before any output."""
     from common.nn.device import check_precision, choose_device
     from projects.seq2seq.config import GenerationConfig, SamplingConfig
-    from projects.seq2seq.inference import MAX_SOURCE_TOKENS, load
+    from projects.seq2seq.inference import load
     from projects.seq2seq.knn import KNNConfig
-    from projects.seq2seq.tokenizer import encode, encode_batch
+    from projects.seq2seq.tokenizer import encode
 
     generation = GenerationConfig(**{field.name: getattr(options, field.name) for field in fields(GenerationConfig)})
     sampling = None
@@ -108,9 +108,6 @@ def translate(options: argparse.Namespace) -> None:
     references = None if options.reference is None else read_lines(options.reference)
     if references is not None and len(references) != len(lines):
         raise UserError(f"--reference {options.reference}: {len(references)} lines for {len(lines)} to translate")
-    for number, ids in enumerate(encode_batch(pipeline.source_tokenizer, lines), 1):
-        if len(ids) > MAX_SOURCE_TOKENS:
-            print(f"line {number}: cut from {len(ids)} to {MAX_SOURCE_TOKENS} tokens", file=sys.stderr)
     sources = pipeline.encode(lines)
     found = pipeline.hypotheses(
         sources,

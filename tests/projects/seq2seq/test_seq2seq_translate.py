@@ -197,6 +197,17 @@ def test_a_long_line_is_cut_and_counted(monkeypatch, capsys, checkpoints, pipeli
     assert lines[0] == expected(pipeline, ["halb acht"], num_beams=2)[0][0]
 
 
+def test_sources_are_cut_at_the_length_of_the_training(monkeypatch, capsys, checkpoints, tmp_path):
+    checkpoint = torch.load(checkpoints[-1], weights_only=True)
+    assert checkpoint["max_length"] == 256
+    other = tmp_path / "other.ckpt"
+    for length in (300, 9):
+        torch.save(checkpoint | {"max_length": length}, other)
+        _, _, error = run(monkeypatch, capsys, ["--checkpoint", str(other), "--num_beams", "1"], "drei " * 100 + "\n")
+        assert error == f"line 1: cut from 301 to {length} tokens\n"
+    assert load([Path(checkpoints[-1]), other]).max_length == 9
+
+
 def test_translations_are_no_longer_than_their_limit(pipeline, checkpoints):
     assert max_lengths(torch.tensor([1, 7])).tolist() == [13, 22]
     assert max_lengths(torch.tensor([1, 7]), (1.25, 3.5)).tolist() == [4, 12]
