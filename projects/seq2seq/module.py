@@ -116,7 +116,8 @@ class Seq2SeqModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
-        self.log("train/loss", loss)
+        tokens = (batch.target[:, 1:] != PAD).sum(1)
+        self.log("train/loss", loss.detach() / (batch.weight * tokens).sum())  # per token of this batch alone
         return loss
 
     def compute_loss(self, batch: Batch) -> Tensor:

@@ -49,6 +49,40 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_target_tokens(data, network):
     torch.testing.assert_close(module.compute_loss(batch), expected)
 
 
+@pytest.mark.parametrize("limit", [1.0, 5])
+def test_accumulated_gradients_are_those_of_the_mean_over_all_their_tokens(data, limit):
+    steps: list[int] = []
+
+    class Checked(Seq2SeqModule):
+        batches = ()
+
+        def training_step(self, batch, batch_idx):
+            self.batches = (*self.batches, batch)
+            return super().training_step(batch, batch_idx)
+
+        def on_before_optimizer_step(self, optimizer):
+            losses, tokens = 0.0, 0
+            for batch in self.batches:
+                hidden = self.net(batch.source, batch.source_lengths, batch.target[:, :-1])
+                labels = batch.target[:, 1:].flatten()
+                logits = self.net.output_layer(hidden).flatten(0, 1)
+                losses += F.cross_entropy(logits, labels, ignore_index=PAD, reduction="sum")
+                tokens += int((labels != PAD).sum())
+                if batch is self.batches[-1]:  # what was logged is this batch's own mean
+                    mean = F.cross_entropy(logits, labels, ignore_index=PAD)
+                    torch.testing.assert_close(self.trainer.callback_metrics["train/loss"], mean.detach())
+            parameters = list(self.net.parameters())
+            for parameter, grad in zip(parameters, torch.autograd.grad(losses / tokens, parameters), strict=True):
+                torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-6)
+            steps.append(len(self.batches))
+            self.batches = ()
+
+    module = Checked(data.vocab_sizes, recurrent=RecurrentConfig(16, 16, dropout=0.0), label_smoothing=0.0)
+    options = {"accumulate_grad_batches": 3, "limit_train_batches": limit, "limit_val_batches": 0}
+    trainer(**options).fit(module, datamodule=data)
+    assert steps[0] == 3 and steps[-1] < 3, "a poor test: no window is shorter than the others"
+
+
 @pytest.mark.parametrize("network", ["recurrent", "transformer"])
 def test_r_drop_reads_every_batch_twice_under_other_dropout(data, network):
     batch = next(iter(data.train_dataloader()))

@@ -220,6 +220,41 @@ def test_sinusoidal_embedding_by_hand():
     torch.testing.assert_close(sinusoidal_embedding(2, 4), expected, atol=1e-6, rtol=0)
 
 
+@pytest.fixture
+def bfloat16():
+    torch.set_default_dtype(torch.bfloat16)  # as under --precision bf16-true
+    yield
+    torch.set_default_dtype(torch.float64)
+
+
+def test_positions_are_right_where_the_network_is_in_bfloat16(bfloat16):
+    time, dim = 1001, 16
+    angles = 1000 * 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    expected = torch.stack([angles.sin(), angles.cos()], -1)
+    torch.testing.assert_close(sinusoidal_embedding(time, dim)[-1].double(), expected.flatten(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        torch.view_as_real(rotary_freqs(time, dim)[-1]).double(), expected.flip(-1), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("position_embedding", ["sinusoidal", "rotary"])
+def test_a_transformer_in_bfloat16_is_nearly_that_in_float64(position_embedding, bfloat16):
+    torch.set_default_dtype(torch.float64)
+    net = moved(transformer(position_embedding=position_embedding)).eval()
+    source, lengths, target = sentences()
+    with torch.no_grad():
+        exact = net(source, lengths, target)
+        net.bfloat16()
+        for dtype in (torch.bfloat16, torch.float32):  # inside of a training step, and outside, as a callback is
+            torch.set_default_dtype(dtype)
+            found = net(source, lengths, target)
+            assert found.dtype is torch.bfloat16
+            torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.15)
+            memory = net.encode(source, lengths)
+            logits, _, _ = net.decode_step(target[:, :1], net.init_state(memory), memory)
+            torch.testing.assert_close(logits[:, 0], net.output_layer(found)[:, 0], rtol=0, atol=0.15)
+
+
 def test_rotary_embedding_equals_that_of_transformers():
     from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb, create_sinusoidal_positions
 
