@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    Exponent = float
     Fraction = float
     PositiveFraction = float
 else:
     from jsonargparse.typing import restricted_number_type
 
+    Exponent = restricted_number_type("Exponent", float, [(">=", -5), ("<=", 5)])  # of a length: the power is a float32
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     PositiveFraction = restricted_number_type("PositiveFraction", float, [(">", 0), ("<=", 1)])
 

@@ -69,12 +69,31 @@ def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: s
     )
 
 
-def positive(text: str) -> int:
-    """Argument type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+def integer_from(low: int) -> Callable[[str], int]:
+    """Argument type: an integer of at least `low`, and small enough for every library."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if not low <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"{text[:20]} is not {f'at least {low}' if value < low else 'below 2**31'}")
+        return value
+
+    return integer
+
+
+def number_between(low: float, high: float) -> Callable[[str], float]:
+    """Argument type: a number from `low` to `high`."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is not between {low} and {high}")
+        return value
+
+    return number
+
+
+positive, non_negative, probability = integer_from(1), integer_from(0), number_between(0, 1)
 
 
 def seed_value(text: str) -> int:
@@ -82,11 +101,3 @@ def seed_value(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32):
         raise argparse.ArgumentTypeError(f"{text[:20]}: use a whole number from 0 to {2**32 - 1}")
     return int(text)
-
-
-def probability(text: str) -> float:
-    """Argument type: a number between 0 and 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.io.checkpoints import load_module
+from common.io.text import is_blank
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import GenerationConfig
-from projects.seq2seq.data import TranslationData
+from projects.seq2seq.data import Texts, TranslationData
 from projects.seq2seq.decoding import SupportsTranslation
 from projects.seq2seq.ensemble import Ensemble
 from projects.seq2seq.hypotheses import Hypothesis
@@ -59,8 +61,8 @@ class TranslationPipeline:
         return [self.text(found[0]) for found in self.hypotheses(self.encode(sentences), generation, **options)]
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Source ids of each sentence; of one that is cut to `max_length` the number is printed to the standard error."""
-        sources = encode_batch(self.source_tokenizer, sentences)
+        """Source ids of each sentence, none of a blank one. Those cut to `max_length` are named on standard error."""
+        sources = encode_batch(self.source_tokenizer, ["" if is_blank(line) else line for line in sentences])
         for number, ids in enumerate(sources, 1):
             if len(ids) > self.max_length:
                 print(f"line {number}: cut from {len(ids)} to {self.max_length} tokens", file=sys.stderr)
@@ -110,7 +112,8 @@ def load(
         if other["tokenizers"] != first["tokenizers"]:
             raise UserError(f"checkpoint {path}: its vocabulary is not that of {paths[0]}")
     if average_weights:
-        modules[0].load_state_dict(mean_state([other["state_dict"] for other in checkpoints], paths))
+        check_same_network(modules, paths)
+        modules[0].load_state_dict(mean_state([other["state_dict"] for other in checkpoints]))
         del modules[1:]
     nets = [module.net.to(device) for module in modules]
     source, target = (Tokenizer.from_str(text) for text in first["tokenizers"])
@@ -118,7 +121,7 @@ def load(
     members: Sequence[SupportsTranslation] = nets
     max_length = min(other.get("max_length", DEFAULT_MAX_LENGTH) for other in checkpoints)
     if datastore is not None:
-        texts = TranslationData(datastore, "-".join(languages)).texts["train"]
+        texts = datastore_texts(datastore, languages)
         sides = [encode_batch(*side) for side in zip((source, target), texts, strict=True)]
         if cut := sum(len(ids) > max_length for side in sides for ids in side):
             print(f"datastore: {cut} sentences are cut to {max_length} tokens", file=sys.stderr)
@@ -130,11 +133,28 @@ def load(
     return TranslationPipeline(model, source, target, languages, limit, max_length, generation, device, bleu_tokenize)
 
 
-def mean_state(states: Sequence[dict[str, Tensor]], paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Mean of the checkpoints' weights. Raises UserError if they are of different networks."""
-    shapes = [{name: value.shape for name, value in state.items()} for state in states]
-    for path, other in zip(paths, shapes, strict=True):
-        if other != shapes[0]:
+def datastore_texts(source: str, languages: tuple[str, str]) -> Texts:
+    """Training pairs of a data source. Raises UserError, which names `--datastore`, if it has none of these languages."""
+    try:
+        with redirect_stdout(sys.stderr):  # which is for translations
+            return TranslationData(source, "-".join(languages)).texts["train"]
+    except UserError as error:
+        raise UserError(f"--datastore {source}: {str(error).replace('--data.', '')}") from error
+
+
+def check_same_network(modules: Sequence[Seq2SeqModule], paths: Sequence[Path]) -> None:
+    """Raises UserError if the networks compute different functions of weights that may have the same shapes."""
+
+    def architecture(module: Seq2SeqModule) -> dict[str, Any]:
+        options = asdict(module.hparams[module.hparams["network"]]) | {"tie": module.hparams["tie_word_embeddings"]}
+        return {name: value for name, value in options.items() if name not in ("dropout", "teacher_forcing")}
+
+    for path, module in zip(paths, modules, strict=True):
+        if architecture(module) != architecture(modules[0]):
             raise UserError(f"--average_weights: {path} is of another network than {paths[0]}; leave it out for an ensemble")
+
+
+def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the checkpoints' weights."""
     mean = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
     return {name: value.to(states[0][name].dtype) for name, value in mean.items()}

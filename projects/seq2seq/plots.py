@@ -54,7 +54,9 @@ class TranslationPlots(Callback):
         header = [data.languages[0], data.languages[1], "translation", "score"]
         lines = [header, ["---"] * len(header), *rows]
         self.folder.mkdir(parents=True, exist_ok=True)
-        table = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+        table = "\n".join(
+            f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in line)} |" for line in lines
+        )
         (self.folder / "translations.md").write_text(f"After {trainer.global_step} steps:\n\n{table}\n")
         log_table(trainer, "val/translations", header, rows)
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):

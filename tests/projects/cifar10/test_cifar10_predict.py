@@ -174,7 +174,7 @@ def bad(tmp_path, files) -> dict[str, Path]:
         ("--checkpoint good", r"required: IMAGE"),
         ("image --checkpoint good --tta 3", r"--tta: invalid choice: 3 \(choose from 0, 1, 2\)"),
         ("image --checkpoint good --top 0", r"--top: 0 is not at least 1"),
-        ("image --checkpoint good --top some", r"--top: invalid positive value: 'some'"),
+        ("image --checkpoint good --top some", r"--top: invalid integer value: 'some'"),
         ("image --checkpoint good --threshold 95", r"--threshold: 95.0 is not between 0 and 1"),
         ("image --checkpoint good --accelerator tpu", r"--accelerator: invalid choice: 'tpu'"),
         ("image --checkpoint good --save_pseudo_labels notes --threshold 0", r"--save_pseudo_labels \S*notes\.txt"),

@@ -107,6 +107,8 @@ def test_one_batch_can_be_overfit_and_gradients_are_right(train, pairs_folder, c
         (["--model.label_smoothing", "-0.1"], "model.label_smoothing"),
         (["--model.lr", "0"], "model.lr"),
         (["--model.decoding.num_beams", "0"], "model.decoding.num_beams"),
+        (["--model.decoding.length_penalty", ".nan"], "model.decoding.length_penalty"),
+        (["--model.decoding.length_penalty", ".inf"], "model.decoding.length_penalty"),
         (["--data.lowercase", "target"], "data.lowercase"),
         (["--data.bpe_dropout", "1.5"], "data.bpe_dropout"),
         (["--data.max_tokens", "0"], "data.max_tokens"),
