@@ -21,6 +21,7 @@ from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, token_names
 
 NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
+MAX_PLOTTED_TOKENS = 40  # of a sentence, in an attention map
 
 AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
 
@@ -94,13 +95,18 @@ def attention_maps(
 
 
 def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -> Path:
-    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG."""
+    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG.
+
+    Of long sentences the first `MAX_PLOTTED_TOKENS` are plotted, as the title says.
+    """
     columns = min(columns, len(maps))
-    widest = max(len(names) for _, _, names in maps)
-    tallest = max(len(names) for _, names, _ in maps)
+    widest, tallest = (min(MAX_PLOTTED_TOKENS, max(len(each[side]) for each in maps)) for side in (2, 1))
     figure, all_axes = new_figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
     for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
-        axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
+        if max(weights.shape) > MAX_PLOTTED_TOKENS:
+            axes.set_title(f"first tokens of {len(names)} (source) and {len(rows)} (target)", fontsize=8)
+        rows, names = rows[:MAX_PLOTTED_TOKENS], names[:MAX_PLOTTED_TOKENS]
+        axes.imshow(weights[: len(rows), : len(names)].float().cpu(), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.xaxis.tick_top()
