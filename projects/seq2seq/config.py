@@ -12,8 +12,6 @@ from common.options import Exponent, Fraction
 
 PAD, BOS, EOS, UNK = range(4)  # padding, beginning and end of a sentence, unknown
 
-TEMPERATURES = 1e-3, 1e6  # least and greatest softmax temperature: a softmax in float32 has no infinite logits
-
 TieWordEmbeddings = Literal["all", "target", "none"]
 
 
@@ -75,7 +73,7 @@ class DecodingConfig:
 
     Args:
         num_beams: Beam size: hypotheses that are kept at each step; 1 is greedy search.
-        length_penalty: Exponent p of the length in score = log probability / length ** p, -5 to 5; above 0 favors long ones.
+        length_penalty: Exponent p of the length in score = log probability / length ** p, -10 to 10; above 0 favors longer.
         max_length: Maximum length of a translation.
     """
 
@@ -89,7 +87,7 @@ class SamplingConfig:
     """Sampling in place of beam search.
 
     Args:
-        temperature: Softmax temperature, 0.001 to 1e6: divides the logits; below 1 sharpens the distribution.
+        temperature: Softmax temperature, at least 1e-6: divides the logits; below 1 sharpens the distribution.
         top_k: Top-k sampling: sample from the k most probable tokens; 0 for all.
         top_p: Nucleus sampling (Holtzman et al., arXiv 1904.09751): sample from the fewest tokens whose probabilities
             reach this sum, after temperature and top-k.
@@ -127,5 +125,5 @@ class GenerationConfig(DecodingConfig):
     def __post_init__(self) -> None:
         if self.min_length > self.max_length:
             raise UserError(f"--min_length {self.min_length}: more than --max_length {self.max_length}; lower it")
-        if not -5 <= self.length_penalty <= 5:
-            raise UserError(f"--length_penalty {self.length_penalty}: use a number from -5 to 5")
+        if not -10 <= self.length_penalty <= 10:
+            raise UserError(f"--length_penalty {self.length_penalty}: use a number from -10 to 10")

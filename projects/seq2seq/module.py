@@ -91,6 +91,9 @@ class Seq2SeqModule(LightningModule):
         self.save_hyperparameters()
         self.net: RecurrentModel | TransformerModel
         if network == "recurrent":
+            if recurrent.hidden_dim % 2:
+                flag = f"--model.recurrent.hidden_dim {recurrent.hidden_dim}"
+                raise UserError(f"{flag}: use an even number, half of it for each direction of the encoder")
             self.net = RecurrentModel(vocab_sizes, recurrent, tie_word_embeddings)
         else:
             check_heads(transformer)

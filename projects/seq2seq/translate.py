@@ -19,38 +19,28 @@ from common.cli.command import (
     non_negative,
     number_between,
     positive,
+    positive_float,
     probability,
     report_errors,
     seed_value,
 )
 from common.errors import UserError
 from common.io.text import read_lines
-from projects.seq2seq.config import TEMPERATURES
 
 NUMBERS: list[tuple[str, Any, Any, str]] = [
     ("num_beams", positive, 5, "Beam size: hypotheses kept at each step; 1 is greedy search."),
     ("num_return_sequences", positive, 1, "Hypotheses printed per line (n-best list), each behind its score."),
-    ("length_penalty", number_between(-5, 5), 1.0, "Exponent p in score = log probability / length ** p."),
+    ("length_penalty", number_between(float, -10, 10), 1.0, "Exponent p in score = log probability / length ** p."),
     ("min_length", non_negative, 0, "Minimum length of a translation in tokens."),
     ("max_length", positive, 128, "Maximum length in tokens; a limit from the source's length holds too."),
     ("no_repeat_ngram_size", non_negative, 0, "n-gram blocking: no n-gram of this size occurs twice; 0 for none."),
-    (
-        "temperature",
-        number_between(*TEMPERATURES),
-        1.0,
-        "With --do_sample: softmax temperature; below 1 sharpens the distribution.",
-    ),
+    ("temperature", positive_float, 1.0, "With --do_sample: softmax temperature; below 1 sharpens the distribution."),
     ("top_k", non_negative, 0, "With --do_sample: sample from the k most probable tokens; 0 for all."),
-    (
-        "top_p",
-        number_between(1e-6, 1),
-        1.0,
-        "With --do_sample: nucleus sampling, from the most probable tokens of this total probability.",
-    ),
+    ("top_p", number_between(float, 1e-6, 1), 1.0, "With --do_sample: nucleus sampling, of this total probability."),
     ("seed", seed_value, 0, "With --do_sample: random seed."),
     ("knn_k", positive, 256, "With --datastore: number of nearest neighbors of each token."),
     ("knn_lambda", probability, 0.4, "With --datastore: interpolation weight of the neighbors, 0 to 1."),
-    ("knn_temperature", number_between(*TEMPERATURES), 6.0, "With --datastore: softmax temperature of the distances."),
+    ("knn_temperature", positive_float, 6.0, "With --datastore: softmax temperature of the distances."),
     ("batch_size", positive, 100, "Sentences in a batch; on a CPU each core decodes a batch of its own."),
 ]
 

@@ -211,6 +211,9 @@ def test_min_loss_is_the_least_that_smoothed_targets_allow():
     [
         ({"transformer": TransformerConfig(18, num_heads=4)}, "--model.transformer.d_model 18"),
         ({"transformer": TransformerConfig(20, num_heads=4, position_embedding="rotary")}, "d_model 20: rotary"),
+        ({"transformer": TransformerConfig(129, num_heads=4)}, "--model.transformer.d_model 129: choose an even multiple"),
+        ({"network": "recurrent", "recurrent": RecurrentConfig(16, 17)}, "--model.recurrent.hidden_dim 17: use an even"),
+        ({"network": "recurrent", "recurrent": RecurrentConfig(16, 1)}, "--model.recurrent.hidden_dim 1: use an even"),
         ({"vocab_sizes": (40, 50)}, "--model.tie_word_embeddings all: needs a joint vocabulary"),
     ],
 )

@@ -103,6 +103,7 @@ def test_one_batch_can_be_overfit_and_gradients_are_right(train, pairs_folder, c
         (["--model.recurrent.dropout", "1"], "model.recurrent.dropout"),
         (["--model.recurrent.teacher_forcing", "[1, 2]"], "model.recurrent.teacher_forcing"),
         (["--model.transformer.position_embedding", "learned"], "model.transformer.position_embedding"),
+        (["--model.transformer.num_heads", "0"], "model.transformer.num_heads"),
         (["--model.r_drop", "-1"], "model.r_drop"),
         (["--model.label_smoothing", "-0.1"], "model.label_smoothing"),
         (["--model.lr", "0"], "model.lr"),
