@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
 from common.errors import UserError
+from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS, PAD, DecodingConfig, GenerationConfig, RecurrentConfig, TransformerConfig
-from projects.seq2seq.constraints import max_lengths
+from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.decoding import DecodingInputs, beam_search
 from projects.seq2seq.metrics import bleu_lc, exact_match
@@ -139,6 +140,22 @@ def test_the_test_scores_every_sentence_once_and_records_the_protocol(data):
     assert (module.metadata["direction"], module.metadata["lowercase"]) == ("de-en", data.lowercase)
     assert "case:lc" in module.metadata["signatures"]["bleu_lc"]
     assert any(name.endswith("_words") for name in metrics)
+
+
+def test_validation_is_greedy_and_the_test_a_beam_search_both_as_long_as_the_data_allow(data, monkeypatch):
+    calls: list[tuple[GenerationConfig, tuple[float, float]]] = []
+
+    def recorded(net, sources, generation, *arguments, length_limit, **options):
+        calls.append((generation, length_limit))
+        return translate_ids(net, sources, generation, *arguments, length_limit=length_limit, **options)
+
+    monkeypatch.setattr("projects.seq2seq.module.translate_ids", recorded)
+    module = small(data.vocab_sizes, decoding=DecodingConfig(num_beams=3, length_penalty=0.5, max_length=16))
+    for evaluate, beams in ((trainer().validate, 1), (trainer().test, 3)):
+        evaluate(module, datamodule=data, verbose=False)
+        assert set(calls) == {(GenerationConfig(beams, 0.5, 16), data.length_limit)}
+        calls.clear()
+    assert data.length_limit != LENGTH_LIMIT
 
 
 def test_perfect_translations_into_chinese_have_the_highest_scores(data, monkeypatch):

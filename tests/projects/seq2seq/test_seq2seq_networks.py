@@ -1,6 +1,7 @@
 """Both networks: all steps at once equal one at a time, padding and future are invisible, and PyTorch agrees."""
 
 import functools
+from collections import Counter
 
 import pytest
 import torch
@@ -203,6 +204,46 @@ def test_the_transformer_equals_torchs(norm_first):
     torch.testing.assert_close(
         torch.autograd.grad((actual * direction).sum(), weight), torch.autograd.grad((expected * direction).sum(), weight)
     )
+
+
+def dropped_out(net):
+    """Shapes that the network's dropouts have seen in a training pass, with how often."""
+    seen = Counter()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, inputs, output: seen.update([(module.p, *output.shape)]))
+    net.train()(*sentences())
+    return seen
+
+
+@pytest.mark.parametrize("input_feeding", [True, False])
+def test_recurrent_network_drops_out_in_every_place(input_feeding):
+    net = recurrent(num_layers=2, dropout=0.25, input_feeding=input_feeding)
+    assert net.encoder.dropout == 0.25, "between its layers"
+    source, states, cells = (3, 5, 6), (3, 5, 8), (3, 1, 8)
+    embeddings_and_outputs = (3, 6, 6)
+    expected = {source: 1, states: 1, embeddings_and_outputs: 2, cells: 6}
+    assert dropped_out(net) == {(0.25, *shape): count for shape, count in expected.items()}
+
+
+def test_transformer_drops_out_embeddings_and_the_output_of_every_sublayer():
+    net = transformer(dropout=0.25)
+    # source: embeddings and two sublayers in each of two layers; target: embeddings and three sublayers
+    assert dropped_out(net) == {(0.25, 3, 5, 8): 1 + 2 * 2, (0.25, 3, 6, 8): 1 + 2 * 3}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_attention_to_plot_is_that_of_the_last_layer_but_one(num_layers):
+    config = TransformerConfig(d_model=8, ff_dim=12, num_heads=2, num_layers=num_layers)
+    net, weights = moved(TransformerModel((VOCABULARY, VOCABULARY), config)).eval(), []
+    for layer in net.decoder:
+        layer.register_forward_hook(lambda layer, inputs, output: weights.append(output[1]))
+    source, lengths, target = sentences()
+    with torch.no_grad():
+        memory = net.encode(source, lengths)
+        _, _, attention = net.decode_step(target[:, :1], net.init_state(memory), memory)
+    torch.testing.assert_close(attention, weights[max(0, num_layers - 2)].mean(1), rtol=0, atol=0)
+    assert len({float(each.sum(1)[0, 0, 0]) for each in weights}) == num_layers, "a poor test: layers attend alike"
 
 
 def test_a_layer_starts_as_the_identity():
