@@ -44,6 +44,18 @@ def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
+def accumulation_window(trainer: Trainer | None, batch: int, num_batches: int) -> tuple[range, int]:
+    """Batches of an epoch whose gradients are accumulated together with those of `batch`, and what Lightning divides by.
+
+    Their gradients are summed and divided by `accumulate_grad_batches`, in the last window of an epoch too, which may have
+    fewer batches. `num_batches` are those of the loader.
+    """
+    if trainer is None:
+        return range(batch, batch + 1), 1
+    size, first = trainer.accumulate_grad_batches, batch - batch % trainer.accumulate_grad_batches
+    return range(first, int(min(first + size, num_batches, trainer.num_training_batches))), size
+
+
 def training_steps(trainer: Trainer) -> int:
     """Optimizer steps of the whole training, at least 1. Raises UserError if the training has no end."""
     if math.isinf(trainer.estimated_stepping_batches):

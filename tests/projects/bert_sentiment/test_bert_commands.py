@@ -141,7 +141,7 @@ def test_without_extras_it_predicts_and_exports_all_but_onnx(plain_checkpoint, t
         ("predict", "x --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
         ("predict", "x --file y --checkpoint GOOD", "give texts or --file, not both"),
         ("predict", "--file nowhere.txt --checkpoint GOOD", "nowhere.txt: No such file"),
-        ("predict", "x --threshold 2 --checkpoint GOOD", "argument --threshold: 2.0 is not between"),
+        ("predict", "x --threshold 2 --checkpoint GOOD", "argument --threshold: 2: use a number from 0 to 1"),
         ("predict", "x --precision bf16-mixed --checkpoint GOOD", "--precision bf16-mixed: this processor has no bfloat16"),
         ("export", "FULL --checkpoint GOOD", "exists and is not an empty folder"),
         ("export", "new --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
