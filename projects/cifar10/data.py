@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.batches import count_batches, epoch_batches, shard_indices
 from common.data.held_out import hold_out
+from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import SourceDataModule
 from common.errors import UserError
@@ -47,6 +48,8 @@ class CIFAR10Data(SourceDataModule):
         num_workers: Worker processes of the DataLoader.
         extra_train_data: A folder of further training images, with a folder for each class (see `predict
             --save_pseudo_labels`).
+        image_column: Column of images, or of their paths, of a table that has several.
+        label_column: Column of class labels of a table that has several.
     """
 
     HUB_ID = HUB_ID
@@ -63,6 +66,8 @@ class CIFAR10Data(SourceDataModule):
         augmentation: AugmentationConfig = AugmentationConfig(),
         num_workers: NonNegativeInt = 2,
         extra_train_data: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
         super().__init__(source)
         if test_split == "validation" and not val_size:
@@ -78,6 +83,7 @@ class CIFAR10Data(SourceDataModule):
         self.augmentation = augmentation
         self.num_workers = num_workers
         self.extra_train_data = extra_train_data
+        self.columns = Columns(image_column, label_column)
         self.splits: dict[str, LabeledImages] = {}
         self.train: LabeledImages
         self.val: LabeledImages
@@ -107,9 +113,15 @@ class CIFAR10Data(SourceDataModule):
         return self.val_size > 0
 
     def load(self) -> dict[str, LabeledImages]:
-        """Splits "train", "test" and, where the source has all three, "validation", read once."""
+        """Splits "train", "test" and, where the source has all three, "validation", read once.
+
+        Raises UserError if there is one class only.
+        """
         if not self.splits:
-            self.splits = load_images(self.resolve(), IMAGE_SIZE, make_splits)
+            self.splits = load_images(self.resolve(), IMAGE_SIZE, make_splits, self.columns)
+            if len(names := self.splits["train"].class_names) < 2:
+                only = f"data source {self.resolve().name}: every image is of the class {names[0]}"
+                raise UserError(f"{only}; classification needs a folder for each class, or a table with a column of labels")
         return self.splits
 
     def prepare_data(self) -> None:

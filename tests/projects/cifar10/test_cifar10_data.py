@@ -294,7 +294,7 @@ def test_the_second_start_uses_the_cache(monkeypatch, tmp_path):
     (folder / "x.png").write_bytes(b"1")
     calls = []
 
-    def decode(source: Any, size: int) -> tuple[dict[str, LabeledImages], list[str]]:
+    def decode(source: Any, size: int, columns: Any) -> tuple[dict[str, LabeledImages], list[str]]:
         calls.append(source.name)
         return make_splits(), []
 
@@ -373,6 +373,14 @@ def test_a_validation_split_of_the_source_is_used(tmp_path, capsys):
     (tmp_path / "test").rename(tmp_path / "elsewhere")
     data = ready(source=source, val_size=1)
     assert (len(data.train), len(data.val), len(data.test)) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("folder", ["cat", "."])
+def test_one_class_is_nothing_to_classify(tmp_path, folder):
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
+    source = folder_of(tmp_path, *((f"{folder}/{i}.png", image) for i, image in enumerate(images)))
+    with pytest.raises(UserError, match=r"every image is of the class (cat|unlabeled); classification needs a folder for"):
+        ready(source=source, val_size=1)
 
 
 def test_a_source_that_is_not_there_is_one_clear_line():
