@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 HUB_ID = "uoft-cs/cifar10"
+VAL_SIZE, BATCH_SIZE = 1000, 500  # where unset; of small data sets less
 
 
 class CIFAR10Data(SourceDataModule):
@@ -35,9 +36,11 @@ class CIFAR10Data(SourceDataModule):
 
     Args:
         source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
-        batch_size: Images in a training step of each process.
+        batch_size: Images in a training step of each process; unset, 500, or an eighth of an epoch of
+            less than 2,000 images.
         eval_batch_size: Images in a validation or test step.
-        val_size: Validation images, held out of train unless the source has train, validation and test; 0 for no validation.
+        val_size: Validation images, held out of train unless the source has train, validation and test; 0 for no validation;
+            unset, 1,000, or a fifth of train if that is less.
         test_split: `test`, or `validation` to test on the held-out images: for choosing between two recipes by their
             final test metrics, test-time augmentation included, without a look at test.
         loader: `device` keeps the data set on the device and augments there; `dataloader` is a DataLoader with composed
@@ -57,9 +60,9 @@ class CIFAR10Data(SourceDataModule):
     def __init__(
         self,
         source: str = "auto",
-        batch_size: PositiveInt = 500,
+        batch_size: PositiveInt | None = None,
         eval_batch_size: PositiveInt = 1000,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
         test_split: Literal["test", "validation"] = "test",
         loader: Literal["device", "dataloader"] = "device",
         subset_fraction: PositiveFraction = 0.6,
@@ -70,13 +73,13 @@ class CIFAR10Data(SourceDataModule):
         label_column: str | None = None,
     ) -> None:
         super().__init__(source)
-        if test_split == "validation" and not val_size:
+        if test_split == "validation" and val_size == 0:
             raise UserError("--data.test_split validation: --data.val_size 0 holds no images out")
         if max(augmentation.pad, augmentation.cutout) >= IMAGE_SIZE:
             raise UserError(f"--data.augmentation.pad and cutout are in pixels of the image: less than {IMAGE_SIZE}")
-        self.batch_size = batch_size
+        self.unset = {name for name, size in (("val_size", val_size), ("batch_size", batch_size)) if size is None}
+        self.val_size, self.batch_size = val_size or 0, batch_size or 0  # the unset ones until `load`
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
         self.test_split = test_split
         self.loader = loader
         self.subset_fraction = subset_fraction
@@ -103,6 +106,11 @@ class CIFAR10Data(SourceDataModule):
         return self.test.class_names
 
     @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len((self.splits or {"train": self.train})["train"].class_names)
+
+    @property
     def horizontal_flip(self) -> bool:
         """Whether a flipped image is another of its class: else test-time augmentation has no flips either."""
         return self.augmentation.flip != "none"
@@ -113,7 +121,7 @@ class CIFAR10Data(SourceDataModule):
         return self.val_size > 0
 
     def load(self) -> dict[str, LabeledImages]:
-        """Splits "train", "test" and, where the source has all three, "validation", read once.
+        """Splits "train", "test" and, where the source has all three, "validation", read once; sets unset sizes.
 
         Raises UserError if there is one class only.
         """
@@ -122,7 +130,16 @@ class CIFAR10Data(SourceDataModule):
             if len(names := self.splits["train"].class_names) < 2:
                 only = f"data source {self.resolve().name}: every image is of the class {names[0]}"
                 raise UserError(f"{only}; classification needs a folder for each class, or a table with a column of labels")
+            self.set_sizes(len(self.splits["train"]), len(self.splits.get("validation", ())))
         return self.splits
+
+    def set_sizes(self, num_train: int, num_val: int) -> None:
+        """Sets `val_size` and `batch_size`, if unset, for a source with so many training and validation images."""
+        if "val_size" in self.unset:
+            self.val_size = num_val or min(VAL_SIZE, num_train // 5)
+        if "batch_size" in self.unset:
+            epoch_size = round(self.subset_fraction * (num_train - (0 if num_val else self.val_size)))
+            self.batch_size = BATCH_SIZE if epoch_size >= 4 * BATCH_SIZE else max(1, epoch_size // 8)
 
     def prepare_data(self) -> None:
         """Decodes the images once for all processes, into the cache."""
