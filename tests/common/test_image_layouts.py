@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from common.data import image_decoding
-from common.data.cifar_pickles import TRAIN_10
 from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import resolve_source
 from common.errors import UserError
-
-
-def png(value: int) -> bytes:
-    """An image of one gray value."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (value, value, value)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_images(root: Path, *names: str) -> None:
-    """Image number i in the file of name i."""
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(png(i))
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def write_parquet(path: Path, **columns: list) -> None:
-    import pandas
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pandas.DataFrame(columns).to_parquet(path)
+from image_layouts import (
+    FOUR,
+    TEST,
+    TRAIN,
+    a_table_beside_folders_that_are_no_classes,
+    a_table_for_each_split,
+    captions_in_class_folders,
+    cifar_100,
+    metadata_in_class_folders,
+    metadata_of_splits,
+    metadata_of_the_root,
+    nested,
+    parquet_with_bytes,
+    parquet_with_bytes_and_paths,
+    png,
+    side_files,
+    write,
+    write_cifar,
+    write_images,
+    write_parquet,
+)
 
 
 def load(path: Path, image: str | None = None, label: str | None = None) -> dict[str, LabeledImages]:
@@ -58,67 +49,6 @@ def content(data: LabeledImages) -> dict[int, str]:
 
 def contents(path: Path, **columns: str) -> dict[str, dict[int, str]]:
     return {split: content(data) for split, data in load(path, **columns).items()}
-
-
-TRAIN, TEST = {0: "a", 1: "b"}, {2: "a", 3: "b"}
-FOUR = ("train/a/0.png", "train/b/1.png", "test/a/2.png", "test/b/3.png")
-FLAT = ("train/0.png", "train/1.png", "test/2.png", "test/3.png")
-
-
-def nested(root: Path) -> None:
-    write_images(root, "train/a/day1/x/0.png", "train/b/1.png", "test/a/day2/2.png", "test/b/3.png")
-
-
-def side_files(root: Path) -> None:
-    write_images(root, *FOUR)
-    for name in FOUR:
-        write((root / name).with_suffix(".txt"), "0 0.5 0.5 1 1")
-        write((root / name).with_suffix(".json"), '{"shapes": []}')
-
-
-def metadata_of_the_root(root: Path) -> None:
-    write_images(root, *FLAT)
-    write(root / "metadata.csv", "file_name,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(FLAT)))
-
-
-def metadata_of_splits(root: Path) -> None:
-    write_images(root, *FLAT)
-    write(root / "train" / "metadata.csv", "file_name,label\n0.png,a\n1.png,b\n")
-    write(root / "test" / "metadata.jsonl", '{"file_name": "2.png", "label": "a"}\n{"file_name": "3.png", "label": "b"}\n')
-
-
-def metadata_in_class_folders(root: Path) -> None:
-    write_images(root, "train/x/0.png", "train/x/1.png", "test/y/2.png", "test/x/3.png")
-    write(root / "train" / "metadata.csv", "file_name,label,author\nx/0.png,a,me\nx/1.png,b,you\n")
-    write(root / "test" / "metadata.csv", "file_name,label,author\ny/2.png,a,me\nx/3.png,b,me\n")
-
-
-def captions_in_class_folders(root: Path) -> None:
-    write_images(root, *FOUR)
-    write(root / "train" / "metadata.csv", "file_name,caption\na/0.png,a dog\nb/1.png,a cat\n")
-
-
-def a_table_for_each_split(root: Path) -> None:
-    write_images(root, *(f"pics/{i}.png" for i in range(4)))
-    write(root / "train.csv", "image,species\npics/0.png,a\npics/1.png,b\n")
-    write(root / "test.tsv", "image\tspecies\npics/2.png\ta\npics\\3.png\tb\n")
-
-
-def a_table_beside_folders_that_are_no_classes(root: Path) -> None:
-    write_images(root, "part_1/0.png", "part_1/1.png", "part_2/2.png", "part_2/3.png", "part_2/4.png", "part_2/5.png")
-    write(root / "train.csv", "id,image,label\n7,part_1/0.png,a\n8,part_1/1.png,b\n")
-    write(root / "test.csv", "id,image,label\n9,part_2/2.png,a\n10,part_2/3.png,b\n")
-
-
-def parquet_with_bytes(root: Path) -> None:
-    write_parquet(root / "train.parquet", image=[png(0), png(1)], label=["a", "b"])
-    write_parquet(root / "test.parquet", image=[png(2), png(3)], label=["a", "b"])
-
-
-def parquet_with_bytes_and_paths(root: Path) -> None:
-    for split, values in (("train", (0, 1)), ("test", (2, 3))):
-        images = [{"bytes": png(value), "path": f"{value}.png"} for value in values]
-        write_parquet(root / split / "0.parquet", image=images, label=["a", "b"])
 
 
 LAYOUTS = [
@@ -273,20 +203,6 @@ def test_an_image_that_is_too_large_is_called_so(tmp_path, monkeypatch):
 # CIFAR's pickles
 
 
-def write_cifar(folder: Path, protocol: int = 2, rows: int = 2) -> dict[str, dict[int, str]]:
-    """CIFAR-10 as its authors store it, with `rows` images in a file; returns what it holds."""
-    folder.mkdir(parents=True)
-    names, expected, value = ["cat", "dog"], {"train": {}, "test": {}}, 0
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}, protocol))
-    for file in (*TRAIN_10, "test_batch"):
-        values = np.arange(value, value + rows, dtype=np.uint8)
-        batch = {"data": np.repeat(values[:, None], 3072, 1), "labels": [int(v) % 2 for v in values]}
-        expected["test" if file == "test_batch" else "train"] |= {int(v): names[v % 2] for v in values}
-        (folder / file).write_bytes(pickle.dumps(batch, protocol))
-        value += rows
-    return expected
-
-
 @pytest.mark.parametrize("protocol", [2, 5])
 @pytest.mark.parametrize("kind", ["folder", "parent", "archive", "parent of the archive"])
 def test_cifar_10_is_read_as_torchvision_stores_it(tmp_path, kind, protocol):
@@ -303,17 +219,11 @@ def test_cifar_10_is_read_as_torchvision_stores_it(tmp_path, kind, protocol):
 
 
 def test_cifar_100_has_two_columns_of_labels(tmp_path):
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    names = {"fine_label_names": ["bee", "cup"], "coarse_label_names": ["animal", "thing"]}
-    (folder / "meta").write_bytes(pickle.dumps(names, 2))
-    for file, value in (("train", 0), ("test", 2)):
-        data = np.repeat(np.array([[value], [value + 1]], np.uint8), 3072, 1)
-        (folder / file).write_bytes(pickle.dumps({"data": data, "fine_labels": [0, 1], "coarse_labels": [1, 0]}, 2))
+    cifar_100(tmp_path / "cifar-100-python")
     with pytest.raises(UserError, match="columns of labels: fine_label, coarse_label; choose one with "):
         load(tmp_path)
-    assert contents(tmp_path, label="fine_label") == {"train": {0: "bee", 1: "cup"}, "test": {2: "bee", 3: "cup"}}
-    assert contents(tmp_path, label="coarse_label")["test"] == {2: "thing", 3: "animal"}
+    assert contents(tmp_path, label="fine_label") == {"train": TRAIN, "test": TEST}
+    assert contents(tmp_path, label="coarse_label")["test"] == {2: "y", 3: "x"}
 
 
 class Call:
