@@ -8,6 +8,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,6 +17,7 @@ from common.cli.flags import TRAINER_FLAGS, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
 from common.data.sources import SourceDataModule
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from common.options import instantiate_plain
 from common.project import Project, RunRequest
 
@@ -90,6 +92,7 @@ class CapstoneCLI(LightningCLI):
         """Links arguments: attributes of the data once it is built, options while parsing."""
         for source, target in self.project.links:
             parser.link_arguments(source, target, apply_on="instantiate" if source.startswith("data.") else "parse")
+        parser.set_defaults(dict.fromkeys(self.project.derived))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments, with short flags expanded and the default recipe in front."""
@@ -111,12 +114,28 @@ class CapstoneCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds nothing: `common.run` does, once the run folder and the device are known."""
 
+    def derive_options(self) -> SourceDataModule | None:
+        """Sets unset options that follow from the data, and prints them; returns the data, if it was read."""
+        unset = [key for key in self.project.derived if self.config[key] is None]
+        if not unset:
+            return None
+        parser = LightningArgumentParser()
+        parser.add_instantiator(instantiate_plain, object)
+        parser.add_lightning_class_args(self.project.data, "data")
+        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        data.prepare_data()
+        for key in unset:
+            self.config[key] = getattr(data, key.rpartition(".")[2])
+        print_rank_zero("from the data: " + ", ".join(f"--{key} {self.config[key]}" for key in unset))
+        return data
+
     def request(self) -> RunRequest:
         """Run request of the parsed command line."""
 
         def build() -> tuple[LightningModule, SourceDataModule, dict[str, Any]]:
+            data = self.derive_options()
             objects = self.parser.instantiate_classes(self.config)
-            return objects.model, objects.data, dict(objects.trainer)
+            return objects.model, data or objects.data, dict(objects.trainer)
 
         return RunRequest(self.project, self.config, self.args, build, self.parser.dump)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.batches import shard_indices
 from common.data.held_out import hold_out
+from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import Source, SourceDataModule
 from common.data.synthetic_images import render_splits
@@ -50,6 +51,8 @@ class GANData(SourceDataModule):
             unless the source has train, validation and test.
         eval_batch_size: Samples in a validation or test step.
         horizontal_flip: Random horizontal flips of training images.
+        image_column: Column of images, or of their paths, of a table that has several.
+        label_column: Column of class labels of a table that has several.
     """
 
     HUB_ID = HUB_ID
@@ -64,6 +67,8 @@ class GANData(SourceDataModule):
         eval_samples: PositiveInt = 2500,
         eval_batch_size: PositiveInt = 500,
         horizontal_flip: bool = True,
+        image_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
         super().__init__(source)
         if eval_samples < 2:
@@ -74,6 +79,7 @@ class GANData(SourceDataModule):
         self.eval_samples = eval_samples
         self.eval_batch_size = eval_batch_size
         self.horizontal_flip = horizontal_flip
+        self.columns = Columns(image_column, label_column)
         self.splits: dict[str, LabeledImages] = {}
         self.seed: int
 
@@ -129,7 +135,7 @@ class GANData(SourceDataModule):
             UserError: There are not enough training images to hold out `eval_samples`.
         """
         if not self.splits:
-            splits = load_images(self.resolve(), IMAGE_SIZE, render_sample)
+            splits = load_images(self.resolve(), IMAGE_SIZE, render_sample, self.columns)
             train, val = splits["train"], splits.get("validation")
             if val is None:
                 if self.eval_samples >= len(train):

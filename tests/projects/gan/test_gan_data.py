@@ -41,6 +41,16 @@ def test_a_validation_split_of_the_source_is_used(tmp_path):
     }
 
 
+@pytest.mark.parametrize("folder, name", [("cat", "cat"), (".", "unlabeled")])
+def test_images_of_one_class_are_enough(tmp_path, folder, name):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for i in range(20):
+        Image.new("RGB", (32, 32), (i, i, i)).save(tmp_path / folder / f"{i}.png")
+    data = GANData(str(tmp_path), eval_samples=4)
+    assert {split: len(images) for split, images in data.load().items()} == {"train": 14, "val": 4, "test": 2}
+    assert (data.class_names, data.num_classes) == ([name], 1)
+
+
 def sources(image_folder):
     return [("grid25", {"steps_per_epoch": 4}), (str(image_folder), {"eval_samples": 60})]
 
