@@ -25,7 +25,7 @@ def test_overfit_memorizes_a_batch_and_leaves_the_datamodule_as_it_was(capsys):
     assert final <= 0.02
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0].startswith("step    0  loss 1.") or lines[0].startswith("step    0  loss 2.")
-    assert f"-> {final:.4f}" in lines[-1]
+    assert f"-> {final:.4g}, goal 0.02 (minimum 0)." in lines[-1]
     assert isinstance(data.train_dataloader(), DataLoader)
     assert "train_dataloader" not in vars(data)
 
@@ -83,6 +83,34 @@ def test_overfit_with_manual_optimization():
     assert debug.overfit_one_batch(Manual(), RandomImages(), CPU) <= 0.02
     with pytest.raises(UserError, match="started at"):
         debug.overfit_one_batch(Manual(lr=0.0), RandomImages(), CPU, steps=12)
+
+
+class SmallLoss(Classifier):
+    """A loss of at most `size`: the classifier's with a small weight, or a constant."""
+
+    def __init__(self, size: float, falls: bool, manual: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.size, self.falls = size, falls
+
+    def compute_loss(self, batch):
+        loss = super().compute_loss(batch)
+        return self.size * (loss if self.falls else 1 + 0 * loss)
+
+    def training_step(self, batch, batch_index):
+        step = Classifier.training_step if self.automatic_optimization else Manual.training_step
+        return step(self, batch, batch_index)
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_overfit_wants_a_loss_that_is_small_already_to_fall(capsys, manual):
+    final = debug.overfit_one_batch(SmallLoss(0.01, falls=True, manual=manual), RandomImages(), CPU)
+    start, end, goal = map(float, re.search(r"loss (\S+) -> (\S+), goal (\S+) ", capsys.readouterr().out).groups())
+    assert final == pytest.approx(end, rel=1e-3) and end <= goal < 0.003 and 0.01 < start < 0.03
+    with pytest.raises(UserError, match=r"started at 0\.01 and ended at 0\.01, above the goal 0\.001 near its minimum 0;"):
+        debug.overfit_one_batch(SmallLoss(0.01, falls=False, manual=manual), RandomImages(), CPU, steps=12)
+    with pytest.raises(UserError, match="starts at 0, and its minimum is 0; there is nothing to learn"):
+        debug.overfit_one_batch(SmallLoss(0.0, falls=True, manual=manual), RandomImages(), CPU)
 
 
 def test_overfit_compares_with_the_minimum_of_the_loss():
