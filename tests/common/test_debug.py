@@ -236,6 +236,35 @@ def test_shapes_name_the_layer_that_fails():
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
 
 
+@pytest.mark.parametrize("width", [80, None])
+def test_shapes_lose_no_value_in_a_narrow_terminal_nor_in_a_pipe(capsys, monkeypatch, width):
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take the output for a terminal's
+    long = "encoder.layers.11.attention.output.projection_of_the_context"
+    rows = [
+        debug.shapes.LayerShape(long, "AdaptiveAvgPool2d", [(1024, 3000, 32, 32)] * 3, [(7, 3000)], 123_456_789, 12345.67),
+        debug.shapes.LayerShape("head", "NonDynamicallyQuantizableLinear", [], [(2, 2)], 0, 0.01, calls=128),
+    ]
+    debug.print_shapes(rows, nn.Linear(1, 1))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    header = next(line for line in lines if line.split()[:1] == ["layer"])
+    starts = [header.index(name) for name in ("layer", "kind", "input", "output", "calls")]
+    table = lines[lines.index(header) + 2 :]
+    printed: list[list[str]] = []
+    for line in table[: next(i for i, line in enumerate(table) if "─" in line)]:
+        assert width is None or len(line) <= width
+        *cells, numbers = [line[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        if numbers.split():
+            printed.append(["", "", "", "", *numbers.split()])
+        for i, cell in enumerate(cells):
+            printed[-1][i] += "".join(cell.split())
+    for row, (name, kind, *shapes, calls, parameters, milliseconds) in zip(rows, printed, strict=True):
+        assert (name, kind) == (row.name, row.kind)
+        assert shapes == [debug.shapes.shape_text(each).replace(" ", "") for each in (row.inputs, row.outputs)]
+        assert (calls, parameters, milliseconds) == (str(row.calls), f"{row.parameters:,}", f"{row.milliseconds:.2f}")
+
+
 # the option
 
 
