@@ -66,7 +66,7 @@ def test_every_number_has_bounds(name):
         ("cifar10", "model.muon_lr", "-1"),
         ("cifar10", "model.num_classes", "0"),
         ("cifar10", "model.num_classes", "1"),
-        ("gan", "data.eval_samples", "0"),
+        ("gan", "data.eval_samples", "1"),
         ("gan", "model.ema_decay", "1"),
         ("policy_gradient", "data.reward_threshold", ".nan"),
         ("policy_gradient", "model.gamma", "1.1"),
