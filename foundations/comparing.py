@@ -115,7 +115,7 @@ def check_device(function: Callable[..., Any], *args: Any) -> None:
     """Checks that the function makes its helper tensors on the device of its inputs, as if that were a GPU.
 
     It is called with the inputs on torch's device "meta", which has shapes and no values. An answer that reads values
-    there, such as a loop over entries, cannot be told wrong by it and passes.
+    there, such as a loop over entries, cannot be found wrong by it and passes.
 
     Raises:
         Failure: It mixes devices, or its result is on another one.

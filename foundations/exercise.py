@@ -47,7 +47,7 @@ class Exercise:
 
     Args:
         title: What is built, as a heading.
-        level: Warm-up, core, or challenge (who solves it has settled the chapter).
+        level: Warm-up, core, or challenge (who solves it has completed the chapter).
         minutes: Time that it takes someone who has read the lesson.
         link: Object of a capstone that does the same, as `module:qualified.name`.
         why: What the linked capstone needs it for, in one sentence.

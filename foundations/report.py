@@ -21,7 +21,7 @@ def map_lines(progress: Progress | None) -> list[str]:
         solved = [progress is not None and progress.has_passed(name) for name in chapter.exercises]
         bar = "".join("#" if done else "·" for done in solved)
         count = f"{sum(solved)}/{len(solved)}"
-        mark = "done" if progress is not None and is_settled(progress, number - 1) else f"{chapter.hours} h"
+        mark = "done" if progress is not None and is_complete(progress, number - 1) else f"{chapter.hours} h"
         lines.append(f"  {number} {chapter.name:<{width}}  {bar:<13} {count:>5}  {mark:>4}  for: {chapter.leads_to}")
     if progress is None:
         lines += ["  start   puts the exercises into ./my_foundations", "  place   ten questions: where to begin"]
@@ -33,17 +33,17 @@ def map_lines(progress: Progress | None) -> list[str]:
     return lines
 
 
-def is_settled(progress: Progress, chapter: int) -> bool:
+def is_complete(progress: Progress, chapter: int) -> bool:
     """Whether a chapter counts as done: every exercise, or its challenge, which is the last."""
     names = CHAPTERS[chapter].exercises
     return progress.has_passed(names[-1]) or all(progress.has_passed(name) for name in names)
 
 
 def next_exercise(progress: Progress, after: str | None = None) -> str | None:
-    """First exercise that is not passed, from the chapter of `after` on, settled chapters last. None if nothing is left."""
+    """First exercise that is not passed, from the chapter of `after` on, complete chapters last. None if nothing is left."""
     start = CHAPTERS.index(find_chapter(after)) if after else 0
     for number in [*range(start, len(CHAPTERS)), *range(start)]:
-        if not is_settled(progress, number):
+        if not is_complete(progress, number):
             return next(name for name in CHAPTERS[number].exercises if not progress.has_passed(name))
     return next((name for name in all_exercises() if not progress.has_passed(name)), None)
 

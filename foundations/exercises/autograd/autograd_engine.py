@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -156,11 +157,6 @@ def engine(**faults: bool) -> type:
         def sum(self) -> Any:
             return self.result(self.data.sum(), (self,), lambda g: (g.expand(self.data.shape),))
 
-        def receive(self, part: Tensor) -> None:
-            if not faults.get("not_summed_back") and part.shape != self.data.shape:
-                part = part.sum_to_size(self.data.shape)
-            self.grad = part if faults.get("assigned") else self.grad + part
-
         def backward(self) -> None:
             order: list[Any] = []
             seen: set[int] = set()
@@ -175,8 +171,6 @@ def engine(**faults: bool) -> type:
                     if not faults.get("no_order"):
                         order.append(value)
 
-            import sys
-
             limit = sys.getrecursionlimit()
             sys.setrecursionlimit(limit if faults.get("recursive") else 20_000)
             visit(self)
@@ -188,7 +182,8 @@ def engine(**faults: bool) -> type:
             self.grad = torch.ones_like(self.data)
             for value in order if faults.get("no_order") else reversed(order):
                 for parent, part in zip(value.parents, value.rule(value.grad), strict=True):
-                    parent.receive(part)
+                    part = part if faults.get("not_summed_back") else part.sum_to_size(parent.data.shape)
+                    parent.grad = part if faults.get("assigned") else parent.grad + part
 
     return Value
 

@@ -106,7 +106,7 @@ def with_eps(x: Tensor) -> Tensor:
     return x * (x + 1e-12).log()
 
 
-@exercise.wrong("row_norms", "The square root has an infinite slope at 0: the gradient of a row of zeros is nan.")
+@exercise.wrong("row_norms", "The square root has an infinite gradient at 0: the gradient of a row of zeros is nan.")
 def plain_root(x: Tensor) -> Tensor:
     return x.square().sum(1).sqrt()
 

@@ -168,7 +168,7 @@ exercise.wrong(
 exercise.wrong("BatchNorm", "Each pixel is normalized on its own: a channel's mean is over batch, height and width.")(
     batch_norm(each_pixel=True)
 )
-exercise.wrong("LayerNorm", "var is unbiased unless told: correction=0.")(layer_norm("unbiased"))
+exercise.wrong("LayerNorm", "var is unbiased unless you give it correction=0.")(layer_norm("unbiased"))
 exercise.wrong("LayerNorm", "eps belongs under the root: beside it, small vectors come out differently.")(
     layer_norm("eps_outside")
 )

@@ -93,7 +93,7 @@ def descend(x: Tensor, y: Tensor, lr: float, steps: int, form: str) -> Fit:
 
 
 @exercise.wrong(
-    "fit_line", "(N, 1) minus (N,) is (N, N): every prediction meets every target, and the loss settles at the variance."
+    "fit_line", "(N, 1) minus (N,) is (N, N): every prediction meets every target, and the loss stops at the variance."
 )
 def every_pair(x: Tensor, y: Tensor, lr: float = 0.1, steps: int = 500) -> Fit:
     return descend(x, y, lr, steps, "column")

@@ -10,7 +10,7 @@ from foundations.comparing import check_equal, check_that
 from foundations.exercise import Exercise
 
 exercise = Exercise(
-    title="Image batch: from a list of pictures in memory to what a network takes",
+    title="Image batch: from a list of images in memory to what a network takes",
     level="warm-up",
     minutes=8,
     link="projects.cifar10.networks:Normalize",
@@ -25,8 +25,8 @@ exercise = Exercise(
 )
 
 
-def pictures(count: int, height: int, width: int) -> list[Tensor]:
-    """Random pictures that begin with the entries 0, 255 and 128."""
+def random_images(count: int, height: int, width: int) -> list[Tensor]:
+    """Random images that begin with the entries 0, 255 and 128."""
     images = [torch.randint(256, (height, width, 3), dtype=torch.uint8) for _ in range(count)]
     for image in images:
         image.view(-1)[:3] = torch.tensor([0, 255, 128], dtype=torch.uint8)
@@ -45,7 +45,7 @@ def reference(images: list[Tensor]) -> Tensor:
 
 @exercise.property("shape and dtype")
 def shape(answer: ModuleType, rng: random.Random) -> None:
-    for images in (pictures(1, 1, 2), pictures(2, 3, 1), pictures(3, 3, 3)):
+    for images in (random_images(1, 1, 2), random_images(2, 3, 1), random_images(3, 3, 3)):
         result = answer.image_batch(images)
         expected = (len(images), 3, *images[0].shape[:2])
         check_that(isinstance(result, Tensor), "a tensor is expected", got=type(result).__name__, images=images)
@@ -55,13 +55,19 @@ def shape(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("values")
 def values(answer: ModuleType, rng: random.Random) -> None:
-    for images in (pictures(1, 1, 2), pictures(2, 2, 3), pictures(3, 3, 3), pictures(4, 5, 3), pictures(1, 32, 32)):
+    for images in (
+        random_images(1, 1, 2),
+        random_images(2, 2, 3),
+        random_images(3, 3, 3),
+        random_images(4, 5, 3),
+        random_images(1, 32, 32),
+    ):
         check_equal(answer.image_batch, images, expected=reference(images))
 
 
 @exercise.property("images that are slices of others")
 def slices(answer: ModuleType, rng: random.Random) -> None:
-    images = [image[1:3, ::2] for image in pictures(2, 4, 6)]
+    images = [image[1:3, ::2] for image in random_images(2, 4, 6)]
     check_equal(answer.image_batch, images, expected=reference(images))
 
 
@@ -107,6 +113,6 @@ def by_einops_of_einsum(images: list[Tensor]) -> Tensor:
 @exercise.also_right("image_batch")
 def channel_by_channel(images: list[Tensor]) -> Tensor:
     rows = []
-    for picture in images:
-        rows.append(torch.stack([picture[..., k].float().div(127.5).sub(1) for k in range(3)]))
+    for image in images:
+        rows.append(torch.stack([image[..., k].float().div(127.5).sub(1) for k in range(3)]))
     return torch.stack(rows)

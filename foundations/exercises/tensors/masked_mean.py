@@ -81,7 +81,9 @@ def mask_without_features(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(~mask, 0.0).sum(1) / lengths.clamp(min=1)[:, None]
 
 
-@exercise.wrong("masked_mean", "torch.arange is on the CPU unless told: give it device=x.device, or this fails on a GPU.")
+@exercise.wrong(
+    "masked_mean", "torch.arange is on the CPU unless you say so: give it device=x.device, or this fails on a GPU."
+)
 def positions_on_the_cpu(x: Tensor, lengths: Tensor) -> Tensor:
     mask = torch.arange(x.shape[1]) < lengths[:, None]
     return x.masked_fill(~mask[..., None], 0.0).sum(1) / lengths.clamp(min=1)[:, None]

@@ -89,7 +89,7 @@ def size_from_the_data(index: Tensor, weights: Tensor, size: int) -> Tensor:
     return torch.zeros(length, dtype=weights.dtype).scatter_add(0, index, weights)
 
 
-@exercise.wrong("sum_by_index", "torch.zeros is float32 unless told: take the dtype of the weights.")
+@exercise.wrong("sum_by_index", "torch.zeros is float32 unless you say so: take the dtype of the weights.")
 def float32_always(index: Tensor, weights: Tensor, size: int) -> Tensor:
     return torch.zeros(size, device=weights.device).scatter_add(0, index, weights.float())
 

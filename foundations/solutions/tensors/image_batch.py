@@ -1,4 +1,4 @@
-"""Image batch: from a list of pictures in memory to what a network takes
+"""Image batch: from a list of images in memory to what a network takes
 
 Images come as height x width x channels in whole numbers; networks take a batch of channels x height x width in floats.
 """
