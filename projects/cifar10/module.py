@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from common.errors import UserError
 from common.nn.losses import min_smoothed_cross_entropy
+from common.nn.optim import lr_factor
 from common.options import Fraction
 from common.trainer import attached_trainer, training_steps
 from projects.cifar10.config import ImageSize, SpeedNetConfig
@@ -181,11 +182,10 @@ class CIFAR10Module(LightningModule):
         whiten_steps = min(steps, h["whiten_bias_epochs"] * epoch_steps)
 
         def decay(step: int) -> float:
-            done = min(1.0, step / steps)
-            return 1 - done if h["schedule"] == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+            return lr_factor(step, steps, h["schedule"])
 
         def whiten_decay(step: int) -> float:
-            return max(0.0, 1 - step / whiten_steps) if whiten_steps else 0.0
+            return lr_factor(step, whiten_steps, "linear") if whiten_steps else 0.0
 
         factors: list[Any] = [whiten_decay if group["name"] == "whiten" else decay for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}

@@ -16,6 +16,7 @@ from torchmetrics import CatMetric
 
 from common.errors import UserError
 from common.nn.distributed import average_gradients
+from common.nn.optim import lr_factor
 from common.trainer import attached_trainer, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
 from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
@@ -244,7 +245,7 @@ class PolicyGradientModule(LightningModule):
         h = self.hparams
         steps = training_steps(self.trainer) if h["schedule"] == "linear" else 0
         optimizer = torch.optim.Adam(self.parameters(), h["lr"], eps=1e-5, fused=True)
-        return [optimizer], [LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) if steps else 1.0)]
+        return [optimizer], [LambdaLR(optimizer, lambda step: lr_factor(step, steps, h["schedule"]))]
 
     # ---- evaluation
 
