@@ -54,7 +54,8 @@ def test_a_run_fits_the_sample_and_its_checkpoint_predicts(cwd, capsys):
     (checkpoint,) = run.glob("checkpoints/best-*.ckpt")
     regressor = load(checkpoint)
     for split, table in (("val", set_up().val), ("test", set_up().test)):  # not a whole number of batches
-        predictions, metrics = regressor(table[0].tolist()), summary["test"] if split == "test" else summary["best_validation"]
+        predictions = regressor(table[0].tolist())
+        metrics = summary["best_validation"] | summary["test"]
         assert metrics[f"{split}/loss"] == pytest.approx(mean_squared_error(table[1], predictions), rel=1e-5)
     assert summary["test"]["test/r2"] == pytest.approx(r2_score(table[1], predictions), rel=1e-5)
     assert (summary["project"], summary["data_source"], summary["monitor"]) == ("blank", "sample", "val/loss")
