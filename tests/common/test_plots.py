@@ -19,14 +19,6 @@ from common.plots.figures import report_plot_errors, save_figure
 from common.plots.images import draw_filters, draw_images
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Matplotlib figures that were saved; rendering them takes longer than all else, so they are not written."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    return figures
-
-
 def is_png(path) -> bool:
     with Image.open(path) as image:
         image.load()
@@ -186,6 +178,19 @@ def test_reliability_diagram_shows_accuracy_and_fraction_of_each_bin(tmp_path, d
     heights = [bar.get_height() for bar in lower.patches]
     assert heights == pytest.approx([1 / 8, 1 / 8, 0, 0, 0, 2 / 8, 0, 0, 0, 4 / 8])
     assert [bar.get_x() + bar.get_width() / 2 for bar in lower.patches] == pytest.approx(np.arange(10) / 10 + 0.05)
+
+
+# bars
+
+
+def test_bars_have_their_values_names_and_captions(tmp_path, drawn):
+    draw_bars({"1-8": 30.25, "9-12": 12.0}, ["5 texts", "2 texts"], "Title", "words", "accuracy, %", tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches] == [30.25, 12.0]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx([0, 1])
+    assert [text.get_text() for text in axes.texts] == ["30.2", "12.0"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1-8\n5 texts", "9-12\n2 texts"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("Title", "words", "accuracy, %")
 
 
 # images
