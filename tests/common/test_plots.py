@@ -89,6 +89,7 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
         },
     }
     assert list(panels)[:2] == ["accuracy", "loss"], "losses and metrics come first"
+    assert {axes.get_xlabel() for axes in drawn[0].axes if axes.get_visible()} == {"step"}
 
 
 def test_curves_of_units_whose_name_begins_with_an_underscore_are_in_the_legend(tmp_path, drawn):
@@ -149,7 +150,7 @@ def test_of_many_classes_the_most_confused_pairs_are_plotted(tmp_path, drawn):
     bars = [label.get_text() for label in axes.get_yticklabels()]
     assert bars[:3] == ["class 7 as class 5", "class 8 as class 9", "class 100 as class 101"]
     assert [text.get_text() for text in axes.texts][:3] == ["75 %", "50 %", "25 %"]
-    assert max(drawn[0].get_size_inches()) < 12
+    assert max(drawn[0].get_size_inches()) < 12 and axes.get_xlabel() == "samples"
     draw_confusion(labels, labels, names, tmp_path / "x.png")  # no mistakes
     assert len(drawn[1].axes[0].patches) == 0
 
@@ -172,6 +173,7 @@ def test_reliability_diagram_shows_accuracy_and_fraction_of_each_bin(tmp_path, d
     correct = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
     draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
     upper, lower = drawn[0].axes
+    assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == ("accuracy", "confidence", "fraction of samples")
     x, y = lines(upper)["this model"]
     assert x == pytest.approx([0.05, 0.15, 0.565, 0.98])  # bins without a sample have no point
     assert y == [0, 0, 0.5, 0.75]
