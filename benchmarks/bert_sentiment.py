@@ -31,7 +31,7 @@ from benchmarks.timing import interleave, speedup, timed
 from common.cli.command import OneLineParser, positive
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import default_precision, device_name
-from projects.bert_sentiment.data import TextData, tokenize
+from projects.bert_sentiment.data import TextData
 from projects.bert_sentiment.inference import TextClassifier
 from projects.bert_sentiment.networks import SequenceClassifier
 from projects.bert_sentiment.pretrained import load_model, quiet_transformers
@@ -169,7 +169,7 @@ def main() -> None:
     source, checkpoint = str(Path(arguments.data).resolve()), arguments.checkpoint
     data = TextData(source, checkpoint, val_size=0)
     data.setup("fit")
-    lengths = [len(ids) for ids in tokenize(data.tokenizer, data.splits["train"].texts, None)]
+    lengths = [len(ids) for ids in data.tokenizer(data.splits["train"].texts, verbose=False)["input_ids"]]
     precision = default_precision("cpu")
     result = {
         "device": device_name(torch.device("cpu")),

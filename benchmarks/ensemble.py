@@ -13,14 +13,14 @@ from benchmarks.results import merge_seeds, read_summary, write_result
 from common.cli.command import OneLineParser, report_errors
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import TranslationPipeline, load
-from projects.seq2seq.metrics import exact_match, score_translations
+from projects.seq2seq.metrics import exact_match
 
 
 def evaluate(pipeline: TranslationPipeline, data: TranslationData, split: str) -> dict[str, float]:
     """Metrics of a split's translations, as in a run's test; computed in float32 on the CPU."""
     sources, references = data.texts[split]
     translations = pipeline(sources)
-    scores, _ = score_translations(translations, references, pipeline.languages[1])
+    scores = pipeline.scores(translations, references)
     scores["exact_match"] = exact_match(translations, references)
     return {f"{split}/{name}": score for name, score in scores.items()}
 

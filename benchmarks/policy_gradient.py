@@ -68,8 +68,8 @@ class TrainingClock(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = time.perf_counter() - self.start
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        self.steps = trainer.global_step * data.num_steps * data.num_envs
+        assert isinstance(pl_module, PolicyGradientModule)
+        self.steps = pl_module.environment_steps
 
 
 # ---- steps per second
@@ -147,7 +147,7 @@ class StopWhenSolved(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, PolicyGradientModule)
-        if self.evaluation.is_solved(pl_module.actor(), trainer.global_step * batch.num_samples):
+        if self.evaluation.is_solved(pl_module.actor(), pl_module.environment_steps):
             trainer.should_stop = True
 
 

@@ -9,8 +9,8 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Message of an exception without line breaks, at most `limit` characters long."""
-    return " ".join(str(error).split())[:limit]
+    """Message of an exception without line breaks, at most `limit` characters long; without a message its type."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 class Preempted(Exception):

@@ -14,11 +14,19 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     Fraction = float
     PositiveFraction = float
+    Exponent = float
+    LogStd = float
+    AtLeastTwo = int
+    Seed = int
 else:
     from jsonargparse.typing import restricted_number_type
 
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     PositiveFraction = restricted_number_type("PositiveFraction", float, [(">", 0), ("<=", 1)])
+    Exponent = restricted_number_type("Exponent", float, [(">=", -10), ("<=", 10)])
+    LogStd = restricted_number_type("LogStd", float, [(">=", -20), ("<=", 20)])
+    AtLeastTwo = restricted_number_type("AtLeastTwo", int, [(">=", 2)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what every random number generator takes
 
 
 def instantiate_plain(class_type: type[T], *args: Any, **kwargs: Any) -> T:

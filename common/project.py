@@ -28,6 +28,8 @@ class Project:
         links: Pairs (source, target): the value at `source` is passed to the argument `target`, which is then no option.
             The source is an attribute of the data, as in ("data.vocab_sizes", "model.vocab_sizes"), or an option of the
             model that the data needs too, as in ("model.checkpoint", "data.checkpoint").
+        derived: Options that follow from the data where they are unset, such as "model.num_classes": each is the attribute
+            of that name of the data, once `prepare_data` has read it.
         usage: The package's command that uses a checkpoint, with its arguments before `--checkpoint`.
     """
 
@@ -38,6 +40,7 @@ class Project:
     mode: Literal["min", "max"] = "min"
     plot_callbacks: tuple[Callable[[Path], Any], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    derived: tuple[str, ...] = ()
     usage: str = "predict FILE"
 
     def monitored(self, data: SourceDataModule) -> str:

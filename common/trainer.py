@@ -6,6 +6,7 @@ What Lightning keeps private is read here alone; `tests/common/test_trainer.py` 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,6 +44,18 @@ def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
+def accumulation_window(trainer: Trainer | None, batch: int, num_batches: int) -> tuple[range, int]:
+    """Batches of an epoch whose gradients are accumulated together with those of `batch`, and what Lightning divides by.
+
+    Their gradients are summed and divided by `accumulate_grad_batches`, in the last window of an epoch too, which may have
+    fewer batches. `num_batches` are those of the loader.
+    """
+    if trainer is None:
+        return range(batch, batch + 1), 1
+    size, first = trainer.accumulate_grad_batches, batch - batch % trainer.accumulate_grad_batches
+    return range(first, int(min(first + size, num_batches, trainer.num_training_batches))), size
+
+
 def training_steps(trainer: Trainer) -> int:
     """Optimizer steps of the whole training, at least 1. Raises UserError if the training has no end."""
     if math.isinf(trainer.estimated_stepping_batches):
@@ -59,6 +72,15 @@ def no_sync(strategy: Strategy) -> AbstractContextManager[Any]:
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
 
+def has_grad_scaler(trainer: Trainer) -> bool:
+    """Whether a gradient scaler scales the loss (`16-mixed`).
+
+    Fused optimizers undo it inside of their step, after clipping; before others Lightning does, so that what is clipped and
+    logged are the gradients themselves.
+    """
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
 def should_log(trainer: Trainer) -> bool:
     """Whether Lightning passes the metrics of the current training step to the loggers; constant within the step.
 
@@ -67,8 +89,19 @@ def should_log(trainer: Trainer) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
+def discard_metrics(trainer: Trainer, names: Iterable[str]) -> None:
+    """Discards the last values that `training_step` logged under `names`.
+
+    Lightning would else log them again in every later step of the epoch, as if they were new.
+    """
+    for name in names:
+        if trainer._results is not None:
+            trainer._results.pop(f"training_step.{name}", None)
+        trainer.callback_metrics.pop(name, None)
+
+
 def logged_steps(checkpoint: dict[str, Any]) -> int:
-    """Number that loggers give to the first step after `checkpoint`.
+    """Steps done at `checkpoint`, as loggers count them.
 
     (Its `global_step` counts the steps of every optimizer, where a module has several.)
     """

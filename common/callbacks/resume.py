@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from common.data.sources import SourceDataModule
 from common.errors import Preempted
 from common.io.checkpoints import sorted_by_step
 from common.nn.distributed import all_gather_objects
@@ -100,6 +101,8 @@ class ResumeCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["project"] = self.project
+        if isinstance(data := trainer.datamodule, SourceDataModule):  # type: ignore[attr-defined]
+            checkpoint["data"] = data.fingerprint()
         checkpoint["random_states"] = all_gather_objects(random_state(), trainer.world_size)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

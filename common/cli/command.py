@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
 from common.io.ranks import is_global_zero
 from common.io.terminal import prepare_streams
+
+
+def number_between(kind: type[int] | type[float], minimum: float, maximum: float = math.inf) -> Callable[[str], Any]:
+    """Argument type: an int or float from `minimum` to `maximum`, and finite."""
+    bounds = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value: int | float = kind(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text[:20]}: use a {'whole ' * (kind is int)}number {bounds}")
+        return value
+
+    return parse
+
+
+positive = number_between(int, 1)
+non_negative = number_between(int, 0)
+positive_float = number_between(float, 1e-6)
+probability = number_between(float, 0, 1)
+seed_value = number_between(int, 0, 2**32 - 1)  # a seed that every random number generator takes
 
 
 def report_errors(command: Callable[[], int | None]) -> int:
@@ -67,26 +91,3 @@ def add_pseudo_labels(parser: argparse.ArgumentParser, metavar: str, sentence: s
         metavar="P",
         help="Minimum probability of a pseudo-label, between 0 and 1 (default: 0.95).",
     )
-
-
-def positive(text: str) -> int:
-    """Argument type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
-
-
-def seed_value(text: str) -> int:
-    """Argument type: a seed that every random number generator takes, an integer from 0 to 2**32 - 1."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"{text[:20]}: use a whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
-def probability(text: str) -> float:
-    """Argument type: a number between 0 and 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value

@@ -39,7 +39,7 @@ Cell = str | MeanStd | None  # None: the run has no such metric or setting
 EMPTY_CELL = "–"
 # what the name of a variant adds to its metric's: by TTA or temperature scaling, in lower case, by length in words; any
 # other longer name, as `test/accuracy_top5`, is a metric of its own
-VARIANT_SUFFIXES = re.compile(r"(_tta|_scaled|_moses|_lc|_[\d+-]+_words)+")
+VARIANT_SUFFIXES = re.compile(r"(_tta|_scaled|_moses|_lc|_[\d+-]+_(words|characters))+")
 
 
 def cell_text(cell: Cell) -> str:

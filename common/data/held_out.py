@@ -8,7 +8,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from common.data.images import LabeledImages
+from common.data.labeled_images import LabeledImages
 
 SPLIT_SEED = 1234  # the held-out images are the same in every run, whatever its seed
 

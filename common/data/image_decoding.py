@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from common.errors import UserError
 
 ON_WHITE = "images with transparency, laid on white"
 SCALED = "images of 16 or 32 bits, scaled to 8"
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large ones are read; too large is an error
 UNSIGNED = 1  # of TIFF's tag SampleFormat
 SAMPLE_FORMAT = 339
 
@@ -31,10 +33,17 @@ def read_image(path: Path, size: int, conversions: Counter[str] | None = None) -
     try:
         with Image.open(path) as image:
             return to_tensor(image, size, conversions)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # what a damaged image raises depends on its format
-        raise UserError(f"{path}: not an image that can be read (PNG, JPEG, WebP ...)") from error
+        raise UserError(f"{path}: {describe_error(error)}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """What is wrong with an image whose decoding raised `error`."""
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return f"too large: at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels are decoded; scale it down"
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return str(error) if isinstance(error, UserError) else "not an image that can be read (PNG, JPEG, WebP ...)"
 
 
 def to_tensor(image: Image.Image, size: int, conversions: Counter[str] | None = None) -> Tensor:
@@ -89,13 +98,17 @@ def describe_conversions(conversions: Counter[str]) -> list[str]:
     return [f"{conversion}: {count}" for conversion, count in sorted(conversions.items())]
 
 
-def open_encoded(item: dict[str, Any]) -> Image.Image:
-    """Image of a row of `datasets` that is not decoded: its `bytes`, else the file `path`."""
+def open_encoded(item: Any) -> Image.Image:
+    """Image of an encoded item: a row of `datasets` with `bytes` or the file `path`, bytes alone, or an array of pixels."""
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item)
+    if isinstance(item, bytes):
+        return Image.open(io.BytesIO(item))
     return Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
 
 
-def lossy_encoding(item: dict[str, Any]) -> str:
-    """Lossy encoding of a row of `datasets`: `webp`, `avif`, `jp2`, or `jpeg` and its quality; empty for lossless formats.
+def lossy_encoding(item: Any) -> str:
+    """Lossy encoding of an encoded item: `webp`, `avif`, `jp2`, or `jpeg` and its quality; empty for lossless formats.
 
     The quality of a JPEG is known as far as its quantization tables are standard ones. AVIF and JPEG 2000 have lossless
     variants, which are named too. Re-encoded pixels are another data set than the originals, so the name of the data beside
@@ -103,7 +116,7 @@ def lossy_encoding(item: dict[str, Any]) -> str:
     """
     with open_encoded(item) as image:
         if image.format == "WEBP":
-            content = item["bytes"] if item["bytes"] is not None else Path(item["path"]).read_bytes()
+            content = item if isinstance(item, bytes) else item["bytes"] or Path(item["path"]).read_bytes()
             return "webp" if b"VP8 " in content else ""  # lossless pixels are in a chunk VP8L
         if image.format not in ("JPEG", "MPO"):  # MPO: several JPEGs in a file, as of telephones
             return {"AVIF": "avif", "JPEG2000": "jp2"}.get(image.format or "", "")

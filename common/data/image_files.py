@@ -55,21 +55,26 @@ def list_images(root: Path) -> tuple[list[Path], Counter[str]]:
     return sorted(images, key=str), passed_over
 
 
-def list_image_folder(root: Path) -> tuple[dict[str, list[tuple[Path, str]]], Counter[str]]:
+def list_image_folder(root: Path) -> tuple[dict[str, list[tuple[Path, str | None]]], Counter[str]]:
     """Images of each split of `root/SPLIT/CLASS/...`, each with the name of its class, and what is passed over.
 
     The folder at the top alone decides on the split, and the one below it on the class, whatever those further down are
-    called. Without any image in a split's class folder there are no splits.
+    called. Where no folder at the top names a split, the classes are at the top, and all images are of "train". Where no
+    image is in the folder of a class, there are no classes: all names are None.
     """
     images, passed_over = list_images(root)
-    splits: dict[str, list[tuple[Path, str]]] = {}
-    for path in images:
-        top, *folders = path.relative_to(root).parts[:-1] or ("",)
-        split = split_of(top)
-        if split is None or not folders:
-            passed_over["no folder of a split" if split is None else "no folder of a class"] += 1
+    folders = [path.relative_to(root).parts[:-1] for path in images]
+    has_splits = any(split_of(parts[0]) for parts in folders if parts)
+    has_classes = any(len(parts) > has_splits for parts in folders if not has_splits or (parts and split_of(parts[0])))
+    splits: dict[str, list[tuple[Path, str | None]]] = {}
+    for path, parts in zip(images, folders, strict=True):
+        split = split_of(parts[0] if parts else "") if has_splits else "train"
+        if split is None:
+            passed_over["no folder of a split"] += 1
+        elif has_classes and len(parts) == has_splits:
+            passed_over["no folder of a class"] += 1
         else:
-            splits.setdefault(split, []).append((path, folders[0]))
+            splits.setdefault(split, []).append((path, parts[has_splits] if has_classes else None))
     return splits, passed_over
 
 

@@ -6,77 +6,50 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from common.data.image_decoding import describe_conversions, lossy_encoding, open_encoded, to_tensor
-from common.data.image_files import describe_passed_over, list_image_folder, walk_files
-from common.data.sources import Source, load_splits
+from common.data.held_out import hold_out
+from common.data.image_decoding import describe_conversions, describe_error, lossy_encoding, open_encoded, to_tensor
+from common.data.image_files import walk_files
+from common.data.image_layouts import Columns, EncodedImages, read_layout, sort_class_names
+from common.data.labeled_images import LabeledImages
+from common.data.sources import ARCHIVE, Source
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 
-CACHE_VERSION = "3"  # of the decoding and of the file's layout
+CACHE_VERSION = "4"  # of the decoding and of the file's layout
 MAX_NAMED_CLASSES = 5
+MIN_IMAGES = 3  # one each for training, validation and test
 
 
-@dataclass
-class LabeledImages:
-    """Images with class labels.
-
-    Args:
-        images: Pixels, (n, 3, size, size) uint8.
-        labels: Class indices, (n,) int64.
-        class_names: Name of each class.
-        encoding: Lossy encoding in which the pixels were stored, such as `jpeg75`; empty for lossless formats.
-    """
-
-    images: Tensor
-    labels: Tensor
-    class_names: list[str]
-    encoding: str = ""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> LabeledImages:
-        """The same images on `device`."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def __getitem__(self, index: Tensor) -> LabeledImages:
-        """Copies of the images of `index`."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
-
-    def joined_with(self, other: LabeledImages) -> LabeledImages:
-        """Concatenation with `other`, whose labels mean the same."""
-        images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
-        return replace(self, images=images, labels=labels)
-
-
-def load_images(source: Source, size: int, sample: Callable[[], dict[str, LabeledImages]]) -> dict[str, LabeledImages]:
+def load_images(
+    source: Source, size: int, sample: Callable[[], dict[str, LabeledImages]], columns: Columns = Columns()
+) -> dict[str, LabeledImages]:
     """The splits "train" and "test" of `source`, and "validation" if it has all three, decoded to `size` x `size` images.
 
-    Without a test split, the source's validation split is the test. Prints what is passed over or converted.
+    Without a test split, the source's validation split is the test; without both, a tenth of train is held out, the same in
+    every run. Prints what is passed over, converted or held out.
 
     Decoded images are cached in `cache_folder()`, under a hash of the folder's path and its files' names, sizes and times
     (of a hub data set: of its id). Reading them again takes a fraction of a second.
 
     Args:
-        source: Data source, see `common.data.sources.resolve_source`.
+        source: Data source, see `common.data.sources.resolve_source`; for its layouts see `common.data.image_layouts`.
         size: Height and width in pixels; other images are center-cropped to a square and resized.
         sample: Makes the splits of the embedded sample, which is not cached.
+        columns: Columns of images and of labels in tables.
 
     Raises:
-        UserError: A column of images or of labels, or a split, is missing; an image cannot be read; a row has no label.
+        UserError: A column of images or of labels is missing or ambiguous, there is no training image, an image cannot be
+            read, or a row has no label.
     """
     if source.kind == "sample":
         return sample()
-    cached = cache_folder() / f"images-{_fingerprint(source, size)}.pt"
-    splits, messages = _read_cache(cached) or _decode(source, size)
+    cached = cache_folder() / f"images-{_fingerprint(source, size, columns)}.pt"
+    splits, messages = _read_cache(cached) or _decode(source, size, columns)
     if not cached.is_file():
         with contextlib.suppress(OSError, RuntimeError):  # a full disk, or one that may not be written to: decode each time
             _write_cache(cached, splits, messages)
@@ -112,103 +85,66 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CAPSTONES_CACHE", Path.home() / ".cache" / "lightning-capstones"))
 
 
-def _fingerprint(source: Source, size: int) -> str:
-    parts = [CACHE_VERSION, source.kind, source.name, str(size)]
-    if source.kind == "folder":
-        root = Path(source.name).resolve()
-        parts[1] = str(root)
-        for path in sorted(walk_files(root)):
-            stat = path.stat()
-            parts.append(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}")
+def _fingerprint(source: Source, size: int, columns: Columns) -> str:
+    parts = [CACHE_VERSION, source.kind, source.name, str(size), str(columns)]
+    if source.kind in ("folder", "file"):
+        path = Path(source.name).resolve()
+        parts[2] = str(path)
+        root = path if source.kind == "folder" else path.parent  # the images of a table lie beside it
+        for file in [path] if source.name.endswith(ARCHIVE) else sorted(walk_files(root)):
+            stat = file.stat()
+            parts.append(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-@dataclass
-class EncodedImages:
-    """Images of a split before they are decoded.
-
-    Args:
-        split: Name of the split in the source.
-        items: Rows of a column of `datasets.Image(decode=False)`: dicts of `bytes` and `path`.
-        labels: Class indices.
-        class_names: Name of each class.
-    """
-
-    split: str
-    items: Sequence[Any]
-    labels: list[Any]
-    class_names: list[str]
-
-
-def _decode(source: Source, size: int) -> tuple[dict[str, LabeledImages], list[str]]:
-    """Decoded splits of `source`, and what is passed over or converted, a sentence each."""
-    encoded, messages = (_encoded_folder(source) if source.kind == "folder" else None) or _encoded_tables(source)
+def _decode(source: Source, size: int, columns: Columns) -> tuple[dict[str, LabeledImages], list[str]]:
+    """Decoded splits of `source`, and what is passed over, converted or held out, a sentence each."""
+    encoded, messages = read_layout(source, columns)
+    chosen = _choose_splits(source, encoded)
+    class_names = sort_class_names(name for split in chosen.values() for name in split.class_names)
+    if all(split.class_names == chosen["train"].class_names for split in chosen.values()):
+        class_names = chosen["train"].class_names  # in the order of the source
     conversions = Counter[str]()
-    splits = {name: _decode_split(source, split, size, conversions) for name, split in encoded.items()}
+    splits = {name: _decode_split(source, split, class_names, size, conversions) for name, split in chosen.items()}
+    if "test" not in splits:
+        count, total = max(1, len(splits["train"]) // 10), len(splits["train"])
+        if total < MIN_IMAGES:
+            raise UserError(f"data source {source.name}: {total} images are too few for training, validation and test")
+        splits["train"], splits["test"] = hold_out(splits["train"], count)
+        messages.append(f"no test split: {count} of its {total} images are held out for the test")
+    elif chosen["test"] is encoded.get("validation"):
+        messages.append("no test split: its validation split is the test")
     return splits, [*messages, *class_differences(splits), *describe_conversions(conversions)]
 
 
-def _encoded_folder(source: Source) -> tuple[dict[str, EncodedImages], list[str]] | None:
-    """Splits of a folder `SPLIT/CLASS/...` of image files; None if it is none."""
-    files, passed_over = list_image_folder(Path(source.name))
-    if not files:
-        return None
-    class_names = sorted({name for split in files.values() for _, name in split})
-    index = {name: label for label, name in enumerate(class_names)}
-    encoded = {}
-    for name, origin in _choose_splits(source, files).items():
-        items = [{"bytes": None, "path": str(path)} for path, _ in files[origin]]
-        encoded[name] = EncodedImages(origin, items, [index[label] for _, label in files[origin]], class_names)
-    return encoded, describe_passed_over(passed_over)
+def _choose_splits(source: Source, splits: dict[str, EncodedImages]) -> dict[str, EncodedImages]:
+    """The splits "train", "test" and "validation" that have images; without a test split, validation is the test."""
+    filled = {name: splits[name] for name in splits if len(splits[name].items)}
+    if "train" not in filled:
+        raise UserError(f"data source {source.name}: needs a split train, has {', '.join(sorted(filled)) or 'none'}")
+    chosen: dict[str, EncodedImages] = {name: filled[name] for name in ("train", "test", "validation") if name in filled}
+    if "test" not in chosen and "validation" in chosen:
+        chosen["test"] = chosen.pop("validation")
+    return chosen
 
 
-def _encoded_tables(source: Source) -> tuple[dict[str, EncodedImages], list[str]]:
-    """Splits of tables with a column of images and one of class labels, as `datasets` reads them."""
-    tables = load_splits(source)
-    return {name: _encoded_split(source, tables[origin]) for name, origin in _choose_splits(source, tables).items()}, []
-
-
-def _choose_splits(source: Source, splits: Mapping[str, Sized]) -> dict[str, str]:
-    """The source's split for each of "train", "test" and "validation"; without a test split, validation is the test."""
-    filled = {name: name for name in ("train", "test", "validation") if len(splits.get(name, ()))}
-    if "test" not in filled and "validation" in filled:
-        filled["test"] = filled.pop("validation")
-    if not {"train", "test"} <= filled.keys():
-        found = ", ".join(sorted(name for name, split in splits.items() if len(split))) or "none"
-        raise UserError(f"data source {source.name}: needs the splits train and test (or validation), has {found}")
-    return filled
-
-
-def _encoded_split(source: Source, split: Any) -> EncodedImages:
-    import datasets
-
-    features = split.features
-    image_column = next((n for n, f in features.items() if isinstance(f, datasets.Image)), None)
-    label_column = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
-    if image_column is None or label_column is None:
-        raise UserError(
-            f"data source {source.name}: needs a column of images and one of class labels, has "
-            + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-        )
-    items = split.cast_column(image_column, datasets.Image(decode=False))[image_column]
-    return EncodedImages(str(split.split), items, split[label_column][:], list(features[label_column].names))
-
-
-def _decode_split(source: Source, split: EncodedImages, size: int, conversions: Counter[str]) -> LabeledImages:
+def _decode_split(
+    source: Source, split: EncodedImages, class_names: list[str], size: int, conversions: Counter[str]
+) -> LabeledImages:
+    if None in split.labels:
+        raise UserError(f"data source {source.name}: row {split.labels.index(None)} of {split.split} has no label")
     images = torch.empty(len(split.labels), 3, size, size, dtype=torch.uint8)
     for i, (item, out) in enumerate(zip(split.items, images, strict=True)):
         try:
             with open_encoded(item) as image:
                 out.copy_(to_tensor(image, size, conversions))
         except Exception as error:  # what a damaged image raises depends on its format
-            where = f"row {i} of {split.split}" + (f", {item['path']}," if item and item["path"] else "")
-            reason = f"has {error}" if isinstance(error, UserError) else "is not an image that can be read"
+            where = f"row {i} of {split.split}" + (f", {item['path']}," if isinstance(item, dict) and item["path"] else "")
+            reason = ("has" if isinstance(error, UserError) else "is") + f" {describe_error(error)}"
             raise UserError(f"data source {source.name}: {where} {reason}") from error
-    unlabeled = next((i for i, label in enumerate(split.labels) if label is None or label < 0), None)
-    if unlabeled is not None:
-        raise UserError(f"data source {source.name}: row {unlabeled} of {split.split} has no label")
-    encoding = lossy_encoding(split.items[0])
-    return LabeledImages(images, torch.tensor(split.labels), split.class_names, encoding)
+    index = {name: label for label, name in enumerate(class_names)}
+    labels = torch.tensor([index[str(name)] for name in split.labels])
+    return LabeledImages(images, labels, class_names, lossy_encoding(split.items[0]))
 
 
 def class_differences(splits: dict[str, LabeledImages]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from common.io.connectivity import reachable
 
 HUB = "https://huggingface.co"
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+ARCHIVE = ".tar.gz"  # of CIFAR's pickles
 
 
 @dataclass
@@ -56,7 +58,7 @@ def resolve_source(source: str, hub_id: str) -> Source:
     if Path(source).is_dir():
         return Source("folder", str(Path(source)))
     if Path(source).is_file():
-        if Path(source).suffix not in READERS:
+        if Path(source).suffix.lower() not in READERS and not source.endswith(ARCHIVE):
             raise UserError(f"data source {source}: not a file of a type that can be read: {', '.join(READERS)}")
         return Source("file", str(Path(source)))
     if source.count("/") <= 1 and not source.startswith((".", "/", "~")):
@@ -88,6 +90,17 @@ class SourceDataModule(LightningDataModule):
     def source_label(self) -> str:
         """Name of the data beside results."""
         return self.resolve().label
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of examples in each of train and val; empty for data without end."""
+        return {}
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What a checkpoint records of the data that it is trained on: source, number of examples, and class names."""
+        classes = {f"class {label}": name for label, name in enumerate(getattr(self, "class_names", []))}
+        sizes = {f"{split} examples": size for split, size in self.split_sizes.items()}
+        return {"source": self.resolve().label, **sizes, **classes}
 
 
 def hub_is_reachable(timeout: float = 3.0) -> bool:
@@ -128,14 +141,30 @@ def load_splits(source: Source) -> dict[str, Any]:
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # the UserError below has it in one line
     try:
         if source.kind == "file":
-            suffix = Path(source.name).suffix
+            suffix = Path(source.name).suffix.lower()
             options = {"sep": "\t"} if suffix == ".tsv" else {}
-            splits = datasets.load_dataset(READERS[suffix], data_files=source.name, **options)
+            if suffix not in READERS:
+                raise UserError("not a table; unpack it and give the folder")
+            splits = datasets.load_dataset(READERS[suffix], data_files=glob.escape(source.name), **options)
         else:
-            splits = datasets.load_dataset(source.name)
+            splits = datasets.load_dataset(source.name, data_files=escaped_files(source))
     except Exception as error:  # `datasets` raises a dozen types for what is one fault to the user
         raise UserError(broken_file(source) or f"data source {source.name}: {explain(error)}") from error
     return dict(splits)
+
+
+def escaped_files(source: Source) -> dict[str, list[str]] | None:
+    """Patterns of the files of each split, for a folder with `*`, `?` or `[` in its path; None for others.
+
+    `datasets` finds its own patterns, but takes the path for a part of them.
+    """
+    path = str(Path(source.name).resolve())
+    base = glob.escape(path)
+    if source.kind != "folder" or base == path:
+        return None
+    from datasets.data_files import get_data_patterns
+
+    return {str(split): [f"{base}/{pattern}" for pattern in found] for split, found in get_data_patterns(base).items()}
 
 
 def read_column(source: Source, split: Any, column: str) -> list[Any]:

@@ -71,7 +71,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise UserError(f"checkpoint {path}: truncated or damaged") from error
+        with path.open("rb") as file:
+            begins_well = b"PK".startswith(file.read(2))
+        fault = "truncated or damaged" if begins_well else "not a checkpoint; the files to read go before --checkpoint"
+        raise UserError(f"checkpoint {path}: {fault}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: not a checkpoint of this suite")
     return checkpoint
@@ -84,6 +87,18 @@ def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
         raise UserError(f"checkpoint {path}: belongs to {written_by or 'no project of this suite'}, not to {project}")
 
 
+def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, str | int], path: Path) -> None:
+    """Raises UserError if `checkpoint` was trained on other data than that of `fingerprint`: no order of it fits both."""
+    saved = checkpoint.get("data", fingerprint)
+    changed = [name for name in {**saved, **fingerprint} if saved.get(name) != fingerprint.get(name)]
+    changes = [f"{name}: {saved.get(name, 'none')} then, {fingerprint.get(name, 'none')} now" for name in changed[:3]]
+    if changes:
+        raise UserError(
+            f"checkpoint {path}: the data has changed since: {'; '.join(changes)}{'; ...' * (len(changed) > 3)}. "
+            "Restore the data and its options, or train anew with another --name and without --resume"
+        )
+
+
 def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dict[str, Any]]:
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 
@@ -93,7 +108,8 @@ def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dic
         project: The capstone's name.
 
     Raises:
-        UserError: The file is missing or damaged, another project's, or written by another version of this one.
+        UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
+            is NaN or infinite.
     """
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
@@ -107,6 +123,9 @@ def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dic
         module.load_state_dict(checkpoint["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"checkpoint {path}: written by another version of this project ({one_line(error, 200)})") from error
+    for name, value in checkpoint["state_dict"].items():
+        if not value.isfinite().all():
+            raise UserError(f"checkpoint {path}: {name} is not finite; use one from before the training diverged")
     return module.eval(), checkpoint
 
 

@@ -17,7 +17,8 @@ def check_devices(accelerator: str, devices: Any) -> None:
     """Raises UserError if `accelerator` is not on this machine or `devices` names none."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not torch.backends.mps.is_available():
         raise UserError("--accelerator gpu: no GPU was found on this machine; use --accelerator cpu (or auto)")
-    if devices in (0, "0", [], "", "[]"):
+    minimum = -1 if device_type(accelerator) == "cuda" else 1  # -1 is all GPUs
+    if devices in (0, "0", [], "", "[]") or (isinstance(devices, int) and devices < minimum):
         raise UserError(f"--devices {devices}: no device to train on; use 1 or more, or auto")
     if isinstance(devices, int) and accelerator in ("gpu", "cuda") and devices > max(1, torch.cuda.device_count()):
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPU(s)")
@@ -44,8 +45,13 @@ def default_precision(accelerator: str) -> str:
 
 
 def check_precision(precision: str, accelerator: str) -> None:
-    """Raises UserError if `precision` is a bfloat16 that a processor lacks: slow beyond use, and some layers fail in it."""
+    """Raises UserError if `precision` is a bfloat16 that a processor lacks: slow beyond use, and some layers fail in it.
+
+    Also if it is `16-mixed` on a processor, in place of which Lightning would take `bf16-mixed`.
+    """
     on_cpu = accelerator in ("auto", "cpu") and device_type(accelerator) == "cpu"
+    if precision in ("16", "16-mixed") and on_cpu:
+        raise UserError(f"--precision {precision}: mixed float16 needs a GPU; use {default_precision(accelerator)}")
     if precision.startswith("bf16") and on_cpu and not has_bfloat16("cpu"):
         raise UserError(f"--precision {precision}: this processor has no bfloat16; use 32-true")
 

@@ -44,7 +44,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor
 def clip_gradients(parameters: Iterable[Tensor], limit: float | None, algorithm: str | None) -> None:
     """Gradient clipping for modules with a fused optimizer, as the Trainer's `gradient_clip_*` options ask for it.
 
-    Lightning refuses to clip for fused optimizers, as a gradient scaler might have to be undone first; bfloat16 has none.
+    Lightning refuses to clip for fused optimizers, as they would undo a gradient scaler only afterwards; with a scaler take
+    one that is not fused (`common.trainer.has_grad_scaler`).
 
     Args:
         parameters: Parameters whose gradients are clipped.

@@ -73,7 +73,7 @@ def report_plot_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print_rank_zero(f"{name}: not drawn: {one_line(error, 200) or type(error).__name__}")
+        print_rank_zero(f"{name}: not drawn: {one_line(error, 200)}")
 
 
 def line_colors(count: int) -> list[str]:

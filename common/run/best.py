@@ -45,8 +45,8 @@ class BestCheckpoint(ModelCheckpoint):
         self._validated = False
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether the monitored value `current` makes this epoch the best."""
-        if current is None:
+        """Whether the monitored value `current` makes this epoch the best; NaN never does."""
+        if current is None or bool(current.isnan()):
             return False
         loss = trainer.callback_metrics.get("val/loss")
         is_best = super().check_monitor_top_k(trainer, current)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,8 +20,8 @@ from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
-from common.io.checkpoints import AtomicCheckpointIO, read_checkpoint
-from common.io.loggers import csv_logger, wandb_logger
+from common.io.checkpoints import AtomicCheckpointIO, check_data, read_checkpoint
+from common.io.loggers import count_steps_done, csv_logger, wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
@@ -41,9 +42,12 @@ def build(
                 f"NOTE: {data.HUB_ID} is neither cached nor reachable; training on the embedded SAMPLE instead. "
                 "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
             )
+        resumed = None if run_dir.checkpoint is None else read_checkpoint(run_dir.checkpoint)
+        if resumed is not None:  # before any file of the run is touched
+            check_data(resumed, data.fingerprint(), Path(str(run_dir.checkpoint)))
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
-        options["logger"] = [*run_loggers(request, run_dir, data), *user_loggers]
+        options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed), *user_loggers]))
         options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
@@ -95,11 +99,12 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     return [*callbacks, ResumeCheckpoints(run_dir.checkpoints, project.name, config.checkpoint_every)]
 
 
-def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Logger]:
-    """CSV logger, which goes on after the steps of the checkpoint that is resumed, and with `--wandb` W&B's."""
+def run_loggers(
+    request: RunRequest, run_dir: RunDir, data: SourceDataModule, resumed: dict[str, Any] | None
+) -> list[Logger]:
+    """CSV logger, which goes on after the steps of the checkpoint `resumed`, if any, and with `--wandb` W&B's."""
     project = request.project
-    resumed_step = logged_steps(read_checkpoint(run_dir.checkpoint)) if run_dir.checkpoint else None
-    loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
+    loggers: list[Logger] = [csv_logger(run_dir.path, None if resumed is None else logged_steps(resumed))]
     if request.config.wandb:
         summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         config = json.loads(request.dump(request.config, format="json", skip_none=False))

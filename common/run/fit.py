@@ -60,6 +60,20 @@ def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_d
         raise UserError(f"checkpoint {checkpoint}: not of the network that --model describes: {difference}") from error
 
 
+def end_reason(trainer: Trainer) -> str:
+    """Why the training ended: the module's own `stop_reason`, early stopping, or a limit of the Trainer."""
+    if reason := getattr(trainer.lightning_module, "stop_reason", None):
+        return str(reason)
+    for callback in trainer.early_stopping_callbacks:
+        if callback.wait_count and callback.wait_count >= callback.patience:
+            return f"{callback.monitor} has not improved in {callback.patience} validations"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"--max_steps {trainer.max_steps} is reached"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return f"--max_epochs {trainer.max_epochs} is reached"
+    return "a callback or --trainer.max_time stopped it"
+
+
 def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:
     """Path of the run's own best checkpoint; None for the weights as they are."""
     for callback in trainer.checkpoint_callbacks:

@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
-from common.errors import UserError
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
@@ -23,7 +22,7 @@ from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
-from common.run.fit import best_checkpoint, expected_warnings_ignored, fit
+from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
 from common.run.summary import summarize
 
 
@@ -41,8 +40,6 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     config = request.config
     quiet_lightning()
     set_up_device(config.trainer)
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)
     if config.debug:
         debug(request)
@@ -92,6 +89,8 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     start = time.perf_counter()
     with expected_warnings_ignored():
         fit(trainer, module, data, run_dir)
+        if run_dir is not None:
+            print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
     if run_dir is not None and trainer.is_global_zero:

@@ -91,13 +91,11 @@ def summarize(
 
 def best_validation(rows: list[dict[str, float]], monitor: str, best: str | None) -> dict[str, float]:
     """Validation metrics and step of the checkpoint `best`, or of the last weights if None; empty without validation."""
-    end = (
-        math.inf if best is None else int(Path(best).stem.removeprefix("best-"))
-    )  # the row of its last step is the one before
-    rows = [row for row in rows if monitor in row and row["step"] < end]
+    end = math.inf if best is None else int(Path(best).stem.removeprefix("best-"))
+    rows = [row for row in rows if monitor in row and row["step"] <= end]
     if not rows:
         return {}
-    return {key: value for key, value in rows[-1].items() if key.startswith("val/")} | {"step": rows[-1]["step"]}
+    return {key: value for key, value in rows[-1].items() if key.startswith("val/")} | {"step": int(rows[-1]["step"])}
 
 
 def git_commit() -> str | None:
@@ -126,6 +124,9 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     table.add_column("value", justify="right")
     for name, value in summary["test"].items():
         table.add_row(name, f"{value:.4f}")
+    for name, value in summary["metadata"].items():
+        if isinstance(value, str):
+            table.add_row(name, value)
     table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
     table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -14,7 +14,7 @@ Created from {origin}, which explains how everything works.
 
 None yet. `python -m common.multirun {new} --seeds 0 1 2` trains, `python -m common.compare runs/{new}` lists the results.
 """
-KEPT_SECTIONS = ("## Reading path", "## Files")
+KEPT_SECTIONS = ("## Reading path", "## Files", "## Your own (?:images|tables)")
 
 
 @dataclass

@@ -121,6 +121,11 @@ class TextData(SourceDataModule):
         """Whether there are validation texts, the source's own or held out."""
         return "val" in self.splits
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of texts."""
+        return {name: len(split.texts) for name, split in self.splits.items() if name != "test"}
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, or one trained on the training texts for an encoder that has none."""
@@ -143,13 +148,13 @@ class TextData(SourceDataModule):
         max_length = min(self.max_length, self.tokenizer.model_max_length)
         if max_length <= (special := self.tokenizer.num_special_tokens_to_add()):
             raise UserError(f"--data.max_length {max_length}: {special} of them are special tokens; use more")
+        self.tokenizer.model_max_length = max_length  # it goes with the checkpoint: prediction truncates like training
         for split, texts in self.splits.items():
-            input_ids = tokenize(self.tokenizer, texts.texts, None)
-            self.truncated[split] = sum(len(ids) > max_length for ids in input_ids)
-            if self.truncated[split]:
-                print_rank_zero(f"{split}: {self.truncated[split]} texts are truncated to --data.max_length {max_length}")
-                input_ids = tokenize(self.tokenizer, texts.texts, max_length)
-            self.input_ids[split] = input_ids
+            self.input_ids[split], truncated = tokenize(self.tokenizer, texts.texts, max_length)
+            self.truncated[split] = truncated
+            if truncated:
+                limit = "--data.max_length" if max_length == self.max_length else "what the encoder reads,"
+                print_rank_zero(f"{split}: {truncated} texts are truncated to {limit} {max_length}")
         labels = torch.tensor(self.splits["train"].labels)
         counts = torch.bincount(labels, minlength=len(self.class_names)).clamp(min=1)
         weights = len(labels) / (len(self.class_names) * counts.double())
@@ -217,12 +222,16 @@ class EvalLoader:
             yield self.data.collate(self.split, indices, torch.full((len(indices),), 1 / len(indices)))
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    """Token ids of each text with its special tokens, truncated to `max_length`."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
+    """Token ids of each text with its special tokens, truncated to `max_length`, and the number of truncated texts."""
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    if max_length is not None:
-        options |= {"truncation": True, "max_length": max_length}
-    return [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]] if texts else []
+    if not texts:
+        return [], 0
+    rows = tokenizer(list(texts), **options)["input_ids"]
+    truncated = sum(len(ids) > max_length for ids in rows)
+    if truncated:
+        rows = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+    return [list(ids) for ids in rows], truncated
 
 
 def pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import Classifier
 from projects.bert_sentiment.prepacked_linear import prepack_linear
-from projects.bert_sentiment.pretrained import tokenizer_from_files
+from projects.bert_sentiment.pretrained import max_tokens, tokenizer_from_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,8 +37,12 @@ class TextClassifier:
     max_length: int
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, truncated to what the encoder reads."""
-        return tokenize(self.tokenizer, texts, self.max_length)
+        """Token ids of each text, truncated to `max_length` tokens: at most what was read in training."""
+        return tokenize(self.tokenizer, texts, self.max_length)[0]
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Number of texts that `tokenize` truncates."""
+        return tokenize(self.tokenizer, texts, self.max_length)[1]
 
     def probabilities(self, texts: Sequence[str], precision: str = "32-true") -> Tensor:
         """Calibrated probabilities (texts, classes), computed on the network's device in `precision`."""
@@ -54,8 +58,7 @@ def load(checkpoint: Path) -> TextClassifier:
     if module.hparams["lora_rank"]:
         merge_lora(module.net)
     tokenizer = tokenizer_from_files(saved["tokenizer_files"])
-    # some encoders count positions from the padding's on, and read a few tokens less than they have positions
-    max_length = min(getattr(module.config, "max_position_embeddings", None) or 512, tokenizer.model_max_length)
+    max_length = min(max_tokens(module.net.encoder) or 512, tokenizer.model_max_length)  # type: ignore[arg-type]
     return TextClassifier(module.net, tokenizer, module.hparams["class_names"], module.temperature.item(), max_length)
 
 

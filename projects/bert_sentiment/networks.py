@@ -15,7 +15,7 @@ class SequenceClassifier(nn.Module):
     """Sequence classification with the head of the checkpoint's own architecture, on the first token for most encoders.
 
     Args:
-        model: Maps input_ids (or inputs_embeds) and attention_mask to an object with `logits`; `base_model` is its encoder.
+        model: Maps input_ids and attention_mask to an object with `logits`; `base_model` is its encoder.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,10 +27,12 @@ class SequenceClassifier(nn.Module):
         """The pretrained part."""
         return self.model.base_model  # type: ignore[return-value]
 
-    def forward(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
-        """input_ids (batch, time) or inputs_embeds (batch, time, hidden), attention_mask (batch, time) -> logits
-        (batch, classes)."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds).logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids and attention_mask (batch, time) -> logits (batch, classes)."""
+        if getattr(self.model.config, "summary_type", None) == "last":  # XLNet: its last token must not be padding
+            order = attention_mask.argsort(dim=1, stable=True)
+            input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 class MeanPooling(nn.Module):
@@ -39,7 +41,7 @@ class MeanPooling(nn.Module):
     For encoders that were pretrained as sentence embeddings; their first token sums up nothing.
 
     Args:
-        encoder: Maps input_ids (or inputs_embeds) and attention_mask to an object with `last_hidden_state`.
+        encoder: Maps input_ids and attention_mask to an object with `last_hidden_state`.
         hidden_size: Dimension of the hidden states.
         num_classes: Number of classes.
         dropout: Dropout probability of the pooled vector.
@@ -53,9 +55,9 @@ class MeanPooling(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, input_ids: Tensor | None, attention_mask: Tensor, inputs_embeds: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Shapes as in `SequenceClassifier.forward`."""
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         hidden_states = output.last_hidden_state  # (batch, time, hidden)
         mask = attention_mask[:, :, None].to(hidden_states.dtype)  # (batch, time, 1)
         mean = (hidden_states * mask).sum(1) / mask.sum(1)  # (batch, hidden)
@@ -97,7 +99,12 @@ def layer_depths(net: Classifier, num_layers: int) -> dict[str, int]:
 
 
 def freeze_layers(net: Classifier, layers: int, num_layers: int) -> None:
-    """Layer freezing: no gradient for the embeddings and the lowest `layers` of `num_layers` layers."""
+    """Layer freezing: no gradient for the embeddings and the lowest `layers` of `num_layers` layers.
+
+    Raises ValueError if the encoder has no list of so many layers.
+    """
+    if layers > num_layers or layer_stack(net.encoder, num_layers) is None:
+        raise ValueError(f"the encoder has no {layers} layers of their own weights")
     depths = layer_depths(net, num_layers)
     for name, parameter in net.named_parameters():
         if depths[name] > num_layers - layers:
@@ -114,6 +121,16 @@ def reinit_top_layers(encoder: nn.Module, fresh: nn.Module, layers: int, num_lay
     if target is None or source is None or layers > num_layers:
         raise ValueError(f"the encoder has no {layers} layers of their own weights")
     target[num_layers - layers :].load_state_dict(source[num_layers - layers :].state_dict())
+
+
+def fold_temperature(net: Classifier, temperature: float, num_classes: int) -> None:
+    """Divides all logits by `temperature`, in weights of the output layer. Raises ValueError if that is not linear."""
+    encoder = set(net.encoder.modules())
+    linear = [part for part in net.modules() if isinstance(part, nn.Linear) and part not in encoder]
+    if not linear or linear[-1].out_features != num_classes:
+        raise ValueError("the head has no linear output layer")
+    for parameter in linear[-1].parameters():
+        parameter.data /= temperature
 
 
 def set_dropout(net: nn.Module, p: float) -> None:

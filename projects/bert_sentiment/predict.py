@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, report_errors
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.text import read_lines
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ def predict(options: argparse.Namespace) -> None:
     classifier.net.to(device)
     texts = options.texts or read_lines(options.file)
     probabilities = classifier.probabilities(texts, precision)
+    if truncated := classifier.count_truncated(texts):
+        limit = f"{classifier.max_length} tokens, as in training"
+        print(f"{truncated} of {len(texts)} texts are truncated to {limit}", file=sys.stderr)
     for text, row in zip(texts, probabilities, strict=True):
         print(f"{describe(row, classifier.class_names, options.all)}\t{' '.join(text.split())}")
     if options.attributions is not None:
@@ -90,10 +93,11 @@ def plot_attributions(classifier: TextClassifier, texts: Sequence[str], probabil
     from projects.bert_sentiment.attribution import word_attributions
     from projects.bert_sentiment.plots import draw_attributions
 
-    rows = [
-        (describe(row, classifier.class_names, False), *word_attributions(classifier, text))
-        for text, row in [pair for pair in zip(texts, probabilities, strict=True) if pair[0].strip()][:MAX_TEXTS]
-    ]
+    shown = [pair for pair in zip(texts, probabilities, strict=True) if pair[0].strip()][:MAX_TEXTS]
+    try:
+        rows = [(describe(row, classifier.class_names, False), *word_attributions(classifier, text)) for text, row in shown]
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise UserError(f"--attributions {path}: the encoder has no embeddings to follow: {one_line(error)}") from error
     if not rows:
         raise UserError(f"--attributions {path}: there is no text to draw")
     try:

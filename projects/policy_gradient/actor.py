@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from projects.policy_gradient.networks import GaussianHead, PolicyNetwork, RunningMeanStd
+from projects.policy_gradient.networks import MAX_NORMALIZED_OBS, GaussianHead, PolicyNetwork, RunningMeanStd
 
 
 class Actor:
@@ -25,7 +25,7 @@ class Actor:
         """Logits or means, (envs, action_dim)."""
         x = observations
         if self.normalization is not None:
-            x = (x - self.normalization[0]) / self.normalization[1]
+            x = ((x - self.normalization[0]) / self.normalization[1]).clip(-MAX_NORMALIZED_OBS, MAX_NORMALIZED_OBS)
         for weight, bias in self.layers[:-1]:
             x = np.tanh(x @ weight + bias)
         weight, bias = self.layers[-1]

@@ -1,8 +1,8 @@
 """Advantage estimation: returns (rewards-to-go) and generalized advantage estimation, GAE(lambda).
 
 Functions of (steps, envs) tensors. A transition counts if it is `valid`; sums stop at the end of its episode. A terminated
-episode has no value beyond its end. A truncated one, and one that goes on beyond the last row, is bootstrapped: the value
-network estimates the rest.
+episode has no value beyond its end. In GAE a truncated one, and one that goes on beyond the last row, is bootstrapped: the
+value network estimates the rest. Rewards-to-go have no value network, and treat a truncated episode as terminated.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def rewards_to_go(rewards: Tensor, done: Tensor, valid: Tensor, gamma: float) ->
     """Return of each step: discounted sum of the rewards from it to its episode's end; 0 where not valid.
 
     Rewards before an action are left out, as it cannot have caused them (Williams, 1992; Sutton et al., 2000). The sum stops
-    at the last row; `is_complete` tells where it is the whole return.
+    at the last row; `is_complete` tells where it is the return of the episode as it was played. Of a truncated episode that
+    is less than what would have come without the cut: only a value network can tell how much.
     """
     return discounted_cumsum(rewards * valid, gamma * (valid & ~done).to(rewards.dtype))
 
 
 def is_complete(done: Tensor, valid: Tensor) -> Tensor:
-    """Mask (steps, envs) of valid transitions whose episode ends within the rows, so that their return is known."""
+    """Mask (steps, envs) of valid transitions whose episode ends within the rows, also by truncation."""
     ends_left = done.flip(0).cumsum(0).flip(0)  # now or later; the first of them is its own episode's
     return valid & (ends_left > 0)
 

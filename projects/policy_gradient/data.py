@@ -7,19 +7,19 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
 from gymnasium import Env
 from jsonargparse.typing import PositiveInt
-from torch import Tensor
 
 from common.data.batches import shard_indices
 from common.data.sources import Source, SourceDataModule
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
+from common.nn.distributed import all_gather_objects
 from common.trainer import rank_and_world_size, resume_position
 from projects.policy_gradient.actor import Actor, StochasticActor, choose_actions, sample_noise
 from projects.policy_gradient.environments import DEFAULT_ENV, EnvInfo, inspect_env, make_env, make_vec_env
 from projects.policy_gradient.metrics import EpisodeStats, evaluate_policy
-from projects.policy_gradient.rollout import Collector, Policy, Rollout
+from projects.policy_gradient.rollout import MAX_REPLAY_STEPS, Collector, Policy, Rollout
 from projects.policy_gradient.seeding import ACTIONS, ENVIRONMENTS, EVALUATION, derive_seed, make_generator
 
 EVAL_SPLITS = ("val", "test")
@@ -34,12 +34,14 @@ class PolicyGradientData(SourceDataModule):
         env_kwargs: Keyword arguments of the environment.
         num_envs: Environments of each process that step together.
         num_steps: Steps of each environment in a rollout, which is one batch.
-        rollouts_per_epoch: Rollouts in an epoch; then the policy is validated, and all environments are reset.
+        rollouts_per_epoch: Rollouts in an epoch; then the policy is validated. Episodes go on across rollouts and epochs, if
+            there is a value network to bootstrap from.
         autoreset: Autoreset mode, the step in which an environment is reset after the end of an episode: the `next_step`
             (gymnasium's default) or the `same_step`.
         eval_episodes: Episodes of a validation.
         test_episodes: Episodes of the test.
-        reward_threshold: Mean validation return at which training stops; unset, the one of gymnasium's registry, if any.
+        reward_threshold: Mean validation return at which training stops, or those of environments by their ids; for another
+            environment and where unset it is the environment's own in gymnasium's registry, if any.
     """
 
     HUB_ID = DEFAULT_ENV
@@ -54,7 +56,7 @@ class PolicyGradientData(SourceDataModule):
         autoreset: Literal["next_step", "same_step"] = "next_step",
         eval_episodes: PositiveInt = 200,
         test_episodes: PositiveInt = 100,
-        reward_threshold: float | None = None,
+        reward_threshold: float | dict[str, float] | None = None,
     ) -> None:
         super().__init__(source)
         self.env_kwargs = env_kwargs or {}
@@ -64,7 +66,7 @@ class PolicyGradientData(SourceDataModule):
         self.reward_threshold_option = reward_threshold
         self.seed = 0
         self.eval_envs: list[Env] = []
-        self.resumed_state: dict[str, Tensor] | None = None
+        self.resumed_state: dict[str, Any] = {}
 
     def resolve(self) -> Source:
         """An environment's id is a source of its own."""
@@ -79,6 +81,10 @@ class PolicyGradientData(SourceDataModule):
     def env_info(self) -> EnvInfo:
         """Spaces of the environment."""
         return inspect_env(self.resolve().name, self.env_kwargs)
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """The environment and its keyword arguments: a policy is not resumed in another."""
+        return {**super().fingerprint(), "--data.env_kwargs": str(self.env_kwargs)}
 
     @property
     def obs_dim(self) -> int:
@@ -96,6 +102,8 @@ class PolicyGradientData(SourceDataModule):
     def reward_threshold(self) -> float | None:
         """Mean validation return at which training stops, if any."""
         option = self.reward_threshold_option
+        if isinstance(option, dict):
+            option = option.get(self.resolve().name)
         return self.env_info.reward_threshold if option is None else option
 
     # ---- loaders
@@ -144,39 +152,63 @@ class PolicyGradientData(SourceDataModule):
         assert self.trainer is not None
         return cast(Any, self.trainer.lightning_module).actor()
 
-    def reset(self, epoch: int) -> None:
-        """Resets all environments with seeds derived from the run's seed, the epoch, and the environment's number.
+    def start_environments(self, rollout_idx: int) -> None:
+        """Starts the environments with a training's first rollout; from there on they go on across rollouts and epochs.
+
+        A resumed training replays the checkpoint's actions; if it cannot, new episodes begin, and a line says why.
+        A module that does not bootstrap learns from whole episodes alone: for it new ones begin with every rollout.
+        """
+        if self.trainer is not None and not cast(Any, self.trainer.lightning_module).bootstraps:
+            self.reset(rollout_idx)
+        if self.collector.is_started:
+            return
+        reason = self.replay() if rollout_idx else None
+        if reason is not None:
+            print_rank_zero(f"NOTE: the environments begin new episodes, as {reason}")
+        if reason is not None or not rollout_idx:
+            self.reset(rollout_idx)
+
+    def reset(self, rollout_idx: int) -> None:
+        """Resets all environments with seeds derived from the run's seed, the rollout, and the environment's number.
 
         An environment's own vector form takes one seed for all of its environments.
         """
         rank, _ = rank_and_world_size(self.trainer)
-        first = derive_seed(self.seed, ENVIRONMENTS, epoch)
+        first = derive_seed(self.seed, ENVIRONMENTS, rollout_idx)
         env_ids = range(rank * self.num_envs, (rank + 1) * self.num_envs)
         has_single_envs = hasattr(self.collector.envs, "env_fns")
         self.collector.reset([(first + env_id) % 2**31 for env_id in env_ids] if has_single_envs else first + rank)
 
     # ---- resuming
 
+    def vector_settings(self) -> dict[str, Any]:
+        """Flags that an action history depends on."""
+        _, world_size = rank_and_world_size(self.trainer)
+        return {"--data.num_envs": self.num_envs, "--data.autoreset": self.autoreset, "--devices": world_size}
+
     def state_dict(self) -> dict[str, Any]:
-        """Within an epoch, the action history of every process since the epoch began."""
-        _, batch_idx = resume_position(self.trainer)
-        if not batch_idx:
+        """Action history of every process."""
+        if not ("collector" in vars(self) and self.collector.is_started):
             return {}
         _, world_size = rank_and_world_size(self.trainer)
-        states: list[Any] = [self.collector.state_dict()]
-        if world_size > 1:
-            states = [None] * world_size
-            dist.all_gather_object(states, self.collector.state_dict())
-        return {"collectors": states}
+        return {**self.vector_settings(), "collectors": all_gather_objects(self.collector.state_dict(), world_size)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps this process's part until its environments exist.
+        """Keeps the state until the environments exist."""
+        self.resumed_state = state_dict
 
-        Resumed on another number of processes, no part fits: the epoch's environments are reset.
-        """
-        rank, world_size = rank_and_world_size(self.trainer)
-        states = state_dict["collectors"]
-        self.resumed_state = states[rank] if len(states) == world_size else None
+    def replay(self) -> str | None:
+        """Brings the environments to the state of the checkpoint that is resumed; returns what prevents it, if anything."""
+        state, self.resumed_state = self.resumed_state, {}
+        for flag, value in self.vector_settings().items():
+            if state.get(flag, value) != value:
+                return f"{flag} is {value}, and {state[flag]} in the checkpoint"
+        history = state["collectors"][rank_and_world_size(self.trainer)[0]] if state else None
+        if history is None:
+            return f"the checkpoint has no action history; it is kept for {MAX_REPLAY_STEPS:,} steps of a process"
+        if not self.collector.replay(history):
+            return f"{self.env_info.id} is not deterministic given its seed and actions"
+        return None
 
 
 class RolloutLoader:
@@ -195,12 +227,10 @@ class RolloutLoader:
     def __iter__(self) -> Iterator[Rollout]:
         data = self.data
         epoch, batch_idx = resume_position(data.trainer)
-        data.reset(epoch)
-        if batch_idx and data.resumed_state is not None:
-            data.collector.replay(data.resumed_state)
-        data.resumed_state = None
-        for i in range(batch_idx, len(self)):
-            yield data.collector.collect(data.behavior_policy(epoch * len(self) + i), data.num_steps)
+        first, end = epoch * len(self) + batch_idx, (epoch + 1) * len(self)
+        for rollout_idx in range(first, end):
+            data.start_environments(rollout_idx)
+            yield data.collector.collect(data.behavior_policy(rollout_idx), data.num_steps)
 
 
 class EvaluationLoader:

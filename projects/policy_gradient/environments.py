@@ -26,10 +26,12 @@ class EnvInfo:
     of `action_dim` features, in which -1 to 1 is the range of a bounded action space.
     """
 
+    label: str  # the environment in error messages
     id: str
     kwargs: dict[str, Any]
     obs_dim: int
     flatten: bool  # whether the observation space is something else than a box of vectors
+    has_vector_form: bool  # whether it comes with a vector environment of its own
     discrete: bool
     action_dim: int
     has_action_masks: bool  # whether `info` holds the valid actions of each observation
@@ -46,28 +48,29 @@ class EnvInfo:
 
     @property
     def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
-        """Center and half range of a continuous action; 0 and 1 where it is unbounded."""
-        bounded = np.isfinite(self.low) & np.isfinite(self.high)
-        low, high = np.where(bounded, self.low, -1), np.where(bounded, self.high, 1)
+        """Center and half range of a continuous action; 0 and 1 where it is unbounded, also by its type's largest number."""
+        largest = min(np.finfo(self.low.dtype).max, np.finfo(np.float32).max)
+        bounded = np.maximum(np.abs(self.low), np.abs(self.high)) < largest
+        low, high = (np.where(bounded, bound, end).astype(float) for bound, end in ((self.low, -1), (self.high, 1)))
         return ((low + high) / 2).astype(self.low.dtype), ((high - low) / 2).astype(self.low.dtype)
 
 
-def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
-    """Spaces of an environment, which is made once for that.
+def inspect_env(id: str, kwargs: dict[str, Any] | None = None, origin: str = "--data.source") -> EnvInfo:
+    """Spaces of an environment, which is made once for that; `origin` is where error messages say that its id is from.
 
     Raises:
         UserError: the environment or a package that it needs is missing; its observations cannot be flattened; its actions
             are neither discrete nor continuous.
     """
-    kwargs = kwargs or {}
-    with env_errors(id):
+    kwargs, label = kwargs or {}, f"{origin} {id}"
+    with env_errors(label):
         env = gym.make(id, **kwargs)
         _, info = env.reset(seed=0)
         obs_space, action_space, spec = env.observation_space, env.action_space, env.spec
         env.close()
     is_vector = isinstance(obs_space, spaces.Box) and len(obs_space.shape) == 1
     if not is_vector and not obs_space.is_np_flattenable:
-        raise UserError(f"--data.source {id}: observations of kind {type(obs_space).__name__} cannot be flattened")
+        raise UserError(f"{label}: observations of kind {type(obs_space).__name__} cannot be flattened")
     discrete = isinstance(action_space, spaces.Discrete)
     if isinstance(action_space, spaces.Discrete):
         action_dim, low = int(action_space.n), np.asarray(action_space.start)
@@ -75,14 +78,15 @@ def inspect_env(id: str, kwargs: dict[str, Any] | None = None) -> EnvInfo:
     elif isinstance(action_space, spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
         action_dim, low, high = math.prod(action_space.shape), action_space.low, action_space.high
     else:
-        raise UserError(
-            f"--data.source {id}: actions of kind {type(action_space).__name__}; use discrete (Discrete) or continuous (Box)"
-        )
+        kind = "a Box of integers" if isinstance(action_space, spaces.Box) else f"kind {type(action_space).__name__}"
+        raise UserError(f"{label}: actions of {kind}; use discrete (Discrete) or continuous ones (Box of a float type)")
     return EnvInfo(
+        label=label,
         id=id,
         kwargs=kwargs,
         obs_dim=spaces.flatdim(obs_space),
         flatten=not is_vector,
+        has_vector_form=spec is not None and spec.vector_entry_point is not None,
         discrete=discrete,
         action_dim=action_dim,
         has_action_masks=discrete and "action_mask" in info,
@@ -101,31 +105,58 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
     Raises:
         UserError: it cannot be made.
     """
-    with env_errors(env_info.id):
-        has_own = gym.spec(env_info.id).vector_entry_point is not None
-        if has_own and not env_info.flatten and not env_info.has_action_masks and autoreset == "next_step":
+    with env_errors(env_info.label):
+        if env_info.has_vector_form and not (env_info.flatten or env_info.has_action_masks) and autoreset == "next_step":
             return gym.make_vec(env_info.id, num_envs, vectorization_mode="vector_entry_point", **env_info.kwargs)
         return gym.make_vec(
             env_info.id,
             num_envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode[autoreset.upper()]},
-            wrappers=[gym.wrappers.FlattenObservation] if env_info.flatten else [],
+            wrappers=[gym.wrappers.FlattenObservation],  # also to copy: some environments reuse their observation's array
             **env_info.kwargs,
         )
 
 
 def make_env(env_info: EnvInfo, **kwargs: Any) -> Env:
     """Single environment with further keyword arguments, such as `render_mode`. Raises UserError if it cannot be made."""
-    with env_errors(env_info.id):
+    with env_errors(env_info.label):
         env = gym.make(env_info.id, **{**env_info.kwargs, **kwargs})
         return gym.wrappers.FlattenObservation(env) if env_info.flatten else env
 
 
+def read_action_mask(info: dict[str, Any], env_info: EnvInfo) -> np.ndarray | None:
+    """Action mask (action_dim,) bool of a single environment, which goes on; None if all actions are always valid.
+
+    Raises:
+        UserError: `info` has a mask after a step but not after a reset, or the other way round.
+    """
+    if env_info.discrete and ("action_mask" in info) != env_info.has_action_masks:
+        raise missing_mask(env_info)
+    return np.asarray(info["action_mask"], bool) if env_info.has_action_masks else None
+
+
+def missing_mask(env_info: EnvInfo) -> UserError:
+    """Error for an environment whose `info` has an `action_mask` at times."""
+    return UserError(
+        f"{env_info.label}: its `info` has an `action_mask` only at times; it has to have one after every reset "
+        "and every step, except for the step that ends an episode"
+    )
+
+
+def check_finite(env_info: EnvInfo, rewards: np.ndarray, observations: np.ndarray) -> None:
+    """Raises UserError for a reward or an observation that is NaN or infinite: the networks would become so too."""
+    for name, values in (("a reward", rewards), ("an observation", observations)):
+        if not (finite := np.isfinite(values)).all():
+            raise UserError(f"{env_info.label}: {name} of the environment is {values[~finite][0]}; mend it there")
+
+
 @contextmanager
-def env_errors(id: str) -> Iterator[None]:
-    """Turns an error of the environment `id`, or the lack of a package that it needs, into a one-line UserError."""
+def env_errors(label: str) -> Iterator[None]:
+    """Turns an error of the environment `label`, or the lack of a package that it needs, into a one-line UserError."""
     try:
         yield
     except (gym.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"--data.source {id}: {' '.join(str(error).split())[:240]}") from error
+        if "Box2D is not installed" in str(error):
+            raise UserError(f'{label}: run `pip install "lightning-capstones[box2d]"`') from error
+        raise UserError(f"{label}: {' '.join(str(error).split())[:240]}") from error

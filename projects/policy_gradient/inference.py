@@ -54,7 +54,8 @@ def load(checkpoint: Path) -> Agent:
         UserError: the file is missing, damaged or another project's, or its environment cannot be made here.
     """
     module, saved = load_module(checkpoint, PolicyGradientModule, "policy_gradient")
-    env_info = inspect_env(saved["environment"]["id"], saved["environment"]["kwargs"])
+    environment = saved["environment"]
+    env_info = inspect_env(environment["id"], environment["kwargs"], f"checkpoint {checkpoint}: environment")
     if any(getattr(env_info, name) != module.hparams[name] for name in ("obs_dim", "action_dim", "discrete")):
         raise UserError(f"checkpoint {checkpoint}: {env_info.id} has other spaces here than where it was trained")
     return Agent(module, env_info)

@@ -14,7 +14,7 @@ import torch
 from gymnasium import Env
 from torch import Tensor
 
-from projects.policy_gradient.environments import EnvInfo
+from projects.policy_gradient.environments import EnvInfo, check_finite, read_action_mask
 from projects.policy_gradient.rollout import Policy
 
 MAX_EPISODE_STEPS = 50_000  # an episode without an end of its own ends here
@@ -47,14 +47,15 @@ def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seed
 
     There are at least as many `envs` as `seeds`.
     """
-    count = len(seeds)
+    count, num_cut = len(seeds), 0
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
     obs = np.zeros((count, env_info.obs_dim), np.float32)
     masks = np.ones((count, env_info.action_dim), bool) if env_info.has_action_masks else None
     for i, seed in enumerate(seeds):
         obs[i], info = envs[i].reset(seed=seed)
+        mask = read_action_mask(info, env_info)
         if masks is not None:
-            masks[i] = info["action_mask"]
+            masks[i] = mask
     playing = np.arange(count)
     while len(playing):
         actions = env_info.to_env(policy(obs[playing], None if masks is None else masks[playing]))
@@ -63,8 +64,18 @@ def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seed
             obs[i], reward, terminated, truncated, info = envs[i].step(actions[j])
             returns[i] += reward
             lengths[i] += 1
-            done[j] = terminated or truncated or lengths[i] == MAX_EPISODE_STEPS
-            if masks is not None:
-                masks[i] = info["action_mask"]
+            cut = lengths[i] == MAX_EPISODE_STEPS and not (terminated or truncated)
+            num_cut += cut
+            done[j] = terminated or truncated or cut
+            mask = None if done[j] else read_action_mask(info, env_info)
+            if masks is not None and mask is not None:
+                masks[i] = mask
+        check_finite(env_info, returns, obs)
         playing = playing[~done]
+    if num_cut:
+        print(
+            f"NOTE: {num_cut} of {count} evaluation episodes had no end in {MAX_EPISODE_STEPS:,} steps, and count with the "
+            "return so far; give the environment a time limit, such as the keyword argument max_episode_steps",
+            flush=True,
+        )
     return EpisodeStats(torch.from_numpy(returns.astype(np.float32)), torch.from_numpy(lengths))

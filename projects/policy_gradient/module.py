@@ -15,9 +15,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import CatMetric
 
 from common.errors import UserError
+from common.io.checkpoints import plain
+from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
 from common.nn.optim import lr_factor
-from common.trainer import attached_trainer, no_sync, should_log, training_steps
+from common.options import LogStd
+from common.trainer import attached_trainer, discard_metrics, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
 from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
 from projects.policy_gradient.losses import explained_variance, policy_gradient_loss, ppo_clip_loss
@@ -44,8 +47,9 @@ class PolicyGradientModule(LightningModule):
         reward_threshold: Mean validation return at which training stops; taken from the data.
         hidden_dims: Units of each hidden layer, of policy and value network alike.
         log_std_init: Initial logarithm of the standard deviation of continuous actions.
-        baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and transitions whose
-            episode goes on beyond the rollout are left out, as their return is not known.
+        baseline: Value network (critic) as a baseline. Without it advantages are rewards-to-go, and nothing is
+            bootstrapped: each rollout begins with new episodes, transitions whose episode goes on beyond it are left out, as
+            their return is not known, and a truncated episode counts as if it had terminated.
         gamma: Discount factor: a reward one step later counts gamma times.
         gae_lambda: Lambda of GAE: how far an advantage looks before it trusts the value network; 1 for to the end.
         normalize_advantages: Advantage normalization: mean 0 and variance 1 over a rollout.
@@ -72,7 +76,7 @@ class PolicyGradientModule(LightningModule):
         discrete: bool = True,
         reward_threshold: float | None = None,
         hidden_dims: Sequence[PositiveInt] = (64, 64),
-        log_std_init: float = 0.0,
+        log_std_init: LogStd = 0.0,
         baseline: bool = True,
         gamma: ClosedUnitInterval = 0.99,
         gae_lambda: ClosedUnitInterval = 0.9,
@@ -101,14 +105,23 @@ class PolicyGradientModule(LightningModule):
         self.value = ValueNetwork(obs_dim, hidden_dims) if baseline else None
         self.obs_rms = RunningMeanStd(obs_dim) if normalize_observations else None
         self.eval_returns, self.eval_lengths = CatMetric(), CatMetric()
+        self.noted_no_returns = False
+        self.logged: set[str] = set()  # metrics of the last training step that was logged
         self.overfit = False  # see `prepare_overfit`
         self.debug_batch: tuple[Rollout, Transitions] | None = None  # see `compute_loss`
+        self.environment_steps = 0  # transitions of all processes
         self.metadata: dict[str, Any] = {}
+        self.stop_reason: str | None = None  # why the training has stopped by itself; the run prints it
 
     def setup(self, stage: str) -> None:
         """Raises UserError for mixed precision: the policy that is updated would differ from the one that has acted."""
         if self.trainer.precision not in PRECISIONS:
             raise UserError(f"--precision {self.trainer.precision}: a policy trains in {' or '.join(PRECISIONS)}")
+
+    @property
+    def bootstraps(self) -> bool:
+        """Whether there is a value network, which estimates the rest of an episode that is cut off."""
+        return self.value is not None
 
     def actor(self) -> Actor:
         """The current policy, for environments."""
@@ -126,6 +139,8 @@ class PolicyGradientModule(LightningModule):
         parameters = list(self.parameters())
         batch, valid = self.compute_advantages(rollout)  # once, by the networks that collected the rollout
         valid = self.gather(valid.byte()).bool()  # (world_size, steps, envs)
+        if not valid.any():
+            self.note_no_returns(len(rollout.rewards))
         generator = make_generator(trainer.datamodule.seed, MINIBATCHES, trainer.global_step)  # type: ignore[attr-defined]
         with no_sync(trainer.strategy):
             for epoch in range(h["update_epochs"]):
@@ -136,12 +151,14 @@ class PolicyGradientModule(LightningModule):
                     is_last = (epoch + 1, i + 1) == (h["update_epochs"], h["num_minibatches"])
                     adam = optimizer if is_last else optimizer.optimizer
                     adam.zero_grad()
-                    self.manual_backward(loss) if is_last else loss.backward()
-                    average_gradients(parameters, trainer.world_size)
+                    if size:  # else there are no gradients, and the step changes nothing
+                        self.manual_backward(loss) if is_last else loss.backward()
+                        average_gradients(parameters, trainer.world_size)
                     if h["max_grad_norm"]:
                         clip_grad_norm_(parameters, h["max_grad_norm"])
                     adam.step()
         cast(LambdaLR, self.lr_schedulers()).step()
+        self.environment_steps += int(self.gather(rollout.valid.sum()).sum())
         if self.obs_rms is not None:
             for row in self.gather(moments(rollout.observations.flatten(0, 1))):
                 self.obs_rms.update(row[0], *row[1:].chunk(2))
@@ -229,16 +246,33 @@ class PolicyGradientModule(LightningModule):
             return values.cpu()[None]
         return cast(Tensor, trainer.strategy.all_gather(values.to(self.device))).cpu()
 
+    def note_no_returns(self, num_steps: int) -> None:
+        """Prints, once in a training, that a rollout had nothing to learn from."""
+        if not self.noted_no_returns:
+            print_rank_zero(
+                f"NOTE: no episode ended in a rollout of {num_steps} steps, so that no return is known and nothing is "
+                "learned from it; raise --data.num_steps, or set --model.baseline true"
+            )
+        self.noted_no_returns = True
+
     @torch.no_grad()
     def log_update(self, rollout: Rollout, batch: Transitions, metrics: dict[str, Tensor]) -> None:
-        """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network."""
-        metrics = {name: value.mean() for name, value in metrics.items()}
+        """Logs this process's metrics: of the episodes that ended, of the last minibatch, and of the value network.
+
+        Where no episode ended, or nothing was learned, there is nothing to log of it.
+        """
+        metrics = {name: value.mean() for name, value in metrics.items() if value.numel()}  # an empty minibatch has none
+        if self.value is None:
+            metrics["complete_fraction"] = len(batch) / rollout.valid.sum().clamp(min=1)
         if len(rollout.episode_returns):
             metrics["return_mean"] = rollout.episode_returns.mean()
             metrics["episode_length"] = rollout.episode_lengths.float().mean()
         if self.value is not None and batch.returns is not None:
             metrics["explained_variance"] = explained_variance(self.value(batch.observations), batch.returns)
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        metrics = {f"train/{name}": value for name, value in metrics.items()}
+        discard_metrics(self.trainer, self.logged - metrics.keys())
+        self.log_dict(metrics)
+        self.logged = set(metrics)
 
     def configure_optimizers(self) -> Any:
         """Adam, and its learning rate for each rollout; `training_step` steps both."""
@@ -258,8 +292,10 @@ class PolicyGradientModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of all episodes, and stops the training if the environment is solved."""
         mean, threshold = self.log_episodes("val"), self.hparams["reward_threshold"]
+        self.log("val/environment_steps", float(self.environment_steps), sync_dist=True)
         if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
             self.trainer.should_stop = True
+            self.stop_reason = f"the mean validation return {mean:.5g} reaches the reward threshold {threshold:g}"
 
     def on_test_epoch_end(self) -> None:
         self.log_episodes("test")
@@ -302,18 +338,13 @@ class PolicyGradientModule(LightningModule):
 
     def on_train_end(self) -> None:
         """Records the number of environment steps."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        steps = self.trainer.global_step * data.num_steps * data.num_envs * self.trainer.world_size
-        self.metadata["environment_steps"] = steps
+        self.metadata["environment_steps"] = self.environment_steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the environment, which the policy is played in."""
         env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
-        checkpoint["environment"] = {"id": env_info.id, "kwargs": env_info.kwargs}
+        checkpoint["environment"] = {"id": env_info.id, "kwargs": plain(env_info.kwargs), "steps": self.environment_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError for a checkpoint of another environment, whose shapes may match."""
-        data = getattr(attached_trainer(self), "datamodule", None)
-        saved = checkpoint.get("environment", {}).get("id")
-        if data is not None and saved != data.env_info.id:
-            raise UserError(f"the checkpoint's policy is for {saved}, --data.source is {data.env_info.id}")
+        """Restores the number of environment steps."""
+        self.environment_steps = checkpoint.get("environment", {"steps": 0})["steps"]

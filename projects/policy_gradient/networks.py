@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from common.nn.standardize import has_variance
 
+MAX_NORMALIZED_OBS = 10.0  # normalized observations are clipped there, as in stable-baselines3 and CleanRL
+
 
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int, out_gain: float) -> nn.Sequential:
     """MLP with tanh activations and orthogonal weights: gain sqrt(2) in hidden layers, `out_gain` in the last one.
@@ -98,7 +100,10 @@ class ValueNetwork(nn.Module):
 
 
 class RunningMeanStd(nn.Module):
-    """Running mean and standard deviation of all observations so far, by which it normalizes; kept in the checkpoint."""
+    """Running mean and standard deviation of all observations so far, by which it normalizes; kept in the checkpoint.
+
+    Normalized observations are clipped: a rare event would else be as many standard deviations as it is rare.
+    """
 
     def __init__(self, obs_dim: int) -> None:
         super().__init__()
@@ -111,7 +116,7 @@ class RunningMeanStd(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations (..., obs_dim) -> normalized observations (..., obs_dim)."""
-        return (observations - self.mean) / self.std
+        return ((observations - self.mean) / self.std).clamp(-MAX_NORMALIZED_OBS, MAX_NORMALIZED_OBS)
 
     @property
     def std(self) -> Tensor:

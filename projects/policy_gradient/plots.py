@@ -14,7 +14,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from common.cli.command import OneLineParser, report_errors
@@ -88,14 +87,12 @@ def read_learning_curve(run_dir: Path) -> LearningCurve:
     """Validations of the run in `run_dir`. Raises UserError if it is no finished run of this project."""
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
-        data = yaml.safe_load((run_dir / "config.yaml").read_text())["data"]
         rows = [row for row in read_metrics(run_dir / "metrics.csv") if "val/return_mean" in row]
-        rollout_steps = data["num_steps"] * data["num_envs"] * summary["devices"]
+        steps = np.array([row["val/environment_steps"] for row in rows])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run_dir}: no finished run of this project") from error
     if not rows:
         raise UserError(f"{run_dir}: has no validations")
-    steps = np.array([(row["step"] + 1) * rollout_steps for row in rows])
     returns = np.array([row["val/return_mean"] for row in rows])
     return LearningCurve(summary["data_source"], summary["recipe"], steps, returns)
 

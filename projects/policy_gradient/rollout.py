@@ -19,7 +19,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from common.errors import UserError
-from projects.policy_gradient.environments import EnvInfo
+from projects.policy_gradient.environments import EnvInfo, check_finite, missing_mask
+
+MAX_REPLAY_STEPS = 2_000_000  # environment steps: a longer action history is not kept, as its replay would take minutes
 
 # observations (envs, obs_dim) float32, and action masks (envs, action_dim) bool or None -> actions (envs, ...)
 Policy = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
@@ -44,8 +46,8 @@ class Rollout:
 
     @property
     def num_samples(self) -> int:
-        """Steps of all environments together."""
-        return self.rewards.numel()
+        """Transitions: steps of all environments together, without those that reset."""
+        return int(self.valid.sum())
 
     @property
     def done(self) -> Tensor:
@@ -59,28 +61,29 @@ class Collector:
     The actions since `reset` are kept, so that another collector can bring its environments to the same state by `replay`:
     environments that are deterministic given seed and actions reach it exactly, also those whose state cannot be
     copied.
+
     Raises UserError if the vector environment leaves resetting to its user.
     """
 
     def __init__(self, envs: VectorEnv, env_info: EnvInfo) -> None:
         mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-            raise UserError(
-                f"--data.source {env_info.id}: its vector form does not reset by itself; use --data.autoreset same_step"
-            )
+            raise UserError(f"{env_info.label}: its vector form does not reset by itself; use --data.autoreset same_step")
         self.envs, self.env_info = envs, env_info
         self.resets_in_next_step = mode == AutoresetMode.NEXT_STEP
+        self.is_started = False
         self.action_history: list[np.ndarray] = []  # since the reset, (steps, envs, ...) of each rollout
 
     def reset(self, seed: int | list[int]) -> None:
         """Starts new episodes in all environments, from one seed for all of them or one for each."""
+        self.is_started, self.seed = True, seed
         observations, info = self.envs.reset(seed=cast(Any, seed))
         num_envs = self.envs.num_envs
         self.obs = np.asarray(observations, np.float32).reshape(num_envs, -1)
         self.action_mask = self._action_mask(info)
         self.done = np.zeros(num_envs, bool)  # in the last step
         self.unfinished = np.zeros((num_envs, 2))  # return and length of the episodes so far
-        self.action_history = []
+        self.action_history, self.num_steps = [], 0
 
     def collect(self, policy: Policy, steps: int) -> Rollout:
         """Rollout of the next `steps` steps of every environment."""
@@ -99,18 +102,27 @@ class Collector:
             actions[t] = policy(obs[t], None if masks is None else masks[t])
             observations, rewards[t], terminated[t], truncated[t], info = envs.step(env_info.to_env(actions[t]))
             obs[t + 1] = observations.reshape(num_envs, -1)
-            self.action_mask = self._action_mask(info)
-            for env in np.flatnonzero(info["_final_obs"]) if "final_obs" in info else ():
-                final_obs[t, int(env)] = np.asarray(info["final_obs"][env], np.float32).reshape(-1)
+            ended = terminated[t] | truncated[t]
+            self.action_mask = self._action_mask(info, ended & self.resets_in_next_step)
+            if not self.resets_in_next_step:
+                for env in np.flatnonzero(ended):
+                    final_obs[t, int(env)] = self._final_obs(info, int(env), bool(terminated[t, env]))
         self.obs = obs[-1]
-        self.action_history.append(actions)
+        self.num_steps += steps * num_envs
+        if self.num_steps <= MAX_REPLAY_STEPS:
+            self.action_history.append(actions)
+        else:
+            self.action_history.clear()
         valid = np.ones((steps, num_envs), bool)
         if self.resets_in_next_step:
             done = terminated | truncated
             valid[0], valid[1:] = ~self.done, ~done[:-1]
             self.done = done[-1]
             for array in (rewards, terminated, truncated):
-                array *= valid
+                array[~valid] = 0
+        final_values = np.array(list(final_obs.values()), np.float32).reshape(-1, env_info.obs_dim)
+        check_finite(env_info, rewards, obs)
+        check_finite(env_info, rewards, final_values)
         finished = torch.from_numpy(self._finish_episodes(rewards, terminated | truncated, valid))  # (episodes, 2)
         return Rollout(
             observations=torch.from_numpy(obs[:-1]),
@@ -122,7 +134,7 @@ class Collector:
             action_masks=None if masks is None else torch.from_numpy(masks),
             next_obs=torch.from_numpy(obs[-1]),
             final_obs_index=torch.tensor(list(final_obs), dtype=torch.int64).view(-1, 2),
-            final_obs=torch.from_numpy(np.array(list(final_obs.values()), np.float32).reshape(-1, env_info.obs_dim)),
+            final_obs=torch.from_numpy(final_values),
             episode_returns=finished[:, 0].float(),
             episode_lengths=finished[:, 1].long(),
         )
@@ -143,24 +155,47 @@ class Collector:
                     so_far[:], start = 0, end + 1
         return np.array(finished).reshape(-1, 2)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Actions since the reset and the observations after them, for `replay`."""
-        return {"actions": torch.from_numpy(np.concatenate(self.action_history)), "obs": torch.from_numpy(self.obs.copy())}
+    def state_dict(self) -> dict[str, Any] | None:
+        """Seed and actions since the reset, and the observations after them, for `replay`; None for too long a history."""
+        if not self.action_history:
+            return None
+        actions = np.concatenate(self.action_history)
+        actions = actions.astype(np.int32) if self.env_info.discrete else actions
+        return {"seed": self.seed, "actions": torch.from_numpy(actions), "obs": torch.from_numpy(self.obs.copy())}
 
-    def replay(self, state: dict[str, Tensor]) -> None:
-        """Brings environments that have been reset with the same seed to the state of another collector's `state_dict`.
-
-        Raises:
-            UserError: they are not deterministic.
-        """
+    def replay(self, state: dict[str, Any]) -> bool:
+        """Brings the environments to the state of another collector's `state_dict`; False if they are not deterministic."""
+        self.reset(state["seed"])
         actions = iter(state["actions"].numpy())
         self.collect(lambda obs, mask: next(actions), len(state["actions"]))
-        if not np.array_equal(self.obs, state["obs"].numpy()):
-            raise UserError(
-                f"--resume: {self.env_info.id} is not deterministic given its seed, so its runs can be resumed from the "
-                "end of an epoch only: train with --checkpoint_every 0"
-            )
+        return np.array_equal(self.obs, state["obs"].numpy())
 
-    def _action_mask(self, info: dict[str, Any]) -> np.ndarray | None:
-        """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid."""
-        return np.stack(info["action_mask"]).astype(bool) if self.env_info.has_action_masks else None
+    def _final_obs(self, info: dict[str, Any], env: int, terminated: bool) -> np.ndarray:
+        """Final observation (obs_dim,) of an episode that ended in this step, in SAME_STEP mode; 0 if it is not needed."""
+        final_obs = info["final_obs"][env] if "final_obs" in info else None
+        if final_obs is not None:
+            return np.array(final_obs, np.float32).reshape(-1)  # a copy
+        if not terminated:
+            raise UserError(
+                f"{self.env_info.label}: its vector form has no `final_obs` in the `info` of a truncated "
+                "episode; use --data.autoreset same_step"
+            )
+        return np.zeros(self.env_info.obs_dim, np.float32)
+
+    def _action_mask(self, info: dict[str, Any], ended: np.ndarray | bool = False) -> np.ndarray | None:
+        """(envs, action_dim) bool from the environments' `info`; None if all actions are always valid.
+
+        Where an episode has `ended` and the next step resets, the action is ignored, and needs no mask.
+        """
+        env_info, num_envs = self.env_info, self.envs.num_envs
+        if env_info.discrete and not env_info.has_action_masks and "action_mask" in info:
+            raise missing_mask(env_info)
+        if not env_info.has_action_masks:
+            return None
+        present = info.get("_action_mask", np.zeros(num_envs, bool))
+        if not (present | ended).all():
+            raise missing_mask(env_info)
+        masks = np.ones((num_envs, env_info.action_dim), bool)
+        if present.any():
+            masks[present] = np.stack(list(info["action_mask"][present]))
+        return masks

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.plots.video import write_gif
-from projects.policy_gradient.environments import EnvInfo, env_errors, make_env
+from projects.policy_gradient.environments import EnvInfo, env_errors, make_env, read_action_mask
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.rollout import Policy
 
@@ -40,13 +40,14 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
     env = make_env(env_info, render_mode="rgb_array")
-    with env_errors(env_info.id):
+    with env_errors(env_info.label):
         obs, info = env.reset(seed=seed)
         frames, done = [render(env.render(), env_info)], False
         while not done and len(frames) <= MAX_STEPS:
             observation = np.asarray(obs, np.float32).reshape(1, -1)
-            masks = np.asarray(info["action_mask"], bool)[None] if env_info.has_action_masks else None
-            obs, _, terminated, truncated, info = env.step(env_info.to_env(policy(observation, masks))[0])
+            mask = read_action_mask(info, env_info)
+            actions = policy(observation, None if mask is None else mask[None])
+            obs, _, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
             done = terminated or truncated
             frames.append(render(env.render(), env_info))
         env.close()
@@ -56,7 +57,7 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
 def render(image: object, env_info: EnvInfo) -> Image.Image:
     """What an environment has rendered, at the video's size."""
     if not isinstance(image, np.ndarray) or image.ndim != 3:
-        raise UserError(f"--data.source {env_info.id}: its `rgb_array` is no image")
+        raise UserError(f"{env_info.label}: its `rgb_array` is no image")
     frame = Image.fromarray(image)
     return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
 

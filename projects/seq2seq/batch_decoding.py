@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from common.data.batches import pad_sequences
+from common.errors import UserError
 from common.nn.device import autocast_context
 from common.nn.parallel import parallel_map
 from projects.seq2seq.config import EOS, PAD, GenerationConfig, SamplingConfig
 from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
-from projects.seq2seq.decoding import DecodingInputs, SupportsTranslation, beam_search, sample
+from projects.seq2seq.decoding import NOT_FINITE, DecodingInputs, SupportsTranslation, beam_search, sample
 from projects.seq2seq.hypotheses import Hypothesis
 
 
@@ -43,6 +45,9 @@ def translate_ids(
         length_limit: Ratio and extra tokens of `max_lengths`; best the training data's.
         precision: `32-true`, or `bf16-mixed`: faster where the hardware has it, but hypotheses of nearly the same score
             may change places.
+
+    Raises:
+        UserError: The network's outputs are NaN.
     """
     results: list[list[Hypothesis]] = [[Hypothesis([EOS], 0.0, 0.0, True, torch.zeros(1, 0))] for _ in sources]
     order = sorted((i for i, ids in enumerate(sources) if ids), key=lambda i: -len(sources[i]))
@@ -61,6 +66,8 @@ def translate_ids(
                     found = beam_search(model, memory, config, inputs)
                 else:
                     found = sample(model, memory, config, inputs, sampling, generator)
+                if any(not hypotheses or math.isnan(hypotheses[0].score) for hypotheses in found):
+                    raise UserError(NOT_FINITE)
                 for i, hypotheses in zip(batch, found, strict=True):
                     results[i] = hypotheses
 

@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from common.errors import UserError
-from common.options import Fraction
+from common.options import Exponent, Fraction
 
 PAD, BOS, EOS, UNK = range(4)  # padding, beginning and end of a sentence, unknown
 
@@ -73,12 +73,12 @@ class DecodingConfig:
 
     Args:
         num_beams: Beam size: hypotheses that are kept at each step; 1 is greedy search.
-        length_penalty: Exponent p of the length in score = log probability / length ** p; above 0 favors long sentences.
+        length_penalty: Exponent p of the length in score = log probability / length ** p, -10 to 10; above 0 favors longer.
         max_length: Maximum length of a translation.
     """
 
     num_beams: PositiveInt = 5
-    length_penalty: float = 1.0
+    length_penalty: Exponent = 1.0
     max_length: PositiveInt = 128
 
 
@@ -87,7 +87,7 @@ class SamplingConfig:
     """Sampling in place of beam search.
 
     Args:
-        temperature: Softmax temperature, above 0: divides the logits; below 1 sharpens the distribution.
+        temperature: Softmax temperature, at least 1e-6: divides the logits; below 1 sharpens the distribution.
         top_k: Top-k sampling: sample from the k most probable tokens; 0 for all.
         top_p: Nucleus sampling (Holtzman et al., arXiv 1904.09751): sample from the fewest tokens whose probabilities
             reach this sum, after temperature and top-k.
@@ -114,7 +114,7 @@ class GenerationConfig(DecodingConfig):
             `False`, its default, of `generate` in `transformers`.)
 
     Raises:
-        UserError: The minimum length is above the maximum.
+        UserError: The minimum length is above the maximum, or the length penalty out of range.
     """
 
     num_return_sequences: PositiveInt = 1
@@ -125,3 +125,5 @@ class GenerationConfig(DecodingConfig):
     def __post_init__(self) -> None:
         if self.min_length > self.max_length:
             raise UserError(f"--min_length {self.min_length}: more than --max_length {self.max_length}; lower it")
+        if not -10 <= self.length_penalty <= 10:
+            raise UserError(f"--length_penalty {self.length_penalty}: use a number from -10 to 10")

@@ -88,7 +88,8 @@ def prefix_table(prefix: Sequence[Sequence[int]] | None, limits: Tensor) -> Tens
     table = torch.full((len(rows), max(map(len, rows), default=0)), -1)
     for i, (row, limit) in enumerate(zip(rows, limits.tolist(), strict=True)):
         if len(row) > limit:
-            raise UserError(f"prefix {i} has {len(row)} tokens, its limit is {limit}: raise the limit or shorten the prefix")
+            limits_of = "--max_length or what the length of the source allows"
+            raise UserError(f"--prefix: {len(row)} tokens for sentence {i + 1}, but {limits_of} is {limit}; shorten it")
         if {BOS, EOS, PAD} & set(row):
             raise UserError(f"prefix {i} holds the id of bos, eos or pad: give the tokens of the text alone")
         table[i, : len(row)] = torch.tensor(row)

@@ -17,7 +17,7 @@ from common.data.batches import count_token_batches, pad_sequences, shard_indice
 from common.data.sources import Source, SourceDataModule, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
-from common.trainer import rank_and_world_size, resume_position
+from common.trainer import accumulation_window, rank_and_world_size, resume_position
 from projects.seq2seq.config import BOS, EOS, PAD
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.tokenizer import BPEDropout, encode_batch, lower, lowercasing, train_bpe
@@ -37,14 +37,15 @@ Ids = tuple[list[list[int]], list[list[int]]]  # the same as ids, without BOS an
 class Batch(NamedTuple):
     """Sentence pairs as padded ids.
 
-    The sum over target tokens of loss * weight, averaged over the processes, is the mean loss per target token of a step,
-    however unevenly the processes share its tokens. Only EOS and what is before it counts, not BOS.
+    The sum over target tokens of loss * weight, averaged over the processes and over the batches whose gradients are
+    accumulated, is the mean loss per target token of an optimizer step, however unevenly they share its tokens. Only EOS and
+    what is before it counts, not BOS.
     """
 
     source: Tensor  # (batch, source_time) int64: ids, EOS, PAD ...
     source_lengths: Tensor  # (batch,) int64, EOS included
     target: Tensor  # (batch, target_time) int64: BOS, ids, EOS, PAD ...
-    weight: Tensor  # (batch,) float32: processes / target tokens of the whole step, EOS included and BOS not
+    weight: Tensor  # (batch,) float32: processes * accumulated batches / target tokens of the whole step
     pair_index: Tensor  # (batch,) int64: index of the pair in its split
 
 
@@ -136,6 +137,11 @@ class TranslationData(SourceDataModule):
         texts["train"] = select(texts["train"], filled)
         return texts
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of pairs."""
+        return {name: len(source) for name, (source, _) in self.texts.items() if name != "test"}
+
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """Source and target tokenizer, trained on the training pairs.
@@ -194,9 +200,13 @@ class TranslationData(SourceDataModule):
             return train.source_ids, train.target_ids
         if self.epoch_ids[0] != epoch:
             source, target = (
-                [dropper.encode(line, epoch, 2 * self.seed + side)[: self.max_length] for line in range(len(train))]
+                [dropper.encode(line, epoch, 2 * self.seed + side) for line in range(len(train))]
                 for side, dropper in enumerate(self.bpe_droppers)
             )
+            cut = sum(len(line) > self.max_length for line in chain(source, target))
+            if cut > self.truncated["train"] and self.epoch_ids[0] < 0:
+                print_rank_zero(f"train: with BPE dropout {cut} sentences are cut in an epoch, such as the first")
+            source, target = ([line[: self.max_length] for line in side] for side in (source, target))
             self.epoch_ids = epoch, (source, target)
         return self.epoch_ids[1]
 
@@ -236,9 +246,10 @@ class TrainLoader:
         source, target = data.train_ids(epoch)
         lengths = pair_lengths(source, target)
         shards = [token_batches(lengths, steps, epoch, data.seed, each, world_size) for each in range(world_size)]
+        tokens = [sum(int(lengths[shard[step], 1].sum()) for shard in shards) for step in range(steps)]
         for step in range(first_step, steps):
-            tokens = sum(int(lengths[shard[step], 1].sum()) for shard in shards)
-            yield collate(source, target, shards[rank][step], world_size / tokens)
+            window, divisor = accumulation_window(data.trainer, step, steps)
+            yield collate(source, target, shards[rank][step], divisor * world_size / sum(tokens[i] for i in window))
 
 
 class EvalLoader:

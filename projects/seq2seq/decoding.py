@@ -31,6 +31,7 @@ from projects.seq2seq.hypotheses import (
     take_hypotheses,
 )
 
+NOT_FINITE = "no translation: the network's outputs are not finite; lower the learning rate"
 GROUP_SIZE = 16  # tokens that `best_extensions` compares by their maximum first
 
 
@@ -116,8 +117,9 @@ def sample(
     The random generator is on the network's device, or None for the global one. Raises UserError for a value out of range.
     """
     temperature, top_k, top_p = sampling.temperature, sampling.top_k, sampling.top_p
-    if not (temperature > 0 and top_k >= 0 and 0 < top_p <= 1):
-        raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: choose > 0, >= 0, and in (0, 1]")
+    if not (1e-6 <= temperature < math.inf and top_k >= 0 and 0 < top_p <= 1):
+        values = f"--temperature {temperature}, --top_k {top_k}, --top_p {top_p}"
+        raise UserError(f"{values}: choose >= 1e-6, >= 0, and in (0, 1]")
 
     def extend(log_probs: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scaled, ids = log_probs / temperature, None  # (batch, samples, vocabulary)
@@ -125,6 +127,8 @@ def sample(
             size = log_probs.shape[2]
             scaled, ids = scaled.topk(min(top_k or size, size))  # most probable first
         probabilities = scaled.softmax(2)
+        if probabilities.isnan().any():
+            raise UserError(NOT_FINITE)
         if top_p < 1:
             before = probabilities.cumsum(2) - probabilities
             probabilities = probabilities.masked_fill(before >= top_p, 0)

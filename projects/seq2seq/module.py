@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
 from common.options import Fraction
-from common.trainer import attached_trainer, training_steps
+from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import (
     PAD,
@@ -28,7 +28,15 @@ from projects.seq2seq.config import (
 )
 from projects.seq2seq.data import Batch
 from projects.seq2seq.losses import linear_cross_entropy
-from projects.seq2seq.metrics import bleu_by_length, bleu_lc, exact_match, score_translations
+from projects.seq2seq.metrics import (
+    BLEUTokenize,
+    bleu_by_length,
+    bleu_lc,
+    choose_tokenizer,
+    exact_match,
+    length_unit,
+    score_translations,
+)
 from projects.seq2seq.optim import ADAM_BETAS, ADAM_EPS, MuonAdamW, parameter_groups
 from projects.seq2seq.recurrent import RecurrentModel
 from projects.seq2seq.tokenizer import decode
@@ -53,6 +61,8 @@ class Seq2SeqModule(LightningModule):
         schedule: Learning-rate schedule: `linear` or `cosine`, each to zero at the last step, or `inverse_sqrt`.
         warmup: Fraction of all steps in which the learning rate rises linearly to its peak.
         decoding: Beam search at the test; validation decodes greedily.
+        bleu_tokenize: SacreBLEU's tokenizer; `auto` is by the target language: `zh`, `ja-mecab` and `ko-mecab`, `char` for
+            others without spaces between words, else `13a`.
     """
 
     overfit_steps = 800  # of `--debug overfit`: thousands of classes, most of them in no sentence of the batch, take a while
@@ -72,6 +82,7 @@ class Seq2SeqModule(LightningModule):
         schedule: Literal["linear", "cosine", "inverse_sqrt"] = "linear",
         warmup: ClosedUnitInterval = 0.05,
         decoding: DecodingConfig = DecodingConfig(),
+        bleu_tokenize: BLEUTokenize = "auto",
     ) -> None:
         super().__init__()
         vocab_sizes = vocab_sizes[0], vocab_sizes[1]
@@ -80,6 +91,9 @@ class Seq2SeqModule(LightningModule):
         self.save_hyperparameters()
         self.net: RecurrentModel | TransformerModel
         if network == "recurrent":
+            if recurrent.hidden_dim % 2:
+                flag = f"--model.recurrent.hidden_dim {recurrent.hidden_dim}"
+                raise UserError(f"{flag}: use an even number, half of it for each direction of the encoder")
             self.net = RecurrentModel(vocab_sizes, recurrent, tie_word_embeddings)
         else:
             check_heads(transformer)
@@ -95,9 +109,18 @@ class Seq2SeqModule(LightningModule):
         """Minimum of the label-smoothed cross-entropy, in nats."""
         return min_smoothed_cross_entropy(self.hparams["label_smoothing"], self.hparams["vocab_sizes"][1])
 
+    @property
+    def tokenize(self) -> str:
+        """SacreBLEU's tokenizer of the data's target language."""
+        return choose_tokenizer(self.hparams["bleu_tokenize"], self.trainer.datamodule.languages[1])  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        self.tokenize  # noqa: B018  a tokenizer that is not installed is said before the training
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
-        self.log("train/loss", loss)
+        tokens = (batch.target[:, 1:] != PAD).sum(1)
+        self.log("train/loss", loss.detach() / (batch.weight * tokens).sum())  # per token of this batch alone
         return loss
 
     def compute_loss(self, batch: Batch) -> Tensor:
@@ -158,7 +181,7 @@ class Seq2SeqModule(LightningModule):
         self.val_loss.reset()
         metrics = {"loss": loss, "perplexity": loss.exp(), "exact_match_greedy": exact_match(translations, references)}
         self.log_metrics("val", metrics)
-        self.log("val/bleu_greedy_lc", bleu_lc(translations, references), prog_bar=True, sync_dist=True)
+        self.log("val/bleu_greedy_lc", bleu_lc(translations, references, self.tokenize), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         """All metrics, and BLEU by the length of the reference."""
@@ -170,9 +193,9 @@ class Seq2SeqModule(LightningModule):
         if not translations:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        scores, signatures = score_translations(translations, references, data.languages[1])
-        by_length = {f"bleu_lc_{name}_words": score for name, (score, _) in bleu_by_length(translations, references).items()}
-        self.log_metrics("test", scores | by_length)
+        scores, signatures = score_translations(translations, references, data.languages[1], self.tokenize)
+        by_length, unit = bleu_by_length(translations, references, self.tokenize), length_unit(self.tokenize)
+        self.log_metrics("test", scores | {f"bleu_lc_{name}_{unit}": score for name, (score, _) in by_length.items()})
         self.metadata = {
             "signatures": signatures,
             "direction": "-".join(data.languages),
@@ -196,7 +219,8 @@ class Seq2SeqModule(LightningModule):
     def configure_optimizers(self) -> Any:
         h = self.hparams
         groups = parameter_groups(self.net, h["muon_lr"])
-        optimizer = MuonAdamW(groups, lr=h["lr"], betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=h["weight_decay"])
+        options: dict[str, Any] = {"betas": ADAM_BETAS, "eps": ADAM_EPS, "fused": not has_grad_scaler(self.trainer)}
+        optimizer = MuonAdamW(groups, lr=h["lr"], weight_decay=h["weight_decay"], **options)
         steps = training_steps(self.trainer)
         return warmup_schedule(optimizer, steps, round(h["warmup"] * steps), h["schedule"])
 
@@ -209,13 +233,14 @@ class Seq2SeqModule(LightningModule):
         clip_gradients(self.net.parameters(), gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what translation needs beside the weights: tokenizers, names of the languages, and length limit."""
+        """Adds what translation needs beside the weights: tokenizers, languages, and limits of the lengths."""
         trainer = attached_trainer(self)
         if trainer is not None and trainer.datamodule is not None:  # type: ignore[attr-defined]
             data = trainer.datamodule  # type: ignore[attr-defined]
             checkpoint["tokenizers"] = [tokenizer.to_str() for tokenizer in data.tokenizers]
             checkpoint["languages"] = list(data.languages)
             checkpoint["length_limit"] = list(data.length_limit)
+            checkpoint["max_length"] = data.max_length
 
 
 def check_heads(config: TransformerConfig) -> None:

@@ -28,11 +28,12 @@ class MuonAdamW(AdamW):
 
     Args:
         params: Groups, as of `parameter_groups`.
+        fused: Fused AdamW; not with a gradient scaler, which would then leave Muon's gradients scaled.
         options: Those of `torch.optim.AdamW`; a group's own take precedence.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], **options: Any) -> None:
-        super().__init__(params, fused=True, **options)
+    def __init__(self, params: Iterable[dict[str, Any]], fused: bool = True, **options: Any) -> None:
+        super().__init__(params, fused=fused, **options)
         for group in self.param_groups:
             group.setdefault("muon", False)
 

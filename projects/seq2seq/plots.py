@@ -16,11 +16,12 @@ from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figu
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
-from projects.seq2seq.metrics import bleu_by_length
+from projects.seq2seq.metrics import bleu_by_length, length_unit
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, token_names
 
 NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
+MAX_PLOTTED_TOKENS = 40  # of a sentence, in an attention map
 
 AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
 
@@ -54,7 +55,9 @@ class TranslationPlots(Callback):
         header = [data.languages[0], data.languages[1], "translation", "score"]
         lines = [header, ["---"] * len(header), *rows]
         self.folder.mkdir(parents=True, exist_ok=True)
-        table = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+        table = "\n".join(
+            f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in line)} |" for line in lines
+        )
         (self.folder / "translations.md").write_text(f"After {trainer.global_step} steps:\n\n{table}\n")
         log_table(trainer, "val/translations", header, rows)
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
@@ -63,16 +66,19 @@ class TranslationPlots(Callback):
     @report_plot_errors("length.png")
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plots BLEU by the length of the reference."""
-        translations = cast(Seq2SeqModule, pl_module).translations
+        module = cast(Seq2SeqModule, pl_module)
+        translations = module.translations
         if not trainer.is_global_zero or not translations:
             return
         references = trainer.datamodule.splits["test"].target  # type: ignore[attr-defined]
         order = sorted(translations)
-        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order])
+        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order], module.tokenize)
         bars = {name: score for name, (score, _) in by_length.items()}
         notes = [f"{count} sentences" for _, count in by_length.values()]
         path = self.folder / "length.png"
-        draw_bars(bars, notes, "BLEU by length", "words of the reference", "BLEU in lower case", path)
+        draw_bars(
+            bars, notes, "BLEU by length", f"{length_unit(module.tokenize)} of the reference", "BLEU in lower case", path
+        )
         log_plot(trainer, "length", path)
 
 
@@ -89,13 +95,18 @@ def attention_maps(
 
 
 def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -> Path:
-    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG."""
+    """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG.
+
+    Of long sentences the first `MAX_PLOTTED_TOKENS` are plotted, as the title says.
+    """
     columns = min(columns, len(maps))
-    widest = max(len(names) for _, _, names in maps)
-    tallest = max(len(names) for _, names, _ in maps)
+    widest, tallest = (min(MAX_PLOTTED_TOKENS, max(len(each[side]) for each in maps)) for side in (2, 1))
     figure, all_axes = new_figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
     for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
-        axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
+        if max(weights.shape) > MAX_PLOTTED_TOKENS:
+            axes.set_title(f"first tokens of {len(names)} (source) and {len(rows)} (target)", fontsize=8)
+        rows, names = rows[:MAX_PLOTTED_TOKENS], names[:MAX_PLOTTED_TOKENS]
+        axes.imshow(weights[: len(rows), : len(names)].float().cpu(), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.xaxis.tick_top()

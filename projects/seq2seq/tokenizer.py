@@ -18,7 +18,7 @@ from projects.seq2seq.config import EOS
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of their ids
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte is a token: with fewer, some text could not be encoded
 
-MAX_WORD_BYTES = 64  # longer ones are segmented without dropout, whose time grows with the square of the length
+MAX_WORD_BYTES = 64  # longer ones are segmented in parts, as the time of dropout grows with the square of the length
 MAX_CACHED_WORDS = 500_000  # partly merged words, 125 MB or more, which Multi30k's German fills in 40 epochs
 
 MergeTable = dict[tuple[int, int], tuple[int, int]]  # (left id, right id) -> (rank, merged id)
@@ -105,6 +105,8 @@ class BPEDropout:
     probability `dropout`, anew in every step; a word is finished when none remains. 0 gives the library's own segmentation,
     1 single bytes.
 
+    A word of more than `MAX_WORD_BYTES`, as a sentence without spaces, is split first, where tokens end without dropout.
+
     The library can do the same, but with a random generator that cannot be seeded, and a resumed run would differ. Here a
     line's ids are a function of the line, its index, `seed` and `epoch`.
 
@@ -128,10 +130,8 @@ class BPEDropout:
             for _, tokens in groupby(zip(encoding.word_ids, encoding.tokens, strict=True), itemgetter(0)):
                 pieces = [token for _, token in tokens]
                 word = "".join(pieces)
-                if word not in known and len(word) > MAX_WORD_BYTES:  # keeps the library's segmentation
-                    known[word] = [self.word((vocabulary[piece],)) for piece in pieces]
-                elif word not in known:
-                    known[word] = [self.word(tuple(vocabulary[byte] for byte in word))]
+                if word not in known:
+                    known[word] = [self.word(tuple(vocabulary[byte] for byte in part)) for part in split_word(pieces)]
                 words += known[word]
             self.lines.append(words)
 
@@ -157,6 +157,16 @@ class BPEDropout:
         if self.word.cache_info().currsize < MAX_CACHED_WORDS:
             word.followers[i] = follower
         return follower
+
+
+def split_word(tokens: Iterable[str]) -> list[str]:
+    """Parts of a word, of as many tokens each as have at most `MAX_WORD_BYTES`, which BPE segments into these tokens."""
+    parts = [""]
+    for token in tokens:
+        if parts[-1] and len(parts[-1]) + len(token) > MAX_WORD_BYTES:
+            parts.append("")
+        parts[-1] += token
+    return parts
 
 
 class PartialWord:

@@ -19,8 +19,12 @@ KeyValues = tuple[Tensor, Tensor]  # keys and values, (batch, heads, time, head_
 
 
 def position_angles(time: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Angles of waves of geometric wavelengths at each position, in radians: (time, dim / 2)."""
-    frequencies = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10000.0) / dim))
+    """Angles of waves of geometric wavelengths at each position, in radians: (time, dim / 2).
+
+    At least float32, also where the network is in bfloat16: that has no number between 1000 and 1004.
+    """
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=device) * torch.tensor(-math.log(10000.0) / dim, dtype=dtype))
     return torch.arange(time, device=device)[:, None] * frequencies
 
 
@@ -52,7 +56,7 @@ def apply_rotary_emb(x: Tensor, freqs: Tensor) -> Tensor:
     """
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # there are no complex numbers of lower precision
     pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))  # (..., time, dim / 2)
-    return torch.view_as_real(pairs * freqs).flatten(-2)
+    return torch.view_as_real(pairs * freqs).flatten(-2).to(x.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -109,7 +113,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (batch * heads, queries or time, head_dim)
         if attn_mask.shape[0] > 1:
             attn_mask = attn_mask.expand(-1, self.num_heads, -1, -1)
-        scores = torch.baddbmm(attn_mask.flatten(0, 1), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+        scores = torch.baddbmm(attn_mask.flatten(0, 1).to(q.dtype), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
         weights = scores.softmax(-1)  # (batch * heads, queries, time)
         y = (weights.to(v.dtype) @ v).unflatten(0, queries.shape[:2])  # (batch, heads, queries, head_dim)
         return self.out_proj(y.transpose(-3, -2).flatten(-2)), weights.unflatten(0, queries.shape[:2])
@@ -287,7 +291,7 @@ class TransformerModel(Seq2SeqModel):
         """Embeddings (batch, time, d_model) with sinusoidal positions and None, or as they are with rotary frequencies."""
         if self.rotary:
             return x, rotary_freqs(positions.stop, self.head_dim, x.device)[positions]
-        return x + sinusoidal_embedding(positions.stop, x.shape[-1], x.device)[positions], None
+        return x + sinusoidal_embedding(positions.stop, x.shape[-1], x.device)[positions].to(x.dtype), None
 
     def encode(self, source: Tensor, lengths: Tensor) -> TransformerMemory:
         """Encodes (batch, time) ids of `lengths` (batch,)."""

@@ -13,33 +13,34 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common.cli.command import OneLineParser, add_accelerator, positive, probability, report_errors
+from common.cli.command import (
+    OneLineParser,
+    add_accelerator,
+    non_negative,
+    number_between,
+    positive,
+    positive_float,
+    probability,
+    report_errors,
+    seed_value,
+)
 from common.errors import UserError
 from common.io.text import read_lines
-
-
-def above_0(text: str) -> float:
-    """Argument type of a number above 0."""
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
-
 
 NUMBERS: list[tuple[str, Any, Any, str]] = [
     ("num_beams", positive, 5, "Beam size: hypotheses kept at each step; 1 is greedy search."),
     ("num_return_sequences", positive, 1, "Hypotheses printed per line (n-best list), each behind its score."),
-    ("length_penalty", float, 1.0, "Exponent p in score = log probability / length ** p."),
-    ("min_length", int, 0, "Minimum length of a translation in tokens."),
+    ("length_penalty", number_between(float, -10, 10), 1.0, "Exponent p in score = log probability / length ** p."),
+    ("min_length", non_negative, 0, "Minimum length of a translation in tokens."),
     ("max_length", positive, 128, "Maximum length in tokens; a limit from the source's length holds too."),
-    ("no_repeat_ngram_size", int, 0, "n-gram blocking: no n-gram of this size occurs twice; 0 for none."),
-    ("temperature", above_0, 1.0, "With --do_sample: softmax temperature; below 1 sharpens the distribution."),
-    ("top_k", int, 0, "With --do_sample: sample from the k most probable tokens; 0 for all."),
-    ("top_p", float, 1.0, "With --do_sample: nucleus sampling, from the most probable tokens of this total probability."),
-    ("seed", int, 0, "With --do_sample: random seed."),
+    ("no_repeat_ngram_size", non_negative, 0, "n-gram blocking: no n-gram of this size occurs twice; 0 for none."),
+    ("temperature", positive_float, 1.0, "With --do_sample: softmax temperature; below 1 sharpens the distribution."),
+    ("top_k", non_negative, 0, "With --do_sample: sample from the k most probable tokens; 0 for all."),
+    ("top_p", number_between(float, 1e-6, 1), 1.0, "With --do_sample: nucleus sampling, of this total probability."),
+    ("seed", seed_value, 0, "With --do_sample: random seed."),
     ("knn_k", positive, 256, "With --datastore: number of nearest neighbors of each token."),
     ("knn_lambda", probability, 0.4, "With --datastore: interpolation weight of the neighbors, 0 to 1."),
-    ("knn_temperature", above_0, 6.0, "With --datastore: softmax temperature of the distances."),
+    ("knn_temperature", positive_float, 6.0, "With --datastore: softmax temperature of the distances."),
     ("batch_size", positive, 100, "Sentences in a batch; on a CPU each core decodes a batch of its own."),
 ]
 
@@ -92,10 +93,9 @@ def translate(options: argparse.Namespace) -> None:
     """Prints translations and scores; reads everything first, so that a bad line stops it before any output."""
     from common.nn.device import check_precision, choose_device
     from projects.seq2seq.config import GenerationConfig, SamplingConfig
-    from projects.seq2seq.inference import MAX_SOURCE_TOKENS, load
+    from projects.seq2seq.inference import load
     from projects.seq2seq.knn import KNNConfig
-    from projects.seq2seq.metrics import score_translations
-    from projects.seq2seq.tokenizer import encode, encode_batch
+    from projects.seq2seq.tokenizer import encode
 
     generation = GenerationConfig(**{field.name: getattr(options, field.name) for field in fields(GenerationConfig)})
     sampling = None
@@ -109,9 +109,6 @@ def translate(options: argparse.Namespace) -> None:
     references = None if options.reference is None else read_lines(options.reference)
     if references is not None and len(references) != len(lines):
         raise UserError(f"--reference {options.reference}: {len(references)} lines for {len(lines)} to translate")
-    for number, ids in enumerate(encode_batch(pipeline.source_tokenizer, lines), 1):
-        if len(ids) > MAX_SOURCE_TOKENS:
-            print(f"line {number}: cut from {len(ids)} to {MAX_SOURCE_TOKENS} tokens", file=sys.stderr)
     sources = pipeline.encode(lines)
     found = pipeline.hypotheses(
         sources,
@@ -127,7 +124,7 @@ def translate(options: argparse.Namespace) -> None:
             score = f"{hypothesis.score:.4f}\t" if options.num_return_sequences > 1 else ""
             print(score + pipeline.text(hypothesis))
     if references:
-        scores, _ = score_translations([pipeline.text(row[0]) for row in found], references, pipeline.languages[1])
+        scores = pipeline.scores([pipeline.text(row[0]) for row in found], references)
         print("\n".join(f"{name} {score:.2f}" for name, score in scores.items()), file=sys.stderr)
     if options.attention is not None:
         plot_attention(pipeline, sources, found, options.attention)

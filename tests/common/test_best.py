@@ -21,8 +21,8 @@ def summary_of(done, name: str = "x") -> dict:
 
 
 def row_of_tested(run: Path, summary: dict) -> dict[str, float]:
-    """Validation row of the step before the tested checkpoint's."""
-    step = int(summary["checkpoint"][5:13]) - 1
+    """Validation row of the tested checkpoint's step."""
+    step = int(summary["checkpoint"][5:13])
     (row,) = [row for row in read_metrics(run / "metrics.csv") if "val/loss" in row and row["step"] == step]
     return {key: row[key] for key in ("val/accuracy", "val/loss", "step")}
 
@@ -31,7 +31,7 @@ def test_best_validation_is_that_of_the_tested_checkpoint(train):
     done = train("--name", "x", "--trainer.val_check_interval", "0.5", "--max_epochs", "3", "--model.lr", "5", "--seed", "1")
     summary = summary_of(done)
     rows = [row for row in read_metrics(done.run("x") / "metrics.csv") if "val/accuracy" in row]
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert max(row["val/accuracy"] for row in rows) > max(row["val/accuracy"] for row in rows[1::2]), (
         "else nothing is tested"
     )
@@ -63,6 +63,8 @@ def test_of_equal_epochs_the_later_is_the_best(train):
         ([(0.5, 1.0), (0.6, 2.0), (0.6, 1.5), (0.5, 0.1)], 2),
         ([(0.5, None), (0.5, None)], 1),
         ([(0.5, float("nan")), (0.5, 1.0)], 1),
+        ([(float("nan"), 1.0), (0.5, 1.0), (float("nan"), 1.0)], 1),
+        ([(float("nan"), 1.0)], None),
     ],
 )
 def test_of_equal_scores_the_lower_loss_is_the_best(tmp_path, epochs, best):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from common.callbacks import throughput
 from common.callbacks.activations import ActivationStats, dead_fraction, saturated_fraction
 from common.callbacks.gradients import GradientMonitor
-from common.callbacks.progress import EpochPrinter
+from common.callbacks.progress import EpochPrinter, EpochProgressBar
 from common.callbacks.throughput import Throughput, batch_size_of
 from common.errors import UserError
 
@@ -85,9 +85,10 @@ class Net(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.5)
 
 
-def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=None, **options):
-    """Trains on `samples` in batches of 4 and returns what was logged."""
-    loader = DataLoader(TensorDataset(torch.rand(samples, 1, 4, 4)), batch_size=4)
+def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=None, value=None, **options):
+    """Trains on `samples`, random or all of one `value`, in batches of 4 and returns what was logged."""
+    images = torch.rand(samples, 1, 4, 4) if value is None else torch.full((samples, 1, 4, 4), value)
+    loader = DataLoader(TensorDataset(images), batch_size=4)
     logger = Rows()
     quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(
@@ -97,8 +98,7 @@ def fit(module, *callbacks, samples=10, epochs=2, every=1, val=False, ckpt_path=
         num_sanity_val_steps=0,
         callbacks=list(callbacks),
         logger=logger,
-        **quiet,
-        **options,
+        **(quiet | options),
     )
     trainer.fit(module, loader, loader if val else None, ckpt_path=ckpt_path)
     return logger.rows
@@ -160,6 +160,30 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_step(tmp_path, l
 def test_without_a_checkpoint_the_message_says_so(tmp_path):
     with pytest.raises(UserError, match="stopped before step 1: the loss is nan; there is no checkpoint yet"):
         fit(Net(at_step(0, lambda usual: usual * math.nan)), GradientMonitor(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ("data", "The batch has values that are not finite: mend the data"),
+        ("weights", "The weights net.0.weight are not finite from the start: use another checkpoint"),
+        ("neither", "Data and weights are finite: look for values that are too large"),
+    ],
+)
+def test_the_message_names_a_cause_that_is_true(tmp_path, broken, message):
+    module = Net((lambda module, usual: usual * math.nan) if broken == "neither" else None)
+    if broken == "weights":
+        module.net[0].weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match=message) as caught:
+        fit(module, GradientMonitor(tmp_path), value=math.nan if broken == "data" else None)
+    assert "earning rate" not in str(caught.value)
+
+
+def test_a_validation_loss_that_is_not_finite_stops(tmp_path):
+    module = Net()
+    module.validation_step = lambda *args: module.log("val/loss", torch.tensor(math.nan))
+    with pytest.raises(UserError, match=r"stopped after step 3: val/loss is nan\. Lower the learning rate"):
+        fit(module, GradientMonitor(tmp_path), val=True)
 
 
 def scaler() -> MixedPrecision:
@@ -368,3 +392,35 @@ def test_every_epoch_prints_a_line(capsys):
         assert words[:4] == ["epoch", str(number), "step", str(3 * number)]
         assert words[4:8:2] == ["train/loss", "val/loss"] and words[-1] == "s"
         assert all(float(word) >= 0 for word in words[5:8:2])
+
+
+def test_metrics_are_printed_in_the_epoch_that_measured_them(capsys):
+    class Sparse(Net):
+        def training_step(self, batch, index):
+            if self.current_epoch == 1:
+                self.log("train/second", 1.0)
+            return super().training_step(batch, index)
+
+    fit(Sparse(), EpochPrinter(), val=True, epochs=4, check_val_every_n_epoch=3)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all("train/loss" in line for line in lines)
+    assert ["val/loss" in line for line in lines] == [False, False, True, False]
+    assert ["train/second" in line for line in lines] == [False, True, False, False]
+
+
+def test_progress_bar_has_the_validation_metrics_of_this_epoch():
+    shown = []
+
+    class Recorded(EpochProgressBar):
+        def get_metrics(self, trainer, pl_module):
+            metrics = super().get_metrics(trainer, pl_module)
+            shown.append((trainer.current_epoch, trainer.validating or trainer.sanity_checking, "val/loss" in metrics))
+            return metrics
+
+    class Shown(Net):
+        def validation_step(self, batch, index):
+            self.log("val/loss", self.net(batch[0]).mean(), prog_bar=True)
+
+    fit(Shown(), Recorded(refresh_rate=1), val=True, epochs=3, check_val_every_n_epoch=2, enable_progress_bar=True)
+    assert any(has for epoch, validating, has in shown if epoch == 1 and not validating)
+    assert not any(has for epoch, _, has in shown if epoch in (0, 2))

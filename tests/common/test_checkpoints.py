@@ -215,7 +215,7 @@ def test_file_of_another_kind_is_named(folder):
         with pytest.raises(UserError, match=r"x\.ckpt: not a checkpoint of this suite"):
             read_checkpoint(write(folder / "x.ckpt", content))
     (folder / "x.ckpt").write_text("hello")
-    with pytest.raises(UserError, match=r"x\.ckpt: truncated or damaged"):
+    with pytest.raises(UserError, match=r"x\.ckpt: not a checkpoint; the files to read go before --checkpoint"):
         read_checkpoint(folder / "x.ckpt")
 
 

@@ -58,7 +58,7 @@ def test_a_missing_gpu_is_an_error(machine, accelerator):
     device.check_devices("gpu", 1)
 
 
-@pytest.mark.parametrize("devices", [0, "0", [], "[]", ""])
+@pytest.mark.parametrize("devices", [0, "0", [], "[]", "", -1, -2])
 def test_no_device_at_all_is_an_error(machine, devices):
     machine()
     with pytest.raises(UserError, match="no device to train on; use 1 or more, or auto"):
@@ -128,6 +128,17 @@ def test_bfloat16_is_an_error_on_a_processor_without_it(machine, precision):
     device.check_precision(precision, "gpu")
     with pytest.raises(UserError, match="this processor"):
         device.check_precision(precision, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+@pytest.mark.parametrize("cpuinfo, default", [(PLAIN, "32-true"), (NATIVE, "bf16-mixed")])
+def test_mixed_float16_is_an_error_on_a_processor(machine, precision, cpuinfo, default):
+    machine(cpuinfo=cpuinfo)
+    for accelerator in ("cpu", "auto"):
+        with pytest.raises(UserError, match=f"--precision {precision}: mixed float16 needs a GPU; use {default}"):
+            device.check_precision(precision, accelerator)
+    machine(gpus=1)
+    device.check_precision(precision, "auto")
 
 
 def test_names_of_devices(machine, monkeypatch):

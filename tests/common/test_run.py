@@ -75,7 +75,7 @@ def test_summary_has_every_metric(full_run):
     assert summary["test"] == pytest.approx({name: value for name, value in tested.items() if name.startswith("test/")})
     assert summary["best_validation"] == {key: best[key] for key in ("val/accuracy", "val/loss", "step")}
     (kept,) = (folder / "checkpoints").glob("best-*")
-    assert summary["checkpoint"] == kept.name == f"best-{best['step'] + 1:08.0f}.ckpt"
+    assert summary["checkpoint"] == kept.name == f"best-{best['step']:08.0f}.ckpt"
     module, *_ = CapstoneCLI(PROJECT, ["--config", str(folder / "config.yaml")]).request().build()
     assert summary["parameters"] == sum(p.numel() for p in module.parameters())
     assert torch.load(kept, weights_only=True)["state_dict"].keys() == module.state_dict().keys()
@@ -105,13 +105,14 @@ def test_run_appears_in_comparisons(full_run):
     assert errors == [] and (record.project, record.name, record.source, record.seed) == ("toy", "full", "sample", 3)
     assert (record.monitor, record.mode, record.settings["model.mlp.hidden_dim"]) == ("val/accuracy", "max", 8)
     assert record.metrics == {**summary["test"], **{k: v for k, v in summary["best_validation"].items() if k != "step"}}
-    assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [1.0, 3.0]
+    assert record.curve_name == "val/accuracy" and [step for step, _ in record.curve] == [2.0, 4.0]
     assert max(value for _, value in record.curve) == record.metrics["val/accuracy"]
 
 
 def test_closing_table_has_the_metrics_and_the_next_commands(full_run):
     summary = json.loads((full_run.run("full") / "summary.json").read_text())
     assert "toy on sample (EMBEDDED SAMPLE, not the real data set)" in full_run.out
+    assert "training ended after epoch 2: --max_epochs 2 is reached" in full_run.out.splitlines()
     for name, value in summary["test"].items():
         assert re.search(rf"{name} +│ +{value:.4f} ", full_run.out)
     checkpoint = f"runs/toy/full/checkpoints/{summary['checkpoint']}"
@@ -246,7 +247,7 @@ def test_longer_run_continues_where_the_run_ended(copied, train):
     done = train("--name", "full", "--resume", "auto", "--max_epochs", "3", "--wandb", "false", alone=True)
     assert done.code == 0 and "resuming runs/toy/full from step-00000004.ckpt" in done.out
     rows = read_metrics(copied / "metrics.csv")
-    assert [row["step"] for row in rows if "train/loss" in row] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "test/loss" in row] == [6]
     summary = json.loads((copied / "summary.json").read_text())
     assert (summary["epochs"], summary["steps"], summary["recipe"], summary["seed"]) == (3, 6, "sample", 3)
@@ -300,6 +301,33 @@ def test_checkpoint_of_another_network_is_refused(copied, train):
     assert re.match(r"checkpoint .*step-00000004\.ckpt: not of the network that --model describes: size mismatch", line)
 
 
+@pytest.mark.parametrize(
+    "attribute, value, change",
+    [
+        ("split_sizes", {"train": 61, "val": 40}, "train examples: 60 then, 61 now"),
+        ("split_sizes", {"train": 60}, "val examples: 40 then, none now"),
+        (
+            "class_names",
+            ["a", "b", "c", "d"],
+            "class 0: none then, a now; class 1: none then, b now; class 2: .* c now; ...",
+        ),
+    ],
+)
+def test_changed_data_is_refused_and_nothing_is_lost(copied, train, monkeypatch, attribute, value, change):
+    before = snapshot(copied)
+    monkeypatch.setattr(f"toy.data.ToyData.{attribute}", value, raising=False)
+    line = train("--name", "full", "--resume", "auto", "--max_epochs", "3").error
+    assert re.match(rf"checkpoint .*step-00000004\.ckpt: the data has changed since: {change}\. Restore the data", line)
+    assert "or train anew with another --name and without --resume" in line
+    assert snapshot(copied) == before
+
+
+def test_data_of_another_source_is_refused(copied, train, tmp_path):
+    (tmp_path / "x.csv").write_text("x\n1\n")
+    line = train("--name", "full", "--resume", "auto", "--data.source", "x.csv").error
+    assert "the data has changed since: source: sample then, x.csv now. Restore" in line
+
+
 # bad input
 
 
@@ -320,8 +348,6 @@ def test_checkpoint_of_another_network_is_refused(copied, train):
         (["--accelerator", "tpu"], "."),
         (["--strategy", "luck"], "invalid strategy name"),
         (["--precision", "bf16-mixed"], "--precision bf16-mixed: this processor has no bfloat16; use 32-true"),
-        (["--seed", "-1"], "--seed -1: use a whole number from 0 to 4294967295"),
-        (["--seed", "4294967296"], "--seed 4294967296: use a whole number"),
         (["--model.mlp.activation", "gelu"], r"model\.mlp\.activation.*gelu"),
         (["--model.mlp.hidden_dim", "0"], r"model\.mlp\.hidden_dim.*0"),
         (["--patience", "1", "--data.val_size", "0"], "--patience: there is no validation set to be patient about"),
@@ -360,6 +386,7 @@ def test_non_finite_loss_stops_the_run_before_it_reaches_the_weights(train):
 
 def test_early_stopping_and_the_test_of_the_best(train):
     done = train("--name", "patient", "--patience", "1", "--max_epochs", "12")
+    assert ": val/accuracy has not improved in 1 validations" in done.out
     assert done.code == 0, done.err
     folder = done.run("patient")
     accuracies = [row["val/accuracy"] for row in read_metrics(folder / "metrics.csv") if "val/accuracy" in row]

@@ -139,6 +139,22 @@ def test_should_log_is_true_in_exactly_the_logged_steps(tmp_path, interval):
     assert logged == [step for step, due in enumerate(module.should_log) if due] and len(module.should_log) == 10
 
 
+def test_a_discarded_metric_is_not_logged_again(tmp_path):
+    class EveryThird(Recorder):
+        def training_step(self, batch, batch_idx):
+            if batch_idx % 3:
+                queries.discard_metrics(self.trainer, ["train/third"])
+            else:
+                self.log("train/third", float(batch_idx))
+            return super().training_step(batch, batch_idx)
+
+    module = EveryThird(tmp_path)
+    trainer = fit(module, logger=csv_logger(tmp_path), log_every_n_steps=1)
+    rows = [row for row in read_metrics(tmp_path / "metrics.csv") if "train/loss" in row]
+    assert [row.get("train/third") for row in rows] == 2 * [0.0, None, None, 3.0, None]
+    assert "train/third" not in trainer.callback_metrics
+
+
 @pytest.mark.parametrize("optimizers", [1, 2])
 def test_logged_steps_number_the_first_step_after_a_checkpoint(tmp_path, optimizers):
     module = Recorder(tmp_path, optimizers)

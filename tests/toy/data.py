@@ -41,6 +41,11 @@ class ToyData(SourceDataModule):
         """Whether rows are held out."""
         return self.val_size > 0
 
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """The rows that are held out, and the others."""
+        return {"train": NUM_TRAIN - self.val_size, "val": self.val_size}
+
     def setup(self, stage: str) -> None:
         """Samples the points; reads nothing of another source but its columns."""
         if self.resolve().kind != "sample" and "x" not in load_splits(self.resolve())["train"].column_names:

@@ -53,6 +53,7 @@ def checkpoint_folder(tmp_path_factory, texts_folder) -> Path:
     tokenizer = train_tokenizer(texts, 300)
     torch.manual_seed(0)
     model = new_model({**ENCODER, "vocab_size": len(tokenizer)}, ["bad", "fair", "good"])
+    model.config.problem_type = "multi_label_classification"  # of its pretraining
     model.save_pretrained(root)
     tokenizer.save_pretrained(root)
     return root
@@ -90,7 +91,8 @@ def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
 @pytest.fixture(scope="session")
 def plain_run(train, flags) -> Path:
     """Folder of a finished run, with options that are not the defaults."""
-    return train("plain", *flags, "--model.label_smoothing", "0.05", "--model.layer_decay", "0.9", "--model.dropout", "0.05")
+    options = {"model.label_smoothing": "0.05", "model.layer_decay": "0.9", "model.dropout": "0.05", "data.max_length": "32"}
+    return train("plain", *flags, *[word for name, value in options.items() for word in (f"--{name}", value)])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import UserError
 from projects.bert_sentiment import data as data_module
-from projects.bert_sentiment.data import TextData, pad, tokenize
+from projects.bert_sentiment.data import TextData, pad
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_balanced_class_weights(texts_folder, checkpoint_folder, tmp_path):
 def test_long_texts_are_truncated_and_counted(texts_folder, checkpoint_folder, capsys):
     data = TextData(str(texts_folder), str(checkpoint_folder), max_length=12)
     data.setup("fit")
-    whole = [len(ids) for ids in tokenize(data.tokenizer, data.splits["train"].texts, None)]
+    whole = [len(ids) for ids in data.tokenizer(data.splits["train"].texts)["input_ids"]]
     assert data.truncated["train"] == sum(length > 12 for length in whole) > 0
     assert [len(ids) for ids in data.input_ids["train"]] == [min(length, 12) for length in whole]
     assert f"train: {data.truncated['train']} texts are truncated to --data.max_length 12" in capsys.readouterr().out

@@ -72,9 +72,8 @@ def test_attributions_of_a_linear_network_are_its_weights_times_the_difference(c
             super().__init__()
             self.encoder, self.weight = encoder, torch.randn(16, 3)
 
-        def forward(self, input_ids, attention_mask, inputs_embeds=None):
-            inputs = self.encoder.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-            return (inputs @ self.weight).sum(1)
+        def forward(self, input_ids, attention_mask):
+            return (self.encoder.get_input_embeddings()(input_ids) @ self.weight).sum(1)
 
     net = Linear(classifier.net.encoder)
     ids = torch.tensor([5, 9, 7])

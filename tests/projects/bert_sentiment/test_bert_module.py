@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.nn.dropout import Dropout
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import merge_lora
+from projects.bert_sentiment.metrics import fit_temperature
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import SequenceClassifier
 from projects.bert_sentiment.optim import parameter_groups
@@ -63,6 +64,19 @@ def test_min_loss_is_the_entropy_of_smoothed_targets():
     target[0] += 0.8
     assert module.min_loss == pytest.approx(float(-(target * target.log()).sum()))
     assert make().min_loss == 0.0
+
+
+def test_the_temperature_is_fitted_on_validation_and_measured_at_test(batch, monkeypatch):
+    module, logged = make(), {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.__setitem__(name, value))
+    module.eval_outputs = {i: (row, i % 3) for i, row in enumerate((5 * torch.randn(60, 3)).tolist())}
+    logits, labels, _ = module.stack_outputs()
+    monkeypatch.setattr(module, "all_gather_outputs", lambda: (logits, labels, []))
+    module.on_validation_epoch_end()
+    assert module.state_dict()["temperature"] == fit_temperature(logits, labels) > 1.5
+    assert "val/calibration_error_scaled" not in logged, "of the texts that the temperature was fitted to"
+    assert "val/calibration_error" in logged
+    torch.testing.assert_close(module.test_step(batch, 0)["logits"] * module.temperature, module.eval_step(batch))
 
 
 def test_gradient_checkpointing_leaves_gradients_equal(batch):

@@ -68,14 +68,6 @@ def test_every_weight_under_a_head_has_a_gradient(kind, pooling, batch):
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("pooling", [SequenceClassifier, lambda model: MeanPooling(model.base_model, 16, 2, 0.0)])
-def test_embeddings_may_come_in_place_of_ids(pooling, batch):
-    net = pooling(make("bert")).eval()
-    ids, mask = batch
-    embeddings = net.encoder.get_input_embeddings()(ids)
-    torch.testing.assert_close(net(None, mask, embeddings), net(ids, mask))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_depths_follow_the_layers(kind):
     net = SequenceClassifier(make(kind))

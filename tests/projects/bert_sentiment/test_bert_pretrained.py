@@ -96,6 +96,7 @@ def test_weights_are_the_checkpoints_and_another_head_is_new(checkpoint_folder):
     reference = AutoModelForSequenceClassification.from_pretrained(checkpoint_folder)
     model = load_model(str(checkpoint_folder), ["bad", "good"], 0)
     assert model.config.id2label == {0: "bad", 1: "good"} and model.config.label2id == {"bad": 0, "good": 1}
+    assert reference.config.problem_type == "multi_label_classification" != model.config.problem_type, "one class of a text"
     assert model.classifier.weight.shape[0] == 2
     for name, weight in reference.bert.named_parameters():
         assert torch.equal(weight, model.bert.get_parameter(name)), name

@@ -139,7 +139,7 @@ def test_rows_come_from_any_table(cwd):
     [
         ({"source": "auto"}, "--data.source auto: this project has no data set of its own"),
         ({"source": "rows.csv"}, "--data.target target: the columns are a, b"),
-        ({"source": "rows.csv", "target": "b"}, "rows.csv: not every cell is a number"),
+        ({"source": "rows.csv", "target": "b"}, "rows.csv: train, row 2: a is 'x', not a finite number"),
     ],
     ids=str,
 )

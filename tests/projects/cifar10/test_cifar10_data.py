@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
+from common.cli.parser import CapstoneCLI
 from common.data import images as common_images
 from common.data.images import LabeledImages
 from common.errors import UserError
+from common.io.run_dir import RunDir
+from common.run.build import write_config
 from projects.cifar10 import data as data_module
 from projects.cifar10 import synthetic
 from projects.cifar10.augment import augment as augment_batch
@@ -24,6 +28,7 @@ from projects.cifar10.config import AugmentationConfig
 from projects.cifar10.data import CIFAR10Data, EvalLoader
 from projects.cifar10.dataloader import TransformedImages
 from projects.cifar10.synthetic import make_splits
+from projects.cifar10.train import PROJECT
 
 COUNT, VAL, TEST = 170, 49, 61  # 121 images to train on: a number that no number of ranks or batches divides
 PLAIN = {"augmentation": AugmentationConfig("none", pad=0)}
@@ -294,7 +299,7 @@ def test_the_second_start_uses_the_cache(monkeypatch, tmp_path):
     (folder / "x.png").write_bytes(b"1")
     calls = []
 
-    def decode(source: Any, size: int) -> tuple[dict[str, LabeledImages], list[str]]:
+    def decode(source: Any, size: int, columns: Any) -> tuple[dict[str, LabeledImages], list[str]]:
         calls.append(source.name)
         return make_splits(), []
 
@@ -375,6 +380,14 @@ def test_a_validation_split_of_the_source_is_used(tmp_path, capsys):
     assert (len(data.train), len(data.val), len(data.test)) == (2, 1, 3)
 
 
+@pytest.mark.parametrize("folder", ["cat", "."])
+def test_one_class_is_nothing_to_classify(tmp_path, folder):
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
+    source = folder_of(tmp_path, *((f"{folder}/{i}.png", image) for i, image in enumerate(images)))
+    with pytest.raises(UserError, match=r"every image is of the class (cat|unlabeled); classification needs a folder for"):
+        ready(source=source, val_size=1)
+
+
 def test_a_source_that_is_not_there_is_one_clear_line():
     with pytest.raises(UserError, match=r"data source \./nowhere: no such folder"):
         ready(source="./nowhere")
@@ -384,3 +397,47 @@ def test_a_source_that_is_not_there_is_one_clear_line():
 def test_a_crop_or_a_box_is_smaller_than_the_image(options):
     with pytest.raises(UserError, match=r"--data\.augmentation\.pad and cutout .* less than 32"):
         CIFAR10Data("sample", augmentation=AugmentationConfig(**options))
+
+
+# sizes that follow from the data
+
+
+@pytest.mark.parametrize(
+    "options, num_train, num_val, sizes",
+    [
+        ({}, 50_000, 0, (1000, 500)),
+        ({"val_size": 0}, 50_000, 0, (0, 500)),
+        ({}, 5000, 0, (1000, 500)),
+        ({}, 540, 0, (108, 32)),
+        ({}, 540, 50, (50, 40)),
+        ({"val_size": 40, "batch_size": 7}, 540, 0, (40, 7)),
+        ({}, 2, 0, (0, 1)),
+    ],
+)
+def test_sizes_follow_from_the_data_unless_they_are_given(options, num_train, num_val, sizes):
+    data = CIFAR10Data("sample", **options)
+    data.set_sizes(num_train, num_val)
+    assert (data.val_size, data.batch_size) == sizes
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.num_classes", "2", "--data.val_size", "9"]], ids=str)
+def test_a_folder_of_photos_needs_no_other_flag(tmp_path, capsys, flags):
+    for i, image in enumerate(torch.randint(0, 256, (100, 3, 4, 4), dtype=torch.uint8)):
+        folder_of(tmp_path / "photos", (f"{('cat', 'dog')[i % 2]}/{i}.png", image))
+    request = CapstoneCLI(PROJECT, ["--data.source", str(tmp_path / "photos"), *flags]).request()
+    module, data, _ = request.build()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("no test split: 10 of its 100 images are held out for the test")
+    val_size, batch_size = (9, 6) if flags else (18, 5)
+    derived = ["--data.batch_size 6"] if flags else ["--data.val_size 18", "--data.batch_size 5", "--model.num_classes 2"]
+    assert lines[1] == "from the data: " + ", ".join(derived)
+    assert (module.hparams["num_classes"], data.val_size, data.batch_size) == (2, val_size, batch_size)
+    write_config(request, RunDir(tmp_path))
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (config["model"]["num_classes"], config["data"]["val_size"], config["data"]["batch_size"]) == (
+        2,
+        val_size,
+        batch_size,
+    )
+    data.setup("fit")
+    assert (len(data.train), len(data.val), len(data.test)) == (90 - val_size, val_size, 10)

@@ -6,6 +6,7 @@ DataLoader path after a resume is tested in `test_cifar10_data.py`.
 
 from __future__ import annotations
 
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from commands import Life, last_checkpoint, same
+from common.cli.main import main
 from common.io.loggers import read_metrics
+from projects.cifar10.train import PROJECT
 
 EPOCHS, STEPS = 2, 31  # steps in an epoch: 124 of 207 images, four by four. No checkpoint of every fifth step ends an epoch
 RUN = ["--max_epochs", f"{EPOCHS}", "--data.batch_size", "4", "--data.val_size", "53", "--checkpoint_every", "5"]
@@ -50,6 +53,18 @@ def test_resumed_state_is_bitwise_that_of_an_uninterrupted_run(runs):
     assert same(whole["CIFAR10Data"], killed["CIFAR10Data"])
 
 
+def test_a_resume_with_one_more_image_is_refused(runs, image_folder, tmp_path, monkeypatch, capsys):
+    grown = tmp_path / image_folder.name
+    shutil.copytree(image_folder, grown)
+    first = next(grown.glob("train/*/*.png"))
+    shutil.copy(first, first.with_name("new.png"))
+    monkeypatch.chdir(runs[0].parents[2])
+    flags = ["--config", str(runs[0] / "config.yaml"), "--name", "whole", "--resume", "auto", "--max_epochs", "3"]
+    assert main(PROJECT, [*flags, "--data.source", str(grown)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the data has changed since: train examples: 207 then, 208 now. Restore" in error
+
+
 def test_resumed_metrics_are_those_of_an_uninterrupted_run_step_by_step(runs):
     for metric in ("train/loss", "grad/norm", "lr-MuonSGD/filters", "val/loss"):
         curves = []
@@ -57,7 +72,7 @@ def test_resumed_metrics_are_those_of_an_uninterrupted_run_step_by_step(runs):
             rows = read_metrics(folder / "metrics.csv")
             curves.append([(row["step"], row[metric]) for row in rows if metric in row])
         whole, killed = curves
-        ends = [STEPS * epoch - 1 for epoch in range(1, EPOCHS + 1)]
-        assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(EPOCHS * STEPS)))
+        ends = [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
+        assert [step for step, _ in whole] == (ends if metric == "val/loss" else list(range(1, EPOCHS * STEPS + 1)))
         assert len({value for _, value in whole}) > 1, "metrics that stand still would prove nothing"
         assert killed == whole, metric

@@ -1,4 +1,4 @@
-"""Scripted environment for tests: short episodes that end in every way, as its seed says; and environments of odd spaces."""
+"""Scripted environments for tests: short episodes that end in every way; and environments of odd spaces and habits."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ class Scripted(gym.Env):
     """Episodes of 1 to 6 steps that are terminated, truncated, or both; observations and rewards depend on the actions.
 
     Args:
-        masked: Whether `info` holds action masks, always of two of the three actions.
+        masked: Whether `info` holds action masks, always of two of the three actions; `running`: but not in the last step
+            of an episode; `steps`: but not after a reset; `resets`: only there.
         continuous: Actions from [1, 3]^2 instead of discrete ones from 5 to 7.
         seeded: Whether it is reproducible from its seed.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, masked: bool = False, continuous: bool = False, seeded: bool = True) -> None:
+    def __init__(self, masked: bool | str = False, continuous: bool = False, seeded: bool = True) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
         self.action_space = spaces.Box(1.0, 3.0, (2,), np.float32) if continuous else spaces.Discrete(3, start=5)
         self.masked, self.seeded = masked, seeded
@@ -33,9 +34,12 @@ class Scripted(gym.Env):
 
     def observe(self):
         observation = np.array([self.rng.random(), self.t, self.last_action], np.float32)
+        hidden = {"running": self.t == self.length, "steps": self.t == 0, "resets": self.t > 0}
         if not self.masked:
             return observation, {}
         forbidden = int(self.rng.integers(3))
+        if hidden.get(self.masked):
+            return observation, {}
         return observation, {"action_mask": (np.arange(3) != forbidden).astype(np.int8)}
 
     def step(self, action):
@@ -62,11 +66,72 @@ class Odd(gym.Env):
         return self.observation_space.sample(), 1.0, True, False, {}
 
 
+class Counting(gym.Env):
+    """Observations count the steps, in one array that is used again; an episode of `length` steps is truncated.
+
+    Args:
+        length: Steps of an episode.
+        nan_episode: Episode whose last reward is NaN.
+        nan_obs: Whether it is the last observation instead.
+    """
+
+    def __init__(self, length: int = 5, nan_episode: int | None = None, nan_obs: bool = False) -> None:
+        self.observation_space = spaces.Box(0.0, np.inf, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.nan_episode, self.nan_obs = length, nan_episode, nan_obs
+        self.array, self.episode = np.zeros(1, np.float32), 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode += 1
+        self.array[:] = 0
+        return self.array, {}
+
+    def step(self, action):
+        self.array += 1
+        done, reward = self.array[0] == self.length, 1.0
+        if done and self.episode == self.nan_episode:
+            reward, self.array[:] = (1.0, np.nan) if self.nan_obs else (np.nan, self.array)
+        return self.array, reward, False, bool(done), {}
+
+
+class CountingVector(gym.vector.VectorEnv):
+    """`Counting` in SAME_STEP mode, with its own notion of `info`.
+
+    Args:
+        keys: Which of `final_obs` and `_final_obs` are in `info`.
+        terminates: Whether episodes are terminated instead of truncated.
+    """
+
+    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+
+    def __init__(self, num_envs: int = 1, keys: tuple[str, ...] = (), terminates: bool = False) -> None:
+        self.num_envs, self.keys, self.terminates = num_envs, keys, terminates
+        self.single_observation_space = spaces.Box(0.0, np.inf, (1,), np.float32)
+        self.single_action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.array = np.zeros((self.num_envs, 1), np.float32)
+        return self.array, {}
+
+    def step(self, actions):
+        self.array += 1
+        done, never = self.array[:, 0] == 5, np.zeros(self.num_envs, bool)
+        info = {"final_obs": self.array.copy(), "_final_obs": done.copy()} if done.any() else {}
+        self.array[done] = 0
+        ends = (done, never) if self.terminates else (never, done)
+        return self.array, np.ones(self.num_envs), *ends, {key: info[key] for key in self.keys if key in info}
+
+
 def box() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 
 gym.register("Scripted-v0", entry_point=Scripted)
+gym.register("Counting-v0", entry_point=Counting, vector_entry_point=CountingVector)
+gym.register("Reusing-v0", entry_point=Counting)
+gym.register("Huge-v0", entry_point=lambda bound, dtype: Odd(box(), spaces.Box(-bound, bound, (2,), np.dtype(dtype))))
+gym.register("Levels-v0", entry_point=lambda: Odd(box(), spaces.Box(0, 4, (2,), np.int64)))
 gym.register("Switches-v0", entry_point=lambda: Odd(box(), spaces.MultiBinary(3)))
 gym.register("Letters-v0", entry_point=lambda: Odd(spaces.Sequence(box()), spaces.Discrete(2)))
 gym.register("Nested-v0", entry_point=lambda: Odd(spaces.Dict(a=box(), b=spaces.Discrete(3)), spaces.Discrete(2)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -58,6 +60,20 @@ def test_spaces_of_any_environment(id, kwargs, dims, flatten, discrete, reward_t
     assert env_info.has_action_masks == (id == TAXI)
 
 
+@pytest.mark.parametrize(
+    ("source", "option", "threshold"),
+    [
+        ("CartPole-v1", {"CartPole-v1": 500.0}, 500.0),
+        ("Acrobot-v1", {"CartPole-v1": 500.0}, -100.0),  # its own
+        ("Scripted-v0", {"CartPole-v1": 500.0}, None),
+        ("CartPole-v1", None, 475.0),
+        ("Scripted-v0", 3.0, 3.0),
+    ],
+)
+def test_a_recipes_reward_threshold_is_for_its_environment(source, option, threshold):
+    assert PolicyGradientData(source, reward_threshold=option).reward_threshold == threshold
+
+
 @pytest.mark.parametrize("id", [TAXI, "Nested-v0", "FrozenLake-v1"])
 def test_observations_are_flattened_and_action_masks_kept(id):
     data = PolicyGradientData(id, num_envs=3, num_steps=40, rollouts_per_epoch=1)
@@ -79,6 +95,16 @@ def test_actions_are_rescaled_clipped_and_counted_from_the_first():
     assert inspect_env("Scripted-v0").to_env(np.array([0, 2])).tolist() == [5, 7]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_bound_of_a_types_largest_number_is_none(dtype):
+    largest = float(np.finfo(dtype).max)
+    for bound in {largest, float(np.inf), min(largest, float(np.finfo(np.float32).max))}:
+        actions = inspect_env("Huge-v0", {"bound": bound, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
+        assert actions.tolist() == [[0.5, -3.0]]
+    large = inspect_env("Huge-v0", {"bound": 60_000.0, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
+    assert large.tolist() == [[30_000.0, -60_000.0]]
+
+
 @pytest.mark.parametrize(
     ("id", "kwargs", "line"),
     [
@@ -87,7 +113,8 @@ def test_actions_are_rescaled_clipped_and_counted_from_the_first():
         ("no/where/at/all", {}, "no/where/at/all: "),
         ("no_such_module:Thing-v0", {}, "no_such_module"),
         ("CartPole-v1", {"gravitas": 3}, "gravitas"),
-        ("Switches-v0", {}, "actions of kind MultiBinary; use discrete (Discrete) or continuous (Box)"),
+        ("Switches-v0", {}, "actions of kind MultiBinary; use discrete (Discrete) or continuous ones (Box of a float type)"),
+        ("Levels-v0", {}, "actions of a Box of integers; use discrete (Discrete) or continuous ones (Box of a float type)"),
         ("Letters-v0", {}, "observations of kind Sequence cannot be flattened"),
     ],
 )
@@ -98,11 +125,11 @@ def test_an_environment_that_cannot_be_used_is_named(id, kwargs, line):
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
-    def make(*args, **kwargs):
-        raise gym.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
-
-    monkeypatch.setattr(gym, "make", make)
-    with pytest.raises(UserError, match=r'--data.source LunarLander-v3: .*pip install "gymnasium\[box2d\]"'):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    line = '--data.source LunarLander-v3: run `pip install "lightning-capstones[box2d]"`'
+    with pytest.raises(UserError, match=re.escape(line)):
         inspect_env("LunarLander-v3")
 
 
@@ -121,6 +148,51 @@ def test_rollouts_follow_from_seed_epoch_and_rank_alone(autoreset):
     assert torch.equal(*repeated)
     for other in first_obs.values():
         assert not (other[0][0] == repeated[0][0]).any()
+
+
+def test_episodes_go_on_across_epochs():
+    data = PolicyGradientData(num_envs=2, num_steps=4, rollouts_per_epoch=2)
+    with_module(data)
+    first = list(data.train_dataloader())
+    data.trainer.fit_loop.epoch_progress.current.processed = 1
+    second = next(iter(data.train_dataloader()))
+    assert torch.equal(first[-1].next_obs, second.observations[0])
+
+
+def test_without_a_value_network_every_rollout_begins_with_episodes_of_its_own():
+    data = PolicyGradientData("Reusing-v0", num_envs=2, num_steps=4, rollouts_per_epoch=3)
+    with_module(data, baseline=False, gae_lambda=1.0)
+    assert [rollout.observations[0].tolist() for rollout in data.train_dataloader()] == [[[0.0], [0.0]]] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, None),
+        ({"num_envs": 3}, "--data.num_envs is 3, and 2 in the checkpoint"),
+        ({"autoreset": "same_step"}, "--data.autoreset is same_step, and next_step in the checkpoint"),
+        ({"world_size": 2}, "--devices is 2, and 1 in the checkpoint"),
+        ({"state": {}}, "the checkpoint has no action history"),
+        ({"env_kwargs": {"seeded": False}}, "Scripted-v0 is not deterministic given its seed and actions"),
+    ],
+)
+def test_a_resumed_run_goes_on_with_its_episodes_or_says_why_new_ones_begin(capsys, options, line):
+    def epoch(number, world_size=1, state=None, **changed):
+        data = PolicyGradientData("Scripted-v0", **{"num_envs": 2, "num_steps": 7, "rollouts_per_epoch": 2, **changed})
+        with_module(data, 0, world_size)
+        data.trainer.fit_loop.epoch_progress.current.processed = number
+        if state:
+            data.load_state_dict(state)
+        return data, list(data.train_dataloader())
+
+    data, rollouts = epoch(0, env_kwargs=options.get("env_kwargs"))
+    _, resumed = epoch(1, **{"state": data.state_dict(), **options})
+    output = capsys.readouterr().out
+    if line is None:
+        assert torch.equal(rollouts[-1].next_obs, resumed[0].observations[0]) and not output
+    else:
+        assert output.count("\n") == 1 and output.startswith("NOTE: the environments begin new episodes, as ")
+        assert line in output and not torch.equal(rollouts[0].observations[0], resumed[0].observations[0][:2])
 
 
 def test_two_processes_have_the_environments_and_the_noise_of_one():
@@ -198,7 +270,7 @@ def test_metrics_are_those_of_episodes_played_alone(split):
         "episode_length": np.mean(lengths),
     }
     assert len(set(returns)) == data.num_episodes[split] and len(set(lengths)) > 2
-    assert metrics == pytest.approx({f"{split}/{name}": value for name, value in expected.items()}, rel=1e-5)
+    assert {name: metrics[f"{split}/{name}"] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_own_vector_form_is_used_where_it_has_the_autoreset_mode():

@@ -13,6 +13,8 @@ from torch.distributions import Categorical
 
 from common.callbacks.gradients import GradientMonitor
 from common.errors import UserError
+from common.io.loggers import csv_logger
+from common.io.metrics import read_metrics
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.losses import explained_variance, ppo_clip_loss
 from projects.policy_gradient.minibatches import minibatch_indices
@@ -22,11 +24,12 @@ from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 ONE_STEP = {"update_epochs": 1, "num_minibatches": 1}
 REINFORCE = {**ONE_STEP, "clip_coef": 0.0}
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+SCALE = 0.3  # of rewards
+QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def fit(module, data, *callbacks, epochs=1, **options):
-    options = {"limit_val_batches": 0, **options}
+    options = {"limit_val_batches": 0, "logger": False, **options}
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **QUIET, **options)
     trainer.fit(module, datamodule=data)
     return trainer
@@ -115,6 +118,18 @@ def test_beyond_the_clip_range_there_is_no_gradient():
     assert (gradient == 0).tolist() == [True, False, False, True, False, False]
 
 
+def test_approx_kl_and_clip_fraction_are_those_worked_out_by_hand():
+    # old probabilities 0.25 and 0.75, new ones 0.5 each: ratios 2 and 2/3, so that ratio - 1 - log(ratio) is 0.307 and 0.072
+    module = PolicyGradientModule(1, 2, hidden_dims=[], clip_coef=0.4)
+    with torch.no_grad():
+        module.policy.mlp[0].weight.zero_()
+    batch, _ = module.compute_advantages(bandit([0, 1], [1.0, 3.0]))
+    batch.old_log_probs = torch.tensor([0.25, 0.75]).log()
+    _, metrics = module.ppo_losses(batch)
+    torch.testing.assert_close(metrics["approx_kl"], torch.tensor([0.3068528, 0.0721318]))
+    assert metrics["clip_fraction"].tolist() == [1.0, 0.0]
+
+
 def test_explained_variance_is_1_for_perfect_values_and_0_for_a_constant():
     returns = torch.randn(30)
     assert explained_variance(returns, returns) == 1
@@ -136,7 +151,7 @@ def slow_advantages(rollout, values, last_values, gamma, gae_lambda):
                 next_value = 0.0
             if rollout.done[t, env]:
                 next_advantage = 0.0
-            td_error = rollout.rewards[t, env].to(values.dtype) + gamma * next_value - values[t, env]
+            td_error = SCALE * rollout.rewards[t, env].to(values.dtype) + gamma * next_value - values[t, env]
             advantages[t, env] = next_advantage = td_error + gamma * gae_lambda * next_advantage
     return advantages
 
@@ -178,7 +193,7 @@ def test_ppo_is_the_plain_loop_and_counts_rollouts():
     module = PolicyGradientModule(
         hidden_dims=[16],
         gamma=0.95,
-        reward_scale=1.0,
+        reward_scale=SCALE,
         gae_lambda=0.9,
         normalize_observations=True,
         ent_coef=0.02,
@@ -209,11 +224,11 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         "normalize_advantages": False,
         "max_grad_norm": 0.0,
         "lr": 1e-2,
-        "reward_scale": 1.0,
+        "reward_scale": SCALE,
     }
     module, data, batches = (
         PolicyGradientModule(hidden_dims=[16], **options, **REINFORCE).double(),
-        small_data(num_steps=40),
+        small_data(num_steps=90),
         Batches(),
     )
     start = copy.deepcopy(module.policy)
@@ -223,12 +238,12 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         terms = []
         for env in range(3):
             begun = 0
-            for t in range(40):
+            for t in range(90):
                 if not rollout.valid[t, env]:
                     begun = t + 1
                 elif rollout.done[t, env]:
                     for k in range(begun, t + 1):
-                        to_go = sum(0.99 ** (j - k) * float(rollout.rewards[j, env]) for j in range(k, t + 1))
+                        to_go = SCALE * sum(0.99 ** (j - k) * float(rollout.rewards[j, env]) for j in range(k, t + 1))
                         chosen = Categorical(logits=start.mlp(rollout.observations[k, env].double()))
                         terms.append(-chosen.log_prob(rollout.actions[k, env]) * to_go)
                     begun = t + 1
@@ -237,6 +252,29 @@ def test_reinforce_is_the_mean_of_log_probabilities_times_rewards_to_go():
         adam.step()
     for a, b in zip(module.policy.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_without_a_value_network_a_rollout_without_an_end_changes_nothing_and_is_reported(capsys):
+    module = PolicyGradientModule(hidden_dims=[8], baseline=False, gae_lambda=1.0, **REINFORCE)
+    before, data = copy.deepcopy(module.state_dict()), small_data(num_steps=3)
+    trainer = fit(module, data)
+    assert trainer.global_step == 4 and all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("NOTE: no episode ended in a rollout of 3 steps") and "--data.num_steps" in line
+    fit(module, small_data(num_steps=100))
+    assert not all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert not capsys.readouterr().out
+
+
+def test_returns_are_logged_only_where_an_episode_ended(tmp_path):
+    module, data, batches = PolicyGradientModule(hidden_dims=[8]), small_data(num_steps=6, rollouts_per_epoch=12), Batches()
+    fit(module, data, batches, logger=csv_logger(tmp_path), log_every_n_steps=1)
+    rows = {int(row["step"]): row for row in read_metrics(tmp_path / "metrics.csv") if "train/loss" in row}
+    ended = [len(rollout.episode_returns) > 0 for rollout in batches.rollouts]
+    assert [("train/return_mean" in rows[step]) for step in range(12)] == ended and 0 < sum(ended) < 12
+    for step, rollout in enumerate(batches.rollouts):
+        if ended[step]:
+            assert rows[step]["train/return_mean"] == pytest.approx(float(rollout.episode_returns.mean()))
 
 
 def test_each_rollout_is_collected_by_the_policy_that_then_learns_from_it():

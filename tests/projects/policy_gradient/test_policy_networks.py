@@ -84,12 +84,14 @@ def test_an_actor_computes_what_the_network_computes(discrete, obs_rms):
     net = perturbed(PolicyNetwork(5, [16, 8], 3, discrete))
     if obs_rms is not None:
         update(obs_rms, 2 + 3 * torch.randn(100, 5))
-    obs = 2 + 3 * torch.randn(40, 5)
+    obs = torch.cat([2 + 3 * torch.randn(40, 5), torch.full((1, 5), 1e4)])  # a feature like no other is clipped
+    if obs_rms is not None:
+        assert (obs_rms(obs)[-1] == 10).all()
     expected = net.mlp(obs if obs_rms is None else obs_rms(obs))
     actor = Actor(net, obs_rms)
     np.testing.assert_allclose(actor.outputs(obs.numpy()), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
     chosen = actor(obs.numpy(), None)
-    assert np.array_equal(chosen, expected.argmax(1).numpy()) if discrete else chosen.shape == (40, 3)
+    assert np.array_equal(chosen, expected.argmax(1).numpy()) if discrete else chosen.shape == (41, 3)
     perturbed(net)
     np.testing.assert_allclose(
         actor.outputs(obs.numpy()), net.mlp(obs if obs_rms is None else obs_rms(obs)).detach().numpy(), rtol=1e-4, atol=1e-5
@@ -129,7 +131,7 @@ def test_running_moments_are_those_of_all_observations_at_once():
         torch.randn(n, 3) * torch.tensor([1.0, 100.0, 0.01]) + torch.tensor([5.0, -300.0, 0.0]) for n in (10, 1, 500, 37)
     ]
     obs_rms = RunningMeanStd(3)
-    torch.testing.assert_close(obs_rms(parts[0]), parts[0], msg="before the first update it changes nothing")
+    torch.testing.assert_close(obs_rms(parts[0]), parts[0].clamp(-10, 10), msg="before the first update it only clips")
     for part in parts:
         update(obs_rms, part)
     everything = torch.cat(parts)

@@ -64,10 +64,10 @@ def test_learning_curves_are_mean_minimum_and_maximum_of_each_recipe(tmp_path, d
     )
 
 
-def test_a_curve_counts_the_steps_of_all_environments_and_processes(tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"data_source": "CartPole-v1", "recipe": "default", "devices": 2}))
-    (tmp_path / "config.yaml").write_text("data: {num_steps: 16, num_envs: 8}\n")
-    (tmp_path / "metrics.csv").write_text("step,val/return_mean,train/loss\n0,,1.0\n9,20.5,\n19,30.0,\n")
+def test_a_curve_has_the_environment_steps_and_returns_of_a_runs_validations(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"data_source": "CartPole-v1", "recipe": "default"}))
+    header = "step,val/environment_steps,val/return_mean,train/loss"
+    (tmp_path / "metrics.csv").write_text(f"{header}\n0,,,1.0\n9,2560,20.5,\n19,5120,30.0,\n")
     curve = read_learning_curve(tmp_path)
     assert (curve.environment, curve.recipe) == ("CartPole-v1", "default")
-    assert curve.steps.tolist() == [10 * 256, 20 * 256] and curve.returns.tolist() == [20.5, 30.0]
+    assert curve.steps.tolist() == [2560, 5120] and curve.returns.tolist() == [20.5, 30.0]

@@ -9,7 +9,8 @@ import torch
 
 from common.errors import UserError
 from projects.policy_gradient.actor import choose_actions
-from projects.policy_gradient.environments import inspect_env, make_vec_env
+from projects.policy_gradient.environments import inspect_env, make_env, make_vec_env
+from projects.policy_gradient.metrics import evaluate_policy
 from projects.policy_gradient.rollout import Collector, Rollout
 
 MODES = ["next_step", "same_step"]
@@ -60,7 +61,7 @@ def check_against_single(rollouts: list[Rollout], env_info, seeds: list[int]) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"continuous": True}], ids=["discrete", "masked", "continuous"])
+@pytest.mark.parametrize("kwargs", [{}, {"masked": True}, {"masked": "running"}, {"continuous": True}], ids=str)
 def test_transitions_are_those_of_single_environments(mode, kwargs):
     collector = make_collector(kwargs, mode)
     policy, seeds = random_policy(collector), [3, 1, 4, 15]
@@ -130,14 +131,103 @@ def test_a_time_limit_truncates_and_the_final_observation_is_kept():
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_final_observation_of_an_environment_that_reuses_its_array_is_kept(mode):
+    env_info = inspect_env("Reusing-v0")
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    rollout = collector.collect(random_policy(collector), 12)
+    if mode == "same_step":
+        assert rollout.final_obs.tolist() == [[5.0]] * 4
+    else:
+        assert rollout.observations[5].tolist() == [[5.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "terminates"), [(("final_obs", "_final_obs"), False), (("final_obs",), False), ((), True), ((), False)]
+)
+def test_a_vector_form_that_resets_in_the_same_step_has_its_final_observations_or_is_refused(keys, terminates):
+    env_info = inspect_env("Counting-v0")
+    envs = gym.make_vec("Counting-v0", 2, vectorization_mode="vector_entry_point", keys=keys, terminates=terminates)
+    collector = Collector(envs, env_info)
+    collector.reset(0)
+    if not keys and not terminates:
+        with pytest.raises(UserError, match=r"no `final_obs` in the `info` of a truncated episode; use --data.autoreset"):
+            collector.collect(random_policy(collector), 7)
+        return
+    rollout = collector.collect(random_policy(collector), 7)
+    assert rollout.done.nonzero().tolist() == rollout.final_obs_index.tolist() == [[4, 0], [4, 1]]
+    assert terminates or rollout.final_obs.tolist() == [[5.0], [5.0]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nan_obs", [False, True])
+def test_a_reward_or_an_observation_that_is_nan_is_named(mode, nan_obs):
+    env_info = inspect_env("Reusing-v0", {"nan_episode": 2, "nan_obs": nan_obs})
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    collector.collect(random_policy(collector), 5)
+    name = "an observation" if nan_obs else "a reward"
+    with pytest.raises(UserError, match=f"--data.source Reusing-v0: {name} of the environment is nan"):
+        collector.collect(random_policy(collector), 6)
+    with pytest.raises(UserError, match=f"{name} of the environment is nan"):
+        env = make_env(env_info)
+        env.reset()
+        evaluate_policy([env], env_info, random_policy(collector), [0])
+
+
+def test_no_action_mask_is_needed_in_the_last_step():
+    env_info = inspect_env("Scripted-v0", {"masked": "running"})
+    for mode in MODES:
+        collector = Collector(make_vec_env(env_info, 1, mode), env_info)
+        collector.reset([3])
+        assert collector.collect(random_policy(collector), 30).done.any()
+    lengths = []
+    for masked in (True, "running"):
+        env_info = inspect_env("Scripted-v0", {"masked": masked})
+        envs = [make_env(env_info) for _ in range(20)]
+        lengths.append(evaluate_policy(envs, env_info, random_policy(make_collector({}, "next_step")), range(20)).lengths)
+    assert torch.equal(*lengths)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", ["steps", "resets"])
+def test_action_masks_that_are_there_only_at_times_are_refused(mode, masked):
+    collector = make_collector({"masked": masked}, mode)
+    collector.reset([1, 2, 3, 4])
+    with pytest.raises(UserError, match="its `info` has an `action_mask` only at times"):
+        collector.collect(random_policy(collector), 10)
+    env_info = collector.env_info
+    with pytest.raises(UserError, match="its `info` has an `action_mask` only at times"):
+        evaluate_policy([make_env(env_info) for _ in range(9)], env_info, random_policy(collector), range(9))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_that_reset_are_no_samples(mode):
+    env_info = inspect_env("Reusing-v0")
+    collector = Collector(make_vec_env(env_info, 2, mode), env_info)
+    collector.reset([0, 1])
+    assert collector.collect(random_policy(collector), 13).num_samples == {"next_step": 22, "same_step": 26}[mode]
+
+
+def test_an_evaluation_episode_that_is_cut_is_reported(monkeypatch, capsys):
+    env_info = inspect_env("Reusing-v0", {"length": 7})
+    policy = random_policy(make_collector({}, "next_step"))
+    for limit, cut in [(7, 0), (6, 2)]:
+        monkeypatch.setattr("projects.policy_gradient.metrics.MAX_EPISODE_STEPS", limit)
+        episodes = evaluate_policy([make_env(env_info) for _ in range(2)], env_info, policy, [0, 1])
+        assert episodes.lengths.tolist() == [limit, limit]
+        output = capsys.readouterr().out
+        assert output.startswith(f"NOTE: 2 of 2 evaluation episodes had no end in {limit} steps") if cut else not output
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_replay_leads_to_the_same_state(mode):
     first, second = make_collector({"masked": True}, mode), make_collector({"masked": True}, mode)
     first.reset([1, 2, 3, 4])
     policy = random_policy(first)
     for _ in range(3):
         first.collect(policy, 7)
-    second.reset([1, 2, 3, 4])
-    second.replay(first.state_dict())
+    assert second.replay(first.state_dict())
     rollouts = []
     for collector in (first, second):
         rollouts.append(collector.collect(random_policy(collector, 5), 20))
@@ -157,11 +247,19 @@ def test_a_replay_leads_to_the_same_state(mode):
 
 def test_an_environment_that_does_not_repeat_itself_is_not_replayed():
     first, second = make_collector({"seeded": False}, "next_step"), make_collector({"seeded": False}, "next_step")
-    for collector in (first, second):
-        collector.reset([1, 2, 3, 4])
+    first.reset([1, 2, 3, 4])
     first.collect(random_policy(first), 5)
-    with pytest.raises(UserError, match="is not deterministic given its seed"):
-        second.replay(first.state_dict())
+    assert not second.replay(first.state_dict())
+
+
+def test_a_history_that_is_too_long_is_not_kept(monkeypatch):
+    monkeypatch.setattr("projects.policy_gradient.rollout.MAX_REPLAY_STEPS", 10 * ENVS)
+    collector = make_collector({}, "next_step")
+    collector.reset([1, 2, 3, 4])
+    collector.collect(random_policy(collector), 10)
+    assert collector.state_dict()["actions"].shape == (10, ENVS)
+    collector.collect(random_policy(collector), 1)
+    assert collector.state_dict() is None and not collector.action_history
 
 
 def test_a_vector_environment_without_autoreset_is_refused():

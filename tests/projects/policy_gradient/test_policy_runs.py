@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from commands import Life, last_checkpoint, newest_checkpoint, same
+from commands import Life, environment, last_checkpoint, newest_checkpoint, same
+from common.cli.parser import CapstoneCLI
 from common.io.metrics import read_metrics
 from projects.policy_gradient import video
 from projects.policy_gradient.inference import load
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.plots import main as plots
+from projects.policy_gradient.train import PROJECT
 
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
@@ -58,6 +64,15 @@ def test_a_run_stopped_within_an_epoch_resumes_bitwise_equal(train, tmp_path, mo
         for f in (whole, killed)
     ]
     assert curves[0] == curves[1]
+    steps = [json.loads((f / "summary.json").read_text())["metadata"]["environment_steps"] for f in (whole, killed)]
+    assert steps[0] == steps[1] == curves[0][-2]["val/environment_steps"] < 12 * 16 * 8, "steps that reset do not count"
+
+
+def test_a_reward_that_turns_nan_ends_the_run_and_is_not_the_best(train, tmp_path, capsys):
+    flags = ["--data.source", "Reusing-v0", "--data.env_kwargs", "{nan_episode: 2}", "--data.num_steps", "5"]
+    assert train("--name", "nan", *flags, "--data.rollouts_per_epoch", "1", "--max_epochs", "3") == 2
+    assert "--data.source Reusing-v0: a reward of the environment is nan" in capsys.readouterr().err
+    assert len(list((tmp_path / "runs/policy_gradient/nan/checkpoints").glob("best-*.ckpt"))) == 1
 
 
 @pytest.mark.slow
@@ -89,7 +104,8 @@ def test_two_processes_learn_like_one_and_play_every_evaluation_episode_once(com
         )
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     assert summaries[1]["devices"] == 2
-    assert summaries[0]["metadata"] == summaries[1]["metadata"] == {"environment_steps": 12 * 16 * 8}
+    assert summaries[0]["metadata"] == summaries[1]["metadata"]
+    assert summaries[0]["metadata"]["environment_steps"] == 12 * 16 * 8, "all are transitions in this autoreset mode"
     assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-9)
     name = "val/return_mean"
     curves = [[row[name] for row in read_metrics(f / "metrics.csv") if name in row] for f in folders]
@@ -131,12 +147,109 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     assert {type(value) for value in saved.values()} == {int, float, bool, str, list}
     assert (saved["gamma"], saved["ent_coef"], saved["hidden_dims"]) == (0.9, 0.02, [16])
     agent = load(checkpoint)
+    outputs = []
+    for option in ([], ["--stochastic"]):
+        capsys.readouterr()
+        assert play(["--checkpoint", str(checkpoint), "--episodes", "20", *option]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] != outputs[1], "a greedy policy plays other episodes than a stochastic one"
     assert agent.env_info.kwargs == {"max_episode_steps": 20} and agent.evaluate([0]).lengths <= 20
     capsys.readouterr()
     assert train("--name", "new", *short, "--data.source", "Pendulum-v1", "--resume", str(checkpoint)) == 2
-    assert "the checkpoint's policy is for CartPole-v1, --data.source is Pendulum-v1" in capsys.readouterr().err
+    assert "the data has changed since: source: CartPole-v1 then, Pendulum-v1 now" in capsys.readouterr().err
+    changed = ["--data.env_kwargs", "{max_episode_steps: 30}"]
+    assert train("--name", "new", *short, *changed, "--resume", str(checkpoint)) == 2
+    line = "--data.env_kwargs: {'max_episode_steps': 20} then, {'max_episode_steps': 30} now"
+    assert line in capsys.readouterr().err
+    assert train("--name", "first", *short, *options, "--data.num_envs", "3", "--max_epochs", "2", "--resume", "auto") == 0
+    assert "--data.num_envs is 3, and 32 in the checkpoint" in capsys.readouterr().out
+    saved = torch.load(checkpoint := newest_checkpoint(tmp_path / "runs/policy_gradient/first")[1], weights_only=True)
+    saved["environment"]["id"] = "no_such_package.module:Thing-v0"
+    torch.save(saved, tmp_path / "unknown.ckpt")
+    assert play(["--checkpoint", "unknown.ckpt"]) == 2
+    line = "error: checkpoint unknown.ckpt: environment no_such_package.module:Thing-v0: No module named"
+    assert capsys.readouterr().err.startswith(line)
     assert play(["--checkpoint", "no.ckpt"]) == 2
     assert capsys.readouterr().err == "error: checkpoint no.ckpt: no such file\n"
+
+
+OWN_ENVIRONMENT = """
+import gymnasium as gym
+import numpy as np
+
+class MyEnv(gym.Env):
+    def __init__(self, size):
+        self.observation_space = gym.spaces.Box(-1, 1, (size,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, self.observation_space.shape).astype(np.float32)
+
+    def step(self, action):
+        self.t += 1
+        return self.observe(), 25.0, self.t == 5, False, {}
+
+gym.register("MyEnv-v0", entry_point=MyEnv)
+"""
+TRAIN_RESUME_PLAY = """
+import sys
+from pathlib import Path
+from common.cli.main import main as train
+from projects.policy_gradient.play import main as play
+from projects.policy_gradient.train import PROJECT
+
+flags = ["--name", "own", "--accelerator", "cpu"]
+assert train(PROJECT, [*sys.argv[1:], *flags]) == 0
+assert train(PROJECT, [*flags, "--resume", "auto", "--max_epochs", "2"]) == 0
+checkpoint = next(Path("runs/policy_gradient/own/checkpoints").glob("best-*.ckpt"))
+assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
+"""
+
+
+def readme_flags(word: str) -> list[str]:
+    """Flags of the README's training command with `word` in it."""
+    blocks = (PROJECT.folder / "README.md").read_text().split("```")
+    (command,) = [block for block in blocks if block.startswith("sh\n") and word in block]
+    return shlex.split(command.replace("\\\n", " "))[4:]
+
+
+def test_an_environment_of_ones_own_trains_resumes_and_plays(train, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/my_module.py").write_text(OWN_ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = [*readme_flags("MyEnv-v0"), "--data.num_envs", "2", "--data.num_steps", "8", "--data.rollouts_per_epoch", "2"]
+    assert train("--name", "own", *flags, "--max_epochs", "2") == 0
+    reason = "training ended after epoch 1: the mean validation return 125 reaches the reward threshold 100"
+    assert reason in capsys.readouterr().out.splitlines()
+    assert train("--name", "own", *flags, "--max_epochs", "3", "--resume", "auto") == 0
+    step, checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/own")
+    assert step == 4, "stopped and stopped again at the reward threshold"
+    capsys.readouterr()
+    assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
+    assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in capsys.readouterr().out
+
+
+def test_each_recipes_threshold_is_for_its_environment_and_a_flag_replaces_it():
+    for recipe in PROJECT.folder.glob("recipes/*.yaml"):
+        if "data" in (settings := yaml.safe_load(recipe.read_text())):
+            assert list(settings["data"]["reward_threshold"]) == [settings["data"]["source"]]
+    for flags, expected in [([], {"CartPole-v1": 500}), (["--data.reward_threshold", "7"], 7)]:
+        assert CapstoneCLI(PROJECT, flags).config.data.reward_threshold == expected
+
+
+@pytest.mark.slow
+def test_the_readmes_environment_of_ones_own_in_a_process_that_does_not_know_it(tmp_path):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/my_module.py").write_text(OWN_ENVIRONMENT)
+    command = [sys.executable, "-c", TRAIN_RESUME_PLAY, *readme_flags("MyEnv-v0")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in done.stdout
 
 
 @pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])

@@ -39,7 +39,8 @@ def attach(data: TranslationData, epoch: int = 0, done: int = 0, rank: int = 0, 
         epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=epoch)),
         epoch_loop=SimpleNamespace(batch_progress=progress),
     )
-    data.trainer = SimpleNamespace(fit_loop=loop, num_training_batches=10_000, global_rank=rank, world_size=ranks)
+    where = {"num_training_batches": 10_000, "global_rank": rank, "world_size": ranks, "accumulate_grad_batches": 1}
+    data.trainer = SimpleNamespace(fit_loop=loop, **where)
     return data
 
 

@@ -132,7 +132,7 @@ def test_a_minimum_length_above_the_maximum_is_named():
         ({"limits": torch.tensor([3, 0])}, "of at least 1 token"),
         ({"limits": torch.tensor([3])}, "each of 2 sentences one"),
         ({"prefix": [[A]]}, "1 prefixes for 2 sentences"),
-        ({"prefix": [[A], [A, B, C]], "limits": torch.tensor([3, 2])}, "prefix 1 has 3 tokens"),
+        ({"prefix": [[A], [A, B, C]], "limits": torch.tensor([3, 2])}, "--prefix: 3 tokens for sentence 2, but .* is 2"),
         ({"prefix": [[], [A, EOS]]}, "prefix 1 holds the id"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -180,3 +181,15 @@ def test_empty_lines_stay_in_test_and_leave_train(tmp_path, capsys):
     assert sorted(torch.cat([batch.pair_index for batch in batches]).tolist()) == list(range(13))
     assert batches[-1].source[-3:].tolist() == [[EOS]] * 3
     assert batches[-1].source_lengths[-3:].tolist() == [1] * 3
+
+
+def test_sentences_that_dropout_makes_too_long_are_counted(capsys):
+    data = ready(bpe_dropout=0.5, max_length=40)
+    plain = data.truncated["train"]
+    ids, rest = data.train_ids(0), data.train_ids(1)
+    found = re.findall(r"train: with BPE dropout (\d+) sentences are cut", capsys.readouterr().out)
+    uncut = (
+        dropper.encode(line, 0, 2 * data.seed + i) for i, dropper in enumerate(data.bpe_droppers) for line in range(211)
+    )
+    assert [int(count) for count in found] == [sum(len(line) > 40 for line in uncut)] and int(found[0]) > plain
+    assert max(len(line) for side in (*ids, *rest) for line in side) == 40

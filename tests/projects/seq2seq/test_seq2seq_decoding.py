@@ -275,6 +275,13 @@ def test_length_penalty_by_hand():
 def test_options_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="num_return_sequences 6: more than --num_beams 5"):
         beam_search(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, GenerationConfig(num_return_sequences=6))
-    for settings in ({"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for settings in (
+        {"temperature": 0.0},
+        {"temperature": math.inf},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ):
         with pytest.raises(UserError, match="temperature"):
             sample(Table({BOS: {A: 1.0}, **ENDS}), NOTHING, GenerationConfig(), sampling=SamplingConfig(**settings))

@@ -4,7 +4,16 @@ import pytest
 import sacrebleu
 from sacremoses import MosesTokenizer
 
-from projects.seq2seq.metrics import bleu_by_length, bleu_lc, exact_match, length_bucket, score_translations
+from common.errors import UserError
+from projects.seq2seq.metrics import (
+    bleu_by_length,
+    bleu_lc,
+    choose_tokenizer,
+    exact_match,
+    length_bucket,
+    length_unit,
+    score_translations,
+)
 
 REFERENCES = [
     "Ein Mann fährt auf einem roten Fahrrad.",
@@ -70,3 +79,51 @@ def test_exact_match_and_empty_input():
     assert exact_match(HYPOTHESES, REFERENCES) == pytest.approx(1 / 3)
     assert exact_match([], []) == 0
     assert bleu_lc([], []) == 0
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-TW", "zh_CN", "Chinese"])
+def test_chinese_is_tokenized_by_characters(language):
+    references, hypotheses = (
+        ["一个男人骑着红色的自行车。", "两只狗在雪地里玩耍!"],
+        ["一个男人骑红色的自行车。", "两只狗在雪里玩耍!"],
+    )
+    scores, signatures = score_translations(references, references, language)
+    assert (scores["bleu"], scores["bleu_lc"]) == (pytest.approx(100), pytest.approx(100))
+    assert "tok:zh" in signatures["bleu"] and "bleu_moses_lc" not in scores, "Moses separates no words there"
+    scores, _ = score_translations(hypotheses, references, language)
+    assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references], tokenize="zh").score)
+
+
+def test_lengths_are_in_characters_where_no_spaces_separate_words():
+    found = bleu_by_length(["一" * 17, "一" * 16], ["一 " * 17, "一" * 16], "zh")
+    assert list(found) == ["1-16", "17-24"] and length_unit("zh") == length_unit("char") == "characters"
+    assert length_unit("13a") == length_unit("ko-mecab") == "words"
+
+
+@pytest.fixture
+def no_mecab(monkeypatch):
+    for module in ("tokenizer_ja_mecab", "tokenizer_ko_mecab"):
+        monkeypatch.setattr(f"sacrebleu.tokenizers.{module}.MeCab", None)
+    choose_tokenizer.cache_clear()
+    yield
+    choose_tokenizer.cache_clear()
+
+
+@pytest.mark.usefixtures("no_mecab")
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_without_mecab_scores_are_over_characters_and_a_line_says_so(language, capsys):
+    for _ in range(2):
+        assert choose_tokenizer("auto", language) == "char"
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and f"sacrebleu[{language}]" in error
+    with pytest.raises(UserError, match=rf"sacrebleu\[{language}\]"):
+        choose_tokenizer(f"{language}-mecab", language)
+
+
+def test_tokenizer_follows_the_option_before_the_language():
+    assert [choose_tokenizer(*pair) for pair in [("auto", "de"), ("auto", "th"), ("char", "de"), ("zh", "target")]] == [
+        "13a",
+        "char",
+        "char",
+        "zh",
+    ]

@@ -13,8 +13,9 @@ from lightning.pytorch import Trainer
 
 from common.errors import UserError
 from projects.seq2seq import module as module_file
+from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS, PAD, DecodingConfig, GenerationConfig, RecurrentConfig, TransformerConfig
-from projects.seq2seq.constraints import max_lengths
+from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
 from projects.seq2seq.data import TranslationData
 from projects.seq2seq.decoding import DecodingInputs, beam_search
 from projects.seq2seq.metrics import bleu_lc, exact_match
@@ -50,6 +51,40 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_target_tokens(data, network):
     labels = batch.target[:, 1:]
     expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, label_smoothing=0.1)
     torch.testing.assert_close(module.compute_loss(batch), expected)
+
+
+@pytest.mark.parametrize("limit", [1.0, 5])
+def test_accumulated_gradients_are_those_of_the_mean_over_all_their_tokens(data, limit):
+    steps: list[int] = []
+
+    class Checked(Seq2SeqModule):
+        batches = ()
+
+        def training_step(self, batch, batch_idx):
+            self.batches = (*self.batches, batch)
+            return super().training_step(batch, batch_idx)
+
+        def on_before_optimizer_step(self, optimizer):
+            losses, tokens = 0.0, 0
+            for batch in self.batches:
+                hidden = self.net(batch.source, batch.source_lengths, batch.target[:, :-1])
+                labels = batch.target[:, 1:].flatten()
+                logits = self.net.output_layer(hidden).flatten(0, 1)
+                losses += F.cross_entropy(logits, labels, ignore_index=PAD, reduction="sum")
+                tokens += int((labels != PAD).sum())
+                if batch is self.batches[-1]:  # what was logged is this batch's own mean
+                    mean = F.cross_entropy(logits, labels, ignore_index=PAD)
+                    torch.testing.assert_close(self.trainer.callback_metrics["train/loss"], mean.detach())
+            parameters = list(self.net.parameters())
+            for parameter, grad in zip(parameters, torch.autograd.grad(losses / tokens, parameters), strict=True):
+                torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-6)
+            steps.append(len(self.batches))
+            self.batches = ()
+
+    module = Checked(data.vocab_sizes, recurrent=RecurrentConfig(16, 16, dropout=0.0), label_smoothing=0.0)
+    options = {"accumulate_grad_batches": 3, "limit_train_batches": limit, "limit_val_batches": 0}
+    trainer(**options).fit(module, datamodule=data)
+    assert steps[0] == 3 and steps[-1] < 3, "a poor test: no window is shorter than the others"
 
 
 @pytest.mark.parametrize("network", ["recurrent", "transformer"])
@@ -148,6 +183,37 @@ def test_the_test_scores_every_sentence_once_and_records_the_protocol(data):
     assert any(name.endswith("_words") for name in metrics)
 
 
+def test_validation_is_greedy_and_the_test_a_beam_search_both_as_long_as_the_data_allow(data, monkeypatch):
+    calls: list[tuple[GenerationConfig, tuple[float, float]]] = []
+
+    def recorded(net, sources, generation, *arguments, length_limit, **options):
+        calls.append((generation, length_limit))
+        return translate_ids(net, sources, generation, *arguments, length_limit=length_limit, **options)
+
+    monkeypatch.setattr("projects.seq2seq.module.translate_ids", recorded)
+    module = small(data.vocab_sizes, decoding=DecodingConfig(num_beams=3, length_penalty=0.5, max_length=16))
+    for evaluate, beams in ((trainer().validate, 1), (trainer().test, 3)):
+        evaluate(module, datamodule=data, verbose=False)
+        assert set(calls) == {(GenerationConfig(beams, 0.5, 16), data.length_limit)}
+        calls.clear()
+    assert data.length_limit != LENGTH_LIMIT
+
+
+def test_perfect_translations_into_chinese_have_the_highest_scores(data, monkeypatch):
+    class Perfect(Seq2SeqModule):
+        def translate(self, batch, generation):
+            self.translations |= dict.fromkeys(batch.pair_index.tolist(), "两只狗在雪地里玩")
+
+    for split in ("val", "test"):
+        monkeypatch.setattr(data.splits[split], "target", ["两只狗在雪地里玩"] * len(data.splits[split]))
+    monkeypatch.setattr(data, "languages", ("de", "zh"))
+    module = Perfect(data.vocab_sizes)
+    assert trainer().validate(module, datamodule=data, verbose=False)[0]["val/bleu_greedy_lc"] == pytest.approx(100)
+    metrics = trainer().test(module, datamodule=data, verbose=False)[0]
+    assert metrics["test/bleu"] == metrics["test/bleu_lc_1-16_characters"] == pytest.approx(100)
+    assert "tok:zh" in module.metadata["signatures"]["bleu"]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt"])
 def test_learning_rate_schedules_warm_up_and_decay(data, schedule):
     module = small(data.vocab_sizes, schedule=schedule, warmup=0.25, lr=0.5)
@@ -201,8 +267,15 @@ def test_min_loss_is_the_least_that_smoothed_targets_allow():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        (
+            {"network": "recurrent", "recurrent": RecurrentConfig(hidden_dim=129)},
+            "--model.recurrent.hidden_dim 129: use an",
+        ),
         ({"transformer": TransformerConfig(18, num_heads=4)}, "--model.transformer.d_model 18"),
         ({"transformer": TransformerConfig(20, num_heads=4, position_embedding="rotary")}, "d_model 20: rotary"),
+        ({"transformer": TransformerConfig(129, num_heads=4)}, "--model.transformer.d_model 129: choose an even multiple"),
+        ({"network": "recurrent", "recurrent": RecurrentConfig(16, 17)}, "--model.recurrent.hidden_dim 17: use an even"),
+        ({"network": "recurrent", "recurrent": RecurrentConfig(16, 1)}, "--model.recurrent.hidden_dim 1: use an even"),
         ({"vocab_sizes": (40, 50)}, "--model.tie_word_embeddings all: needs a joint vocabulary"),
     ],
 )

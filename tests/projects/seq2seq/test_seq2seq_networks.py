@@ -1,6 +1,7 @@
 """Both networks: all steps at once equal one at a time, padding and future are invisible, and PyTorch agrees."""
 
 import functools
+from collections import Counter
 
 import pytest
 import torch
@@ -237,6 +238,46 @@ def test_the_transformer_equals_torchs(norm_first):
     )
 
 
+def dropped_out(net):
+    """Shapes that the network's dropouts have seen in a training pass, with how often."""
+    seen = Counter()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, inputs, output: seen.update([(module.p, *output.shape)]))
+    net.train()(*sentences())
+    return seen
+
+
+@pytest.mark.parametrize("input_feeding", [True, False])
+def test_recurrent_network_drops_out_in_every_place(input_feeding):
+    net = recurrent(num_layers=2, dropout=0.25, input_feeding=input_feeding)
+    assert net.encoder.dropout == 0.25, "between its layers"
+    source, states, cells = (3, 5, 6), (3, 5, 8), (3, 1, 8)
+    embeddings_and_outputs = (3, 6, 6)
+    expected = {source: 1, states: 1, embeddings_and_outputs: 2, cells: 6}
+    assert dropped_out(net) == {(0.25, *shape): count for shape, count in expected.items()}
+
+
+def test_transformer_drops_out_embeddings_and_the_output_of_every_sublayer():
+    net = transformer(dropout=0.25)
+    # source: embeddings and two sublayers in each of two layers; target: embeddings and three sublayers
+    assert dropped_out(net) == {(0.25, 3, 5, 8): 1 + 2 * 2, (0.25, 3, 6, 8): 1 + 2 * 3}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_attention_to_plot_is_that_of_the_last_layer_but_one(num_layers):
+    config = TransformerConfig(d_model=8, ff_dim=12, num_heads=2, num_layers=num_layers)
+    net, weights = moved(TransformerModel((VOCABULARY, VOCABULARY), config)).eval(), []
+    for layer in net.decoder:
+        layer.register_forward_hook(lambda layer, inputs, output: weights.append(output[1]))
+    source, lengths, target = sentences()
+    with torch.no_grad():
+        memory = net.encode(source, lengths)
+        _, _, attention = net.decode_step(target[:, :1], net.init_state(memory), memory)
+    torch.testing.assert_close(attention, weights[max(0, num_layers - 2)].mean(1), rtol=0, atol=0)
+    assert len({float(each.sum(1)[0, 0, 0]) for each in weights}) == num_layers, "a poor test: layers attend alike"
+
+
 def test_a_layer_starts_as_the_identity():
     net, x = transformer().eval(), torch.randn(3, 5, 8)
     for layer in net.encoder:
@@ -250,6 +291,41 @@ def test_a_layer_starts_as_the_identity():
 def test_sinusoidal_embedding_by_hand():
     expected = torch.tensor([[0.0, 1, 0, 1], [0.841471, 0.540302, 0.0099998, 0.99995]])
     torch.testing.assert_close(sinusoidal_embedding(2, 4), expected, atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def bfloat16():
+    torch.set_default_dtype(torch.bfloat16)  # as under --precision bf16-true
+    yield
+    torch.set_default_dtype(torch.float64)
+
+
+def test_positions_are_right_where_the_network_is_in_bfloat16(bfloat16):
+    time, dim = 1001, 16
+    angles = 1000 * 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    expected = torch.stack([angles.sin(), angles.cos()], -1)
+    torch.testing.assert_close(sinusoidal_embedding(time, dim)[-1].double(), expected.flatten(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        torch.view_as_real(rotary_freqs(time, dim)[-1]).double(), expected.flip(-1), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("position_embedding", ["sinusoidal", "rotary"])
+def test_a_transformer_in_bfloat16_is_nearly_that_in_float64(position_embedding, bfloat16):
+    torch.set_default_dtype(torch.float64)
+    net = moved(transformer(position_embedding=position_embedding)).eval()
+    source, lengths, target = sentences()
+    with torch.no_grad():
+        exact = net(source, lengths, target)
+        net.bfloat16()
+        for dtype in (torch.bfloat16, torch.float32):  # inside of a training step, and outside, as a callback is
+            torch.set_default_dtype(dtype)
+            found = net(source, lengths, target)
+            assert found.dtype is torch.bfloat16
+            torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.15)
+            memory = net.encode(source, lengths)
+            logits, _, _ = net.decode_step(target[:, :1], net.init_state(memory), memory)
+            torch.testing.assert_close(logits[:, 0], net.output_layer(found)[:, 0], rtol=0, atol=0.15)
 
 
 def test_rotary_embedding_equals_that_of_transformers():

@@ -1,4 +1,4 @@
-"""Plots show the attention, the tokens and the scores that they were called with."""
+"""Plots show the attention, the tokens and the scores that they were called with, in figures of bounded size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import sacrebleu
 import torch
+from PIL import Image
 
+from projects.seq2seq import plots
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
 from projects.seq2seq.plots import TranslationPlots, attention_maps, draw_attention
@@ -40,7 +42,7 @@ def test_maps_name_the_tokens_of_source_and_translation():
 def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     references = ["a b c d e f g", "a b c d e f g h", "a b c d e f g h i j"]
     translations = ["a b c d e f g", "a b c d x f g h", "a b c d e f x h i j"]
-    module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))))  # in any order
+    module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))), tokenize="13a")  # in any order
     data = SimpleNamespace(splits={"test": SimpleNamespace(target=references)})
     TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
     (axes,) = drawn[0].axes
@@ -49,3 +51,21 @@ def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([short, long])
     assert labels(axes.get_xticklabels()) == ["1-8\n2 sentences", "9-12\n1 sentences"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("words of the reference", "BLEU in lower case")
+
+
+def attention_map(rows, columns):
+    return torch.rand(rows, columns), ["·$$"] * rows, ["$x_$"] * columns
+
+
+def test_long_sentences_are_plotted_by_their_first_tokens_and_the_title_says_so(tmp_path, monkeypatch):
+    figures, most = [], 9
+    monkeypatch.setattr(plots, "MAX_PLOTTED_TOKENS", most)
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or save(figure, path))
+    with Image.open(draw_attention([attention_map(900, 1024), attention_map(3, 5)], tmp_path / "map.png")) as image:
+        assert max(image.size) < 1500
+    long, short = figures[0].axes
+    assert long.get_title() == "first tokens of 1024 (source) and 900 (target)" and short.get_title() == ""
+    assert long.images[0].get_array().shape == (most, most)
+    assert short.images[0].get_array().shape == (3, 5)
+    assert len(long.get_xticks()) == len(long.get_yticks()) == most

@@ -8,15 +8,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import EXACT
 
 from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
 
 
-def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder):
-    flags = ["--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
+def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder, exact):
+    flags = ["--data.source", str(pairs_folder), *exact, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
     run = command("train", "--name", "two", *flags, "--devices", "2", "--strategy", "ddp")
     run.wait()
     folders = plain_run, run.runs / "two"
@@ -76,6 +75,7 @@ def test_hyperparameters_of_a_checkpoint_are_plain_builtins(plain_run):
         "schedule": "linear",
         "warmup": 0.05,
         "decoding": asdict(DecodingConfig(num_beams=3, max_length=24)),
+        "bleu_tokenize": "auto",
     }
     types = {type(value) for value in [*saved.values(), *saved["recurrent"].values(), *saved["decoding"].values()]}
     assert types == {int, float, str, bool, tuple, dict, type(None)}
@@ -102,10 +102,13 @@ def test_one_batch_can_be_overfit_and_gradients_are_right(train, pairs_folder, c
         (["--model.recurrent.dropout", "1"], "model.recurrent.dropout"),
         (["--model.recurrent.teacher_forcing", "[1, 2]"], "model.recurrent.teacher_forcing"),
         (["--model.transformer.position_embedding", "learned"], "model.transformer.position_embedding"),
+        (["--model.transformer.num_heads", "0"], "model.transformer.num_heads"),
         (["--model.r_drop", "-1"], "model.r_drop"),
         (["--model.label_smoothing", "-0.1"], "model.label_smoothing"),
         (["--model.lr", "0"], "model.lr"),
         (["--model.decoding.num_beams", "0"], "model.decoding.num_beams"),
+        (["--model.decoding.length_penalty", ".nan"], "model.decoding.length_penalty"),
+        (["--model.decoding.length_penalty", ".inf"], "model.decoding.length_penalty"),
         (["--data.lowercase", "target"], "data.lowercase"),
         (["--data.bpe_dropout", "1.5"], "data.bpe_dropout"),
         (["--data.max_tokens", "0"], "data.max_tokens"),

@@ -247,4 +247,17 @@ def test_a_word_without_end_takes_no_time(tokenizer):
     ids = dropper.encode(0, 0, 0)
     assert time.process_time() - began < 0.5
     assert decode(tokenizer, ids) == line
-    assert ids[:1000] == encode(tokenizer, line)[:1000]
+
+
+def test_sentence_without_spaces_is_segmented_anew_in_every_epoch():
+    lines = ["".join(filter(str.isalpha, line)) * 8 for line in LINES[:40]]
+    tokenizer = train_bpe(LINES, 500)
+    assert min(map(len, lines)) > MAX_WORD_BYTES
+    dropper = BPEDropout(tokenizer, lines, 0.3)
+    first, second = encoded(dropper, 40), encoded(dropper, 40, epoch=1)
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    assert [len(ids) for ids in encoded(BPEDropout(tokenizer, lines, 1.0), 40)] == [
+        len(f" {line}".encode()) for line in lines
+    ]
+    assert [decode(tokenizer, ids) for ids in first] == lines
+    assert encoded(BPEDropout(tokenizer, lines, 0.0), 40) == dropper.ids

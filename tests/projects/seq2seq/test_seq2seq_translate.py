@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.io.checkpoints import read_checkpoint
+from common.errors import UserError
+from common.io.checkpoints import plain, read_checkpoint
 from common.nn.device import has_bfloat16
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import BOS, EOS, GenerationConfig, RecurrentConfig, SamplingConfig, TransformerConfig
@@ -19,6 +20,7 @@ from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import load, mean_state
 from projects.seq2seq.knn import KNNConfig, KNNModel, build_datastore
 from projects.seq2seq.metrics import score_translations
+from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.recurrent import RecurrentModel
 from projects.seq2seq.tokenizer import decode, encode, encode_batch
 from projects.seq2seq.transformer import TransformerModel
@@ -168,6 +170,15 @@ def test_in_bfloat16_scores_are_sums_of_float32_and_near_the_true_ones(kind, con
     assert not torch.equal(exact, torch.stack(sums).double())  # and it was not float32 after all
 
 
+@pytest.mark.parametrize("sampling", [None, SamplingConfig()])
+@pytest.mark.parametrize("kind, config", [(RecurrentModel, RecurrentConfig(8, 8)), (TransformerModel, TransformerConfig(8))])
+def test_network_that_diverged_has_no_translations(kind, config, sampling):
+    net = kind((40, 40), config).eval()
+    torch.nn.init.constant_(net.output_layer.weight, torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        translate_ids(net, [[5, 6], [7]], GenerationConfig(), torch.device("cpu"), sampling)
+
+
 @pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
 def test_the_precision_reaches_the_search(monkeypatch, capsys, checkpoints, pipeline):
     code, lines, _ = run(
@@ -197,6 +208,17 @@ def test_a_long_line_is_cut_and_counted(monkeypatch, capsys, checkpoints, pipeli
     assert lines[0] == expected(pipeline, ["halb acht"], num_beams=2)[0][0]
 
 
+def test_sources_are_cut_at_the_length_of_the_training(monkeypatch, capsys, checkpoints, tmp_path):
+    checkpoint = torch.load(checkpoints[-1], weights_only=True)
+    assert checkpoint["max_length"] == 256
+    other = tmp_path / "other.ckpt"
+    for length in (300, 9):
+        torch.save(checkpoint | {"max_length": length}, other)
+        _, _, error = run(monkeypatch, capsys, ["--checkpoint", str(other), "--num_beams", "1"], "drei " * 100 + "\n")
+        assert error == f"line 1: cut from 301 to {length} tokens\n"
+    assert load([Path(checkpoints[-1]), other]).max_length == 9
+
+
 def test_translations_are_no_longer_than_their_limit(pipeline, checkpoints):
     assert max_lengths(torch.tensor([1, 7])).tolist() == [13, 22]
     assert max_lengths(torch.tensor([1, 7]), (1.25, 3.5)).tolist() == [4, 12]
@@ -219,9 +241,40 @@ def test_an_ensemble_of_one_network_twice_is_that_network(monkeypatch, capsys, c
         assert twice == alone
 
 
+def test_weights_of_networks_that_differ_are_not_averaged(tmp_path, pipeline, checkpoints):
+    saved = torch.load(checkpoints[-1], weights_only=True)
+
+    def checkpoint(name, **options):
+        config = TransformerConfig(16, 16, num_layers=1, **options)
+        module = Seq2SeqModule((300, 300), "transformer", transformer=config)
+        torch.save(
+            saved | {"state_dict": module.state_dict(), "hyper_parameters": plain(dict(module.hparams))}, tmp_path / name
+        )
+        return tmp_path / name
+
+    first = checkpoint("first.ckpt")
+    assert load([first, checkpoint("dropout.ckpt", dropout=0.2)], average_weights=True)
+    for options in ({"num_heads": 2}, {"position_embedding": "rotary"}, {"norm_first": False, "num_heads": 2}):
+        with pytest.raises(UserError, match=r"--average_weights: .*other.ckpt is of another network than .*first.ckpt"):
+            load([first, checkpoint("other.ckpt", **options)], average_weights=True)
+
+
+def test_blank_lines_stay_empty_and_broken_ones_are_one_line(monkeypatch, capsys, checkpoints):
+    text = "halb acht\n \n\u00a0\u3000\n\u200b\ufeff\u200b\nhalb\racht\n\t\x0b\n"
+    code, lines, _ = run(monkeypatch, capsys, ["--checkpoint", checkpoints[-1]], text)
+    assert code == 0 and [bool(line) for line in lines] == [True, False, False, False, True, False]
+
+
+def test_datastore_errors_speak_of_its_own_flag(monkeypatch, capsys, checkpoints, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"a": "x", "b": "y"}\n')
+    code, lines, error = run(monkeypatch, capsys, ["--datastore", str(tmp_path), "--checkpoint", checkpoints[-1]])
+    assert (code, lines) == (2, []) and error.startswith(f"error: --datastore {tmp_path}: direction de-en: not two columns")
+
+
 def test_averaged_weights_are_the_mean(checkpoints):
     parts = [read_checkpoint(Path(path)) for path in checkpoints[-2:]]
-    mean = mean_state([part["state_dict"] for part in parts], checkpoints[-2:])
+    mean = mean_state([part["state_dict"] for part in parts])
     for name, value in mean.items():
         torch.testing.assert_close(value, (parts[0]["state_dict"][name] + parts[1]["state_dict"][name]) / 2)
     assert not torch.equal(mean["net.bridge.weight"], parts[0]["state_dict"]["net.bridge.weight"])
@@ -275,13 +328,24 @@ def test_the_python_api_translates_raw_sentences(monkeypatch, capsys, checkpoint
     [
         (["nowhere.txt"], "", "nowhere.txt: No such file"),
         ([], b"gut\nsch\xf6n\n", "line 2 is not UTF-8"),
-        (["--num_beams", "0"], "x\n", "--num_beams: 0 is not at least 1"),
+        (["--num_beams", "0"], "x\n", "--num_beams: 0: use a whole number of at least 1"),
+        (["--min_length", "-1"], "x\n", "--min_length: -1: use a whole number of at least 0"),
+        (["--no_repeat_ngram_size", "-1"], "x\n", "--no_repeat_ngram_size: -1: use"),
+        (["--top_k", "-1"], "x\n", "--top_k: -1: use"),
+        (["--top_p", "1.5"], "x\n", "--top_p: 1.5: use a number from 1e-06 to 1"),
+        (["--temperature", "nan"], "x\n", "--temperature: nan: use a number of at least"),
+        (["--length_penalty", "inf"], "x\n", "--length_penalty: inf: use a number from -10 to 10"),
+        (["--seed", "-1"], "x\n", "--seed: -1: use a whole number from 0"),
         (["--num_return_sequences", "9"], "x\n", "--num_return_sequences 9: more than --num_beams 5"),
         (["--min_length", "200"], "x\n", "--min_length 200: more than --max_length 128"),
         (["--attention", "nowhere/map.png"], "\n", "there is no line to plot"),
-        (["--knn_lambda", "1.5"], "x\n", "--knn_lambda: 1.5 is not between 0 and 1"),
-        (["--knn_temperature", "0"], "x\n", "--knn_temperature: 0.0 is not above 0"),
-        (["--datastore", "nowhere/at/all"], "x\n", "nowhere/at/all"),
+        (["--knn_lambda", "1.5"], "x\n", "--knn_lambda: 1.5: use a number from 0 to 1"),
+        (["--knn_temperature", "0"], "x\n", "--knn_temperature: 0: use a number of at least 1e-06"),
+        (["--temperature", "inf"], "x\n", "--temperature: inf: use a number of at least"),
+        (["--temperature", "1e-30"], "x\n", "--temperature: 1e-30: use a number of at least"),
+        (["--seed", "1" + 23 * "0"], "x\n", "--seed: 10000000000000000000: use a whole number from 0"),
+        (["--prefix", "on march " * 40], "x\n", "--prefix: "),
+        (["--datastore", "nowhere/at/all"], "x\n", "--datastore nowhere/at/all: "),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, checkpoints, flags, text, line):
@@ -294,6 +358,16 @@ def test_bad_checkpoints_are_one_line(monkeypatch, capsys, checkpoints, tmp_path
     other, cut = tmp_path / "other.ckpt", tmp_path / "cut.ckpt"
     torch.save(checkpoint | {"project": "cifar10"}, other)
     cut.write_bytes(b"PK")
-    for path, line in [(other, "belongs to cifar10"), (cut, "truncated or damaged"), (tmp_path / "no.ckpt", "no such file")]:
+    nan, text = tmp_path / "nan.ckpt", tmp_path / "lines.txt"
+    text.write_text(TEXT)
+    checkpoint["state_dict"]["net.bridge.weight"][0, 0] = torch.nan
+    torch.save(checkpoint, nan)
+    for path, line in [
+        (other, "belongs to cifar10"),
+        (cut, "truncated or damaged"),
+        (tmp_path / "no.ckpt", "no such file"),
+        (nan, "nan.ckpt: net.bridge.weight is not finite"),
+        (text, "lines.txt: not a checkpoint; the files to read go before --checkpoint"),
+    ]:
         code, lines, error = run(monkeypatch, capsys, ["--checkpoint", str(path)])
         assert (code, lines) == (2, []) and line in error and len(error.splitlines()) == 1
