@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -9,7 +10,9 @@ from typing import Any, Literal, cast
 import torch
 from gymnasium import Env
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Trainer
 
+from common.callbacks.resume import raise_if_preempted
 from common.data.batches import shard_indices
 from common.data.sources import Source, SourceDataModule
 from common.errors import UserError
@@ -23,6 +26,7 @@ from projects.policy_gradient.rollout import MAX_REPLAY_STEPS, Collector, Policy
 from projects.policy_gradient.seeding import ACTIONS, ENVIRONMENTS, EVALUATION, derive_seed, make_generator
 
 EVAL_SPLITS = ("val", "test")
+QUIET_SECONDS = 5.0  # an evaluation that takes no longer prints nothing, and is finished also after a SIGTERM
 
 
 class PolicyGradientData(SourceDataModule):
@@ -32,6 +36,8 @@ class PolicyGradientData(SourceDataModule):
         source: Environment id, such as `Acrobot-v1`, or `my_package.my_module:MyEnv-v0` to import a module first; `auto` and
             `sample` are CartPole-v1.
         env_kwargs: Keyword arguments of the environment.
+        max_episode_steps: Time limit that truncates episodes, in training, validation and test; unset, the one that the
+            environment is registered with, if any.
         num_envs: Environments of each process that step together.
         num_steps: Steps of each environment in a rollout, which is one batch.
         rollouts_per_epoch: Rollouts in an epoch; then the policy is validated. Episodes go on across rollouts and epochs, if
@@ -50,6 +56,7 @@ class PolicyGradientData(SourceDataModule):
         self,
         source: str = "auto",
         env_kwargs: dict[str, Any] | None = None,
+        max_episode_steps: PositiveInt | None = None,
         num_envs: PositiveInt = 32,
         num_steps: PositiveInt = 32,
         rollouts_per_epoch: PositiveInt = 20,
@@ -59,7 +66,9 @@ class PolicyGradientData(SourceDataModule):
         reward_threshold: float | dict[str, float] | None = None,
     ) -> None:
         super().__init__(source)
-        self.env_kwargs = env_kwargs or {}
+        self.env_kwargs = dict(env_kwargs or {})
+        if max_episode_steps is not None:
+            self.env_kwargs["max_episode_steps"] = int(max_episode_steps)
         self.num_envs, self.num_steps, self.rollouts_per_epoch = num_envs, num_steps, rollouts_per_epoch
         self.autoreset = autoreset
         self.num_episodes = {"val": eval_episodes, "test": test_episodes}
@@ -251,4 +260,26 @@ class EvaluationLoader:
         while len(data.eval_envs) < len(episodes):
             data.eval_envs.append(make_env(data.env_info))
         seeds = [derive_seed(0, EVALUATION, EVAL_SPLITS.index(self.split), episode) for episode in episodes]
-        yield evaluate_policy(data.eval_envs, data.env_info, data.actor(), seeds)
+        progress = EvaluationProgress(data.trainer, self.split, len(seeds))
+        yield evaluate_policy(data.eval_envs, data.env_info, data.actor(), seeds, progress)
+
+
+class EvaluationProgress:
+    """Of an evaluation that takes longer than `QUIET_SECONDS`: prints lines, ever more rarely, and stops it on SIGTERM."""
+
+    def __init__(self, trainer: Trainer | None, split: str, num_episodes: int) -> None:
+        self.trainer, self.split, self.num_episodes = trainer, split, num_episodes
+        self.start, self.next_line = time.monotonic(), QUIET_SECONDS
+
+    def __call__(self, num_ended: int, num_steps: int) -> None:
+        """Raises Preempted if the process has received SIGTERM."""
+        seconds = time.monotonic() - self.start
+        if seconds < QUIET_SECONDS or self.trainer is None:
+            return
+        raise_if_preempted(self.trainer)
+        if seconds >= self.next_line:
+            self.next_line = 2 * seconds
+            print_rank_zero(
+                f"{self.split}: {num_ended:,} of {self.num_episodes:,} episodes have ended after {num_steps:,} steps, "
+                f"{seconds:.0f} s; --data.max_episode_steps limits them"
+            )

@@ -6,7 +6,7 @@ end, and its result does not depend on which others are played beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +42,17 @@ def episode_metrics(returns: Tensor, lengths: Tensor) -> dict[str, float]:
     }
 
 
-def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seeds: Sequence[int]) -> EpisodeStats:
+def evaluate_policy(
+    envs: Sequence[Env],
+    env_info: EnvInfo,
+    policy: Policy,
+    seeds: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> EpisodeStats:
     """Evaluates a policy on one episode for each seed, all at the same time, with one call of the policy for a step of all.
 
-    There are at least as many `envs` as `seeds`.
+    There are at least as many `envs` as `seeds`. `progress` is called after every step of all, with the numbers of episodes
+    that have ended and of steps so far.
     """
     count, num_cut = len(seeds), 0
     returns, lengths = np.zeros(count), np.zeros(count, np.int64)
@@ -72,10 +79,12 @@ def evaluate_policy(envs: Sequence[Env], env_info: EnvInfo, policy: Policy, seed
                 masks[i] = mask
         check_finite(env_info, returns, obs)
         playing = playing[~done]
+        if progress is not None:
+            progress(count - len(playing), int(lengths.sum()))
     if num_cut:
         print(
             f"NOTE: {num_cut} of {count} evaluation episodes had no end in {MAX_EPISODE_STEPS:,} steps, and count with the "
-            "return so far; give the environment a time limit, such as the keyword argument max_episode_steps",
+            "return so far; set a time limit, --data.max_episode_steps",
             flush=True,
         )
     return EpisodeStats(torch.from_numpy(returns.astype(np.float32)), torch.from_numpy(lengths))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import os
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -105,6 +107,24 @@ class Faulty(Odd):
         return None if self.fault == "no image" else np.zeros((20, 30, 3), np.uint8)
 
 
+class Endless(gym.Env):
+    """Episodes that never end; in the step `sigterm_at` of one the process gets a SIGTERM."""
+
+    def __init__(self, sigterm_at: int | None = None) -> None:
+        self.observation_space, self.action_space, self.sigterm_at = box(), spaces.Discrete(2), sigterm_at
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        if self.t == self.sigterm_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
 class Mission(spaces.Space):
     """A space of one's own, like MiniGrid's."""
 
@@ -194,6 +214,7 @@ def box() -> spaces.Box:
 gym.register("Scripted-v0", entry_point=Scripted)
 gym.register("Odd-v0", entry_point=Odd)
 gym.register("Faulty-v0", entry_point=Faulty)
+gym.register("Endless-v0", entry_point=Endless)
 gym.register("CartPole-Wind-v0", entry_point=lambda render_mode=None: Odd(spaces.Box(-1, 1, (5,)), spaces.Discrete(2)))
 gym.register("Lacking-v0", entry_point=lambda lacks: Odd(box(), spaces.Discrete(2)), vector_entry_point=LackingVector)
 gym.register("Counting-v0", entry_point=Counting, vector_entry_point=CountingVector)

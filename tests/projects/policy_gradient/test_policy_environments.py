@@ -9,7 +9,10 @@ import pytest
 from gymnasium import spaces
 
 from common.errors import UserError
+from common.io.metrics import read_metrics
+from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.environments import inspect_env, make_env, make_vec_env
+from projects.policy_gradient.inference import load
 from projects.policy_gradient.rollout import Collector, Rollout
 from scripted_environment import Mission, box
 
@@ -117,3 +120,41 @@ def test_without_a_film_nothing_else_is_lost(train, tmp_path, capsys, source, fa
 def test_human_render_mode_is_left_out():
     env_info = inspect_env("Faulty-v0", {"render_mode": "human"})
     assert env_info.kwargs == {} and make_env(env_info).render_mode is None
+
+
+def test_a_time_limit_truncates_in_training_validation_and_test_and_is_in_the_checkpoint(train, tmp_path):
+    assert train("--name", "limited", *SHORT, "--data.source", "Endless-v0", "--data.max_episode_steps", "3") == 0
+    folder = tmp_path / "runs/policy_gradient/limited"
+    lengths = json.loads((folder / "summary.json").read_text())["test"]["test/episode_length"]
+    rows = read_metrics(folder / "metrics.csv")
+    lengths = {lengths} | {row[name] for row in rows for name in row if name.endswith("episode_length")}
+    assert lengths == {3.0} and any("train/episode_length" in row for row in rows)
+    assert load(next(folder.glob("checkpoints/best-*.ckpt"))).evaluate([0, 1]).lengths.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(("autoreset", "num_episodes"), [("next_step", 2), ("same_step", 4)])  # the first: its vector form
+def test_a_time_limit_is_also_that_of_a_vector_form(autoreset, num_episodes):
+    data = PolicyGradientData("CartPole-v1", max_episode_steps=4, num_envs=2, autoreset=autoreset)
+    data.collector.reset([0, 1] if autoreset == "same_step" else 0)
+    rollout = data.collector.collect(lambda obs, masks: np.array([0, 1]), 8)
+    assert rollout.episode_lengths.tolist() == [4] * num_episodes and not rollout.terminated.any()
+
+
+@pytest.mark.parametrize(("stage", "option"), [("val", "1"), ("test", "0")])
+def test_a_long_evaluation_prints_lines_and_ends_on_sigterm(train, tmp_path, capsys, monkeypatch, stage, option):
+    monkeypatch.setattr("projects.policy_gradient.data.QUIET_SECONDS", 0.005)
+    flags = [
+        "--data.source",
+        "Endless-v0",
+        "--data.env_kwargs",
+        "{sigterm_at: 3000}",
+        "--trainer.limit_val_batches",
+        option,
+    ]
+    assert train("--name", "endless", *SHORT, *flags, "--checkpoint_every", "1") == 75
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if line.startswith(f"{stage}: 0 of ")]
+    assert 1 <= len(lines) < 20 and lines[0].endswith("--data.max_episode_steps limits them")
+    saved = tmp_path / "runs/policy_gradient/endless/checkpoints/step-00000001.ckpt"
+    expected = "no checkpoint was due yet" if stage == "val" else f"state saved in {saved.relative_to(tmp_path)}"
+    assert captured.err == f"stopped by SIGTERM; {expected}\n"
