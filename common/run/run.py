@@ -78,7 +78,10 @@ def debug(request: RunRequest) -> None:
 
     module, data, options = request.build()
     debug_options = {"devices": 1, "accelerator": options["accelerator"], "precision": options["precision"]}
-    debug_run(request.config.debug, module, data, debug_options)
+    try:
+        debug_run(request.config.debug, module, data, debug_options)
+    finally:
+        data.teardown("fit")
 
 
 def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:

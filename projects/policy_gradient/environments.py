@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +208,21 @@ def make_vec_env(env_info: EnvInfo, num_envs: int, autoreset: str = "next_step")
     """
     if env_info.has_vector_form and not (env_info.flatten or env_info.has_action_masks) and autoreset == "next_step":
         try:
-            envs = gym.make_vec(env_info.id, num_envs, vectorization_mode="vector_entry_point", **env_info.kwargs)
-            if (reason := vector_form_difference(envs, env_info)) is None:
-                return envs
-            envs.close()
+            own = gym.make_vec(env_info.id, num_envs, vectorization_mode="vector_entry_point", **env_info.kwargs)
+            if (reason := vector_form_difference(own, env_info)) is None:
+                return own
+            own.close()
         except Exception as error:
             reason = describe_error(error)
         print_rank_zero(f"NOTE: {env_info.label}: single environments instead of its own vector form: {reason}")
-    return SyncVectorEnv([partial(make_env, env_info)] * num_envs, autoreset_mode=AutoresetMode[autoreset.upper()])
+    envs, failure = make_envs(env_info, num_envs)
+    if failure is not None:
+        for env in envs:
+            env.close()
+        hint = f"; there can be {len(envs)}: --data.num_envs {len(envs)}" if envs else ""
+        raise UserError(f"{failure}{hint}") from failure
+    singles = iter(envs)
+    return SyncVectorEnv([lambda: next(singles)] * num_envs, autoreset_mode=AutoresetMode[autoreset.upper()])
 
 
 def vector_form_difference(envs: VectorEnv, env_info: EnvInfo) -> str | None:
@@ -225,6 +231,17 @@ def vector_form_difference(envs: VectorEnv, env_info: EnvInfo) -> str | None:
         return "it has other spaces"
     has_autoreset = envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED
     return None if has_autoreset else "it does not reset by itself"
+
+
+def make_envs(env_info: EnvInfo, num_envs: int) -> tuple[list[CheckedEnv], UserError | None]:
+    """At most `num_envs` single environments, and the error that prevents more: some simulators allow few instances."""
+    envs: list[CheckedEnv] = []
+    try:
+        while len(envs) < num_envs:
+            envs.append(make_env(env_info))
+    except UserError as error:
+        return envs, error
+    return envs, None
 
 
 def make_env(env_info: EnvInfo, **kwargs: Any) -> CheckedEnv:

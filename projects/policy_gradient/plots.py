@@ -42,6 +42,7 @@ class AgentPlots(Callback):
         if not trainer.is_global_zero:
             return
         module, data = cast(PolicyGradientModule, pl_module), trainer.datamodule  # type: ignore[attr-defined]
+        data.close()  # there may be few instances at a time
         with report_plot_errors("video.gif"):
             record_agent(Agent(module, data.env_info), self.folder / "video.gif", untrained=True)
         if re.fullmatch(r"CartPole-v\d+", data.env_info.id):

@@ -125,6 +125,35 @@ class Endless(gym.Env):
         return np.zeros(2, np.float32), 1.0, False, False, {}
 
 
+class Simulator(Endless):
+    """Allows `limit` instances at a time; episodes have three steps, and the fourth `step` raises if it is `broken`."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    alive = most = 0
+
+    def __init__(self, limit: int = 100, broken: bool = False, render_mode: str | None = None) -> None:
+        super().__init__()
+        if Simulator.alive == limit:
+            raise OSError("the port is in use")
+        self.broken, self.render_mode, self.num_steps, self.is_closed = broken, render_mode, 0, False
+        Simulator.alive += 1
+        Simulator.most = max(Simulator.most, Simulator.alive)
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        self.num_steps += 1
+        if self.broken and self.num_steps == 4:
+            raise RuntimeError("broken")
+        return observation + self.t, reward, self.t == 3, False, info
+
+    def render(self):
+        return np.zeros((20, 30, 3), np.uint8)
+
+    def close(self):
+        Simulator.alive -= not self.is_closed
+        self.is_closed = True
+
+
 class Mission(spaces.Space):
     """A space of one's own, like MiniGrid's."""
 
@@ -215,6 +244,7 @@ gym.register("Scripted-v0", entry_point=Scripted)
 gym.register("Odd-v0", entry_point=Odd)
 gym.register("Faulty-v0", entry_point=Faulty)
 gym.register("Endless-v0", entry_point=Endless)
+gym.register("Simulator-v0", entry_point=Simulator)
 gym.register("CartPole-Wind-v0", entry_point=lambda render_mode=None: Odd(spaces.Box(-1, 1, (5,)), spaces.Discrete(2)))
 gym.register("Lacking-v0", entry_point=lambda lacks: Odd(box(), spaces.Discrete(2)), vector_entry_point=LackingVector)
 gym.register("Counting-v0", entry_point=Counting, vector_entry_point=CountingVector)

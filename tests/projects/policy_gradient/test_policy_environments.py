@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from commands import last_checkpoint, newest_checkpoint, same
 from common.errors import UserError
 from common.io.metrics import read_metrics
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.environments import inspect_env, make_env, make_vec_env
 from projects.policy_gradient.inference import load
 from projects.policy_gradient.rollout import Collector, Rollout
-from scripted_environment import Mission, box
+from scripted_environment import Mission, Simulator, box
 
 SHORT = ["--max_epochs", "1", "--data.num_envs", "2", "--data.num_steps", "4", "--data.rollouts_per_epoch", "1"]
 
@@ -158,3 +159,41 @@ def test_a_long_evaluation_prints_lines_and_ends_on_sigterm(train, tmp_path, cap
     saved = tmp_path / "runs/policy_gradient/endless/checkpoints/step-00000001.ckpt"
     expected = "no checkpoint was due yet" if stage == "val" else f"state saved in {saved.relative_to(tmp_path)}"
     assert captured.err == f"stopped by SIGTERM; {expected}\n"
+
+
+@pytest.fixture
+def simulator(monkeypatch):
+    """The simulator's class; none of its instances is left alive."""
+    monkeypatch.setattr(Simulator, "most", 0)
+    yield Simulator
+    assert Simulator.alive == 0
+
+
+def test_a_simulator_that_allows_one_instance_trains_resumes_films_and_plays(train, tmp_path, capsys, simulator):
+    flags = ["--data.source", "Simulator-v0", "--data.env_kwargs", "{limit: 1}", "--data.num_steps", "5"]
+    flags += ["--data.num_envs", "1", "--data.rollouts_per_epoch", "2", "--model.num_minibatches", "1"]
+    for name, *options in [("whole", 3), ("parts", 2), ("parts", 3, "--resume", "auto")]:
+        assert train("--name", name, *flags, "--max_epochs", *map(str, options)) == 0
+        output = capsys.readouterr().out
+        assert "not drawn" not in output
+        assert output.count("NOTE: evaluation ends the episodes of the training, whose environments it takes") == 1
+    whole, parts = (last_checkpoint(tmp_path / "runs/policy_gradient" / name) for name in ("whole", "parts"))
+    assert same(whole["state_dict"], parts["state_dict"])
+    checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/whole")[1]
+    assert load(checkpoint).evaluate([0, 1, 2]).lengths.tolist() == [3, 3, 3]
+    assert simulator.most == 1
+
+
+def test_there_are_as_many_instances_as_num_envs_to_train_and_as_many_to_evaluate(train, simulator):
+    assert train("--name", "many", *SHORT, "--data.source", "Simulator-v0", "--data.eval_episodes", "9") == 0
+    assert simulator.most == 4
+
+
+def test_instances_are_closed_on_errors(train, capsys, simulator):
+    flags = [*SHORT, "--data.source", "Simulator-v0", "--data.num_envs", "3"]
+    assert train("--name", "few", *flags, "--data.env_kwargs", "{limit: 2}") == 2
+    assert "OSError: the port is in use (" in (line := capsys.readouterr().err) and line.endswith("--data.num_envs 2\n")
+    with pytest.raises(RuntimeError, match="broken"):
+        train("--name", "broken", *flags, "--data.env_kwargs", "{broken: true}", "--data.num_steps", "9")
+    assert simulator.alive == 0
+    assert train(*flags, "--debug", "shapes") == 0
