@@ -40,7 +40,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     """
     config = request.config
     quiet_lightning()
-    set_up_device(config.trainer)
+    set_up_device(config.trainer, getattr(request.project.module, "default_precision", None))
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)
@@ -60,14 +60,14 @@ def quiet_lightning() -> None:
         sys.stdout.reconfigure(line_buffering=True)
 
 
-def set_up_device(options: Any) -> None:
-    """Checks the Trainer's devices and precision; a precision left unset becomes the device's default."""
+def set_up_device(options: Any, precision: str | None = None) -> None:
+    """Checks the Trainer's devices and precision; unset, that is `precision`, the module's own, or the device's default."""
     check_devices(options.accelerator, options.devices)
     if not torch.cuda.is_available():
         keep_freed_memory()
     stop_looking_for_gpus()
     if options.precision is None:
-        options.precision = default_precision(options.accelerator)
+        options.precision = precision or default_precision(options.accelerator)
     else:
         check_precision(str(options.precision), options.accelerator)
 

@@ -55,7 +55,8 @@ class EnvInfo:
         if self.discrete:
             return actions + self.low if self.low else actions
         center, half = self.rescaling
-        return np.clip(center + half * actions.reshape(-1, *self.low.shape), self.low, self.high)
+        rescaled = np.clip(center + half * actions.reshape(-1, *self.low.shape), self.low, self.high)
+        return rescaled.astype(self.low.dtype)
 
     @property
     def rescaling(self) -> tuple[np.ndarray, np.ndarray]:
