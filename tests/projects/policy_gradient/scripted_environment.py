@@ -67,6 +67,7 @@ class Odd(gym.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action):
+        assert self.action_space.contains(action), action
         return self.observation_space.sample(), 1.0, True, False, {}
 
 
