@@ -94,7 +94,7 @@ def statistics_over_seeds(runs: list[dict[str, float]]) -> dict[str, dict[str, A
 def list_each(run_dirs: list[Path], previous: dict[str, Any] | None = None) -> dict[str, Any]:
     """Best validation metrics, test metrics and training time of each run by its name, after the runs of `previous`."""
     keys = ["command", "git_commit", "data_source", "device", "precision", "epochs", "steps", "train_seconds"]
-    keys += ["best_validation", "test"]
+    keys += ["best_validation", "test", "metadata"]
     summaries = [read_summary(run_dir) for run_dir in run_dirs]
     runs = {summary["name"]: {key: summary[key] for key in keys} for summary in summaries}
     for run in runs.values():

@@ -14,12 +14,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 class Preempted(Exception):
-    """Training stopped at a batch's end because the process received SIGTERM; the state is saved.
+    """Training stopped at a batch's end, or within a long evaluation, because the process received SIGTERM.
 
     Args:
-        checkpoint: Path of the checkpoint that continues exactly here.
+        checkpoint: Path of the checkpoint that continues: exactly here, or before the evaluation; None if there is none yet.
     """
 
-    def __init__(self, checkpoint: str) -> None:
-        super().__init__(f"stopped by SIGTERM; state saved in {checkpoint}")
+    def __init__(self, checkpoint: str | None) -> None:
+        super().__init__(
+            f"stopped by SIGTERM; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}"
+        )
         self.checkpoint = checkpoint

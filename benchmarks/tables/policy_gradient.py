@@ -15,13 +15,27 @@ RECIPES = ["default", "reinforce", "acrobot", "lunarlander", "pendulum"]
 def merge_runs(recipe: str) -> dict[str, Any]:
     """Runs of a recipe as one result. They stop at the reward threshold, so that their steps differ from seed to seed."""
     runs = list(results.read_result(f"policy_gradient-{recipe}")["runs"].values())
-    metrics = [{**run["test"], "train_seconds": run["train_seconds"], "steps": run["steps"]} for run in runs]
+    path = results.RESULTS.parent / "projects" / "policy_gradient" / "recipes" / f"{recipe}.yaml"
+    data = yaml.safe_load(path.read_text())["data"]
+    metrics = [
+        {
+            **run["test"],
+            "train_seconds": run["train_seconds"],
+            "environment_steps": environment_steps(run, data["num_envs"] * data["num_steps"]),
+        }
+        for run in runs
+    ]
     return {
         "data_source": runs[0]["data_source"],
         "device": runs[0]["device"],
         "seeds": [int(run["command"].partition("--seed ")[2].split()[0]) for run in runs],
         **results.statistics_over_seeds(metrics),
     }
+
+
+def environment_steps(run: dict[str, Any], rollout_size: int) -> int:
+    """Transitions that a run has counted; where it has not, the steps of its rollouts, with those that reset."""
+    return int(run.get("metadata", {}).get("environment_steps", rollout_size * run["steps"]))
 
 
 def results_table() -> str:
@@ -31,13 +45,12 @@ def results_table() -> str:
     body = []
     for recipe in RECIPES:
         result = merge_runs(recipe)
-        path = results.RESULTS.parent / "projects" / "policy_gradient" / "recipes" / f"{recipe}.yaml"
-        data = yaml.safe_load(path.read_text())["data"]
-        mean, per_seed, rollout_size = result["mean"], result["per_seed"], data["num_envs"] * data["num_steps"]
+        mean, per_seed = result["mean"], result["per_seed"]
         row = [f"`{recipe}`", f"`{result['data_source']}`"]
         row += [f"{mean['test/return_mean']:.1f} ± {result['std']['test/return_mean']:.1f}"]
         row += [f"{min(per_seed['test/return_mean']):.1f}"]
-        row += [f"{rollout_size * steps / 1000:,.0f}k" for steps in (mean["steps"], max(per_seed["steps"]))]
+        steps = (mean["environment_steps"], max(per_seed["environment_steps"]))
+        row += [f"{count / 1000:,.0f}k" for count in steps]
         row += [duration(seconds) for seconds in (mean["train_seconds"], max(per_seed["train_seconds"]))]
         body.append([*row, str(len(result["seeds"])), hardware(result)])
     return markdown_table(header, body)

@@ -126,6 +126,14 @@ class ResumeCheckpoints(Checkpoint):
         return path
 
 
+def raise_if_preempted(trainer: Trainer) -> None:
+    """Raises Preempted within a long evaluation if the process has received SIGTERM; the newest checkpoint continues."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ResumeCheckpoints)]
+    if trainer.received_sigterm or any(callback.stop_requested for callback in callbacks):
+        saved = [path for callback in callbacks for path in sorted_by_step(callback.folder, "step-*.ckpt")]
+        raise Preempted(str(saved[0]) if saved else None)
+
+
 def random_state() -> dict[str, Any]:
     """States of this process's random number generators, as types that `torch.load(weights_only=True)` reads."""
     version, internal, gauss = random.getstate()

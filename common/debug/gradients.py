@@ -129,7 +129,7 @@ def shortest_batch(module: LightningModule, batch: Any) -> Any:
         try:
             if loss_of(module, tiny).isfinite():
                 return tiny
-        except (RuntimeError, IndexError, ValueError):
+        except (RuntimeError, IndexError, ValueError, UserError):
             pass  # the whole batch tells whether the module is at fault
         whole = tiny_double_batch(batch, samples=sys.maxsize)
         loss = loss_of(module, whole)

@@ -39,7 +39,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     """
     config = request.config
     quiet_lightning()
-    set_up_device(config.trainer)
+    set_up_device(config.trainer, getattr(request.project.module, "default_precision", None))
     seed_everything(config.seed, workers=True, verbose=False)
     if config.debug:
         debug(request)
@@ -57,14 +57,14 @@ def quiet_lightning() -> None:
         sys.stdout.reconfigure(line_buffering=True)
 
 
-def set_up_device(options: Any) -> None:
-    """Checks the Trainer's devices and precision; a precision left unset becomes the device's default."""
+def set_up_device(options: Any, precision: str | None = None) -> None:
+    """Checks the Trainer's devices and precision; unset, that is `precision`, the module's own, or the device's default."""
     check_devices(options.accelerator, options.devices)
     if not torch.cuda.is_available():
         keep_freed_memory()
     stop_looking_for_gpus()
     if options.precision is None:
-        options.precision = default_precision(options.accelerator)
+        options.precision = precision or default_precision(options.accelerator)
     else:
         check_precision(str(options.precision), options.accelerator)
 
@@ -75,7 +75,10 @@ def debug(request: RunRequest) -> None:
 
     module, data, options = request.build()
     debug_options = {"devices": 1, "accelerator": options["accelerator"], "precision": options["precision"]}
-    debug_run(request.config.debug, module, data, debug_options)
+    try:
+        debug_run(request.config.debug, module, data, debug_options)
+    finally:
+        data.teardown("fit")
 
 
 def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:

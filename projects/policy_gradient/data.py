@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
-from gymnasium import Env
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Trainer
 
+from common.callbacks.resume import raise_if_preempted
 from common.data.batches import shard_indices
 from common.data.sources import Source, SourceDataModule
 from common.errors import UserError
@@ -17,12 +19,21 @@ from common.io.ranks import print_rank_zero
 from common.nn.distributed import all_gather_objects
 from common.trainer import rank_and_world_size, resume_position
 from projects.policy_gradient.actor import Actor, StochasticActor, choose_actions, sample_noise
-from projects.policy_gradient.environments import DEFAULT_ENV, EnvInfo, inspect_env, make_env, make_vec_env
+from projects.policy_gradient.environments import (
+    DEFAULT_ENV,
+    CheckedEnv,
+    EnvInfo,
+    describe_error,
+    inspect_env,
+    make_envs,
+    make_vec_env,
+)
 from projects.policy_gradient.metrics import EpisodeStats, evaluate_policy
 from projects.policy_gradient.rollout import MAX_REPLAY_STEPS, Collector, Policy, Rollout
 from projects.policy_gradient.seeding import ACTIONS, ENVIRONMENTS, EVALUATION, derive_seed, make_generator
 
 EVAL_SPLITS = ("val", "test")
+QUIET_SECONDS = 5.0  # an evaluation that takes no longer prints nothing, and is finished also after a SIGTERM
 
 
 class PolicyGradientData(SourceDataModule):
@@ -32,6 +43,8 @@ class PolicyGradientData(SourceDataModule):
         source: Environment id, such as `Acrobot-v1`, or `my_package.my_module:MyEnv-v0` to import a module first; `auto` and
             `sample` are CartPole-v1.
         env_kwargs: Keyword arguments of the environment.
+        max_episode_steps: Time limit that truncates episodes, in training, validation and test; unset, the one that the
+            environment is registered with, if any.
         num_envs: Environments of each process that step together.
         num_steps: Steps of each environment in a rollout, which is one batch.
         rollouts_per_epoch: Rollouts in an epoch; then the policy is validated. Episodes go on across rollouts and epochs, if
@@ -50,6 +63,7 @@ class PolicyGradientData(SourceDataModule):
         self,
         source: str = "auto",
         env_kwargs: dict[str, Any] | None = None,
+        max_episode_steps: PositiveInt | None = None,
         num_envs: PositiveInt = 32,
         num_steps: PositiveInt = 32,
         rollouts_per_epoch: PositiveInt = 20,
@@ -59,13 +73,15 @@ class PolicyGradientData(SourceDataModule):
         reward_threshold: float | dict[str, float] | None = None,
     ) -> None:
         super().__init__(source)
-        self.env_kwargs = env_kwargs or {}
+        self.env_kwargs = dict(env_kwargs or {})
+        if max_episode_steps is not None:
+            self.env_kwargs["max_episode_steps"] = int(max_episode_steps)
         self.num_envs, self.num_steps, self.rollouts_per_epoch = num_envs, num_steps, rollouts_per_epoch
         self.autoreset = autoreset
         self.num_episodes = {"val": eval_episodes, "test": test_episodes}
         self.reward_threshold_option = reward_threshold
         self.seed = 0
-        self.eval_envs: list[Env] = []
+        self.shares_envs = False  # see `eval_envs`
         self.resumed_state: dict[str, Any] = {}
 
     def resolve(self) -> Source:
@@ -120,9 +136,36 @@ class PolicyGradientData(SourceDataModule):
         """This process's environments, made when they are first needed."""
         return Collector(make_vec_env(self.env_info, self.num_envs, self.autoreset), self.env_info)
 
+    @cached_property
+    def eval_envs(self) -> list[CheckedEnv]:
+        """Single environments of the evaluation, at most `num_envs`, made when they are first needed.
+
+        Of a simulator that allows no further instances they are those of the training, which then begins new episodes.
+        """
+        envs, error = make_envs(self.env_info, min(self.num_envs, max(self.num_episodes.values())))
+        if error is not None and not envs:
+            envs = getattr(vars(self)["collector"].envs, "envs", []) if "collector" in vars(self) else []
+            if not envs:
+                raise error
+            self.shares_envs = True
+            print_rank_zero(f"NOTE: evaluation ends the episodes of the training, whose environments it takes: {error}")
+        return envs
+
+    def close(self) -> None:
+        """Closes all environments; where that fails, a line says so."""
+        collector, eval_envs = vars(self).pop("collector", None), vars(self).pop("eval_envs", [])
+        own, self.shares_envs = [] if self.shares_envs else eval_envs, False
+        for env in [*own, *([] if collector is None else [collector.envs])]:
+            try:
+                env.close()
+            except Exception as error:
+                print_rank_zero(f"NOTE: {self.env_info.label}: not closed: {describe_error(error)}")
+
     def teardown(self, stage: str) -> None:
-        if (collector := vars(self).pop("collector", None)) is not None:
-            collector.envs.close()
+        self.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.close()
 
     def train_dataloader(self) -> Any:
         return RolloutLoader(self)
@@ -162,10 +205,11 @@ class PolicyGradientData(SourceDataModule):
             self.reset(rollout_idx)
         if self.collector.is_started:
             return
-        reason = self.replay() if rollout_idx else None
+        is_resumed = bool(rollout_idx) and not self.shares_envs
+        reason = self.replay() if is_resumed else None
         if reason is not None:
             print_rank_zero(f"NOTE: the environments begin new episodes, as {reason}")
-        if reason is not None or not rollout_idx:
+        if reason is not None or not is_resumed:
             self.reset(rollout_idx)
 
     def reset(self, rollout_idx: int) -> None:
@@ -205,7 +249,10 @@ class PolicyGradientData(SourceDataModule):
                 return f"{flag} is {value}, and {state[flag]} in the checkpoint"
         history = state["collectors"][rank_and_world_size(self.trainer)[0]] if state else None
         if history is None:
-            return f"the checkpoint has no action history; it is kept for {MAX_REPLAY_STEPS:,} steps of a process"
+            return (
+                f"the checkpoint has no action history; it is kept for {MAX_REPLAY_STEPS:,} steps of a process, and where "
+                "evaluation has environments of its own"
+            )
         if not self.collector.replay(history):
             return f"{self.env_info.id} is not deterministic given its seed and actions"
         return None
@@ -248,7 +295,30 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[EpisodeStats]:
         data = self.data
         episodes = shard_indices(data.num_episodes[self.split], *rank_and_world_size(data.trainer)).tolist()
-        while len(data.eval_envs) < len(episodes):
-            data.eval_envs.append(make_env(data.env_info))
         seeds = [derive_seed(0, EVALUATION, EVAL_SPLITS.index(self.split), episode) for episode in episodes]
-        yield evaluate_policy(data.eval_envs, data.env_info, data.actor(), seeds)
+        progress = EvaluationProgress(data.trainer, self.split, len(seeds))
+        stats = evaluate_policy(data.eval_envs, data.env_info, data.actor(), seeds, progress)
+        if data.shares_envs:
+            data.collector.is_started = False
+        yield stats
+
+
+class EvaluationProgress:
+    """Of an evaluation that takes longer than `QUIET_SECONDS`: prints lines, ever more rarely, and stops it on SIGTERM."""
+
+    def __init__(self, trainer: Trainer | None, split: str, num_episodes: int) -> None:
+        self.trainer, self.split, self.num_episodes = trainer, split, num_episodes
+        self.start, self.next_line = time.monotonic(), QUIET_SECONDS
+
+    def __call__(self, num_ended: int, num_steps: int) -> None:
+        """Raises Preempted if the process has received SIGTERM."""
+        seconds = time.monotonic() - self.start
+        if seconds < QUIET_SECONDS or self.trainer is None:
+            return
+        raise_if_preempted(self.trainer)
+        if seconds >= self.next_line:
+            self.next_line = 2 * seconds
+            print_rank_zero(
+                f"{self.split}: {num_ended:,} of {self.num_episodes:,} episodes have ended after {num_steps:,} steps, "
+                f"{seconds:.0f} s; --data.max_episode_steps limits them"
+            )

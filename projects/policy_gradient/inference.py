@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,8 @@ class Agent:
 
     def evaluate(self, seeds: Sequence[int], stochastic: bool = False) -> EpisodeStats:
         """Plays an episode from each seed, with greedy or stochastic actions."""
-        if not stochastic:
-            return evaluate_policy([make_env(self.env_info) for _ in seeds], self.env_info, self.policy(), seeds)
-        env = make_env(self.env_info)
-        played = [evaluate_policy([env], self.env_info, self.policy(True, seed), [seed]) for seed in seeds]
+        with closing(make_env(self.env_info)) as env:
+            played = [evaluate_policy([env], self.env_info, self.policy(stochastic, seed), [seed]) for seed in seeds]
         return EpisodeStats(torch.cat([p.returns for p in played]), torch.cat([p.lengths for p in played]))
 
 

@@ -32,6 +32,10 @@ from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
 PRECISIONS = ("32-true", "64-true")
 OVERFIT_TRANSITIONS = 16
+NO_RETURNS = (
+    "no episode ended in a rollout of {} steps, so that no return is known and nothing is learned from it; "
+    "raise --data.num_steps, or set --model.baseline true"
+)
 
 
 class PolicyGradientModule(LightningModule):
@@ -67,6 +71,7 @@ class PolicyGradientModule(LightningModule):
     """
 
     automatic_optimization = False
+    default_precision = "32-true"  # also where the device has bfloat16, see `setup`
     overfit_steps = 1000  # for `--debug overfit`
 
     def __init__(
@@ -249,10 +254,7 @@ class PolicyGradientModule(LightningModule):
     def note_no_returns(self, num_steps: int) -> None:
         """Prints, once in a training, that a rollout had nothing to learn from."""
         if not self.noted_no_returns:
-            print_rank_zero(
-                f"NOTE: no episode ended in a rollout of {num_steps} steps, so that no return is known and nothing is "
-                "learned from it; raise --data.num_steps, or set --model.baseline true"
-            )
+            print_rank_zero(f"NOTE: {NO_RETURNS.format(num_steps)}")
         self.noted_no_returns = True
 
     @torch.no_grad()
@@ -312,9 +314,14 @@ class PolicyGradientModule(LightningModule):
     # ---- debugging
 
     def compute_loss(self, rollout: Rollout) -> Tensor:
-        """Mean loss of a rollout as a function of all weights; its advantages and returns stay those of the first call."""
+        """Mean loss of a rollout as a function of all weights; its advantages and returns stay those of the first call.
+
+        Raises UserError if there is nothing in it to learn from.
+        """
         if self.debug_batch is None or self.debug_batch[0] is not rollout:
             self.debug_batch = rollout, self.compute_advantages(rollout)[0]
+        if not len(self.debug_batch[1]):
+            raise UserError(NO_RETURNS.format(len(rollout.rewards)))
         return self.ppo_losses(self.debug_batch[1])[0].mean()
 
     def prepare_overfit(self) -> None:

@@ -6,6 +6,7 @@ The curves are a command: `python -m projects.policy_gradient.plots RUN ... --ou
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,9 +42,10 @@ class AgentPlots(Callback):
         if not trainer.is_global_zero:
             return
         module, data = cast(PolicyGradientModule, pl_module), trainer.datamodule  # type: ignore[attr-defined]
+        data.close()  # there may be few instances at a time
         with report_plot_errors("video.gif"):
             record_agent(Agent(module, data.env_info), self.folder / "video.gif", untrained=True)
-        if data.env_info.id.rpartition(":")[2].startswith("CartPole-"):
+        if re.fullmatch(r"CartPole-v\d+", data.env_info.id):
             with report_plot_errors("policy_map.png"):
                 log_plot(trainer, "policy_map", plot_policy_map(module, self.folder / "policy_map.png"))
 

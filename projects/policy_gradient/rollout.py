@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from common.errors import UserError
-from projects.policy_gradient.environments import EnvInfo, check_finite, missing_mask
+from projects.policy_gradient.environments import EnvInfo, check_finite, env_errors, missing_mask, report_step_error
 
 MAX_REPLAY_STEPS = 2_000_000  # environment steps: a longer action history is not kept, as its replay would take minutes
 
@@ -61,23 +61,19 @@ class Collector:
     The actions since `reset` are kept, so that another collector can bring its environments to the same state by `replay`:
     environments that are deterministic given seed and actions reach it exactly, also those whose state cannot be
     copied.
-
-    Raises UserError if the vector environment leaves resetting to its user.
     """
 
     def __init__(self, envs: VectorEnv, env_info: EnvInfo) -> None:
-        mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-            raise UserError(f"{env_info.label}: its vector form does not reset by itself; use --data.autoreset same_step")
         self.envs, self.env_info = envs, env_info
-        self.resets_in_next_step = mode == AutoresetMode.NEXT_STEP
+        self.resets_in_next_step = envs.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP
         self.is_started = False
         self.action_history: list[np.ndarray] = []  # since the reset, (steps, envs, ...) of each rollout
 
     def reset(self, seed: int | list[int]) -> None:
         """Starts new episodes in all environments, from one seed for all of them or one for each."""
         self.is_started, self.seed = True, seed
-        observations, info = self.envs.reset(seed=cast(Any, seed))
+        with env_errors(self.env_info.label):
+            observations, info = self.envs.reset(seed=cast(Any, seed))
         num_envs = self.envs.num_envs
         self.obs = np.asarray(observations, np.float32).reshape(num_envs, -1)
         self.action_mask = self._action_mask(info)
@@ -87,7 +83,7 @@ class Collector:
 
     def collect(self, policy: Policy, steps: int) -> Rollout:
         """Rollout of the next `steps` steps of every environment."""
-        envs, env_info, num_envs = self.envs, self.env_info, self.envs.num_envs
+        env_info, num_envs = self.env_info, self.envs.num_envs
         obs = np.empty((steps + 1, num_envs, env_info.obs_dim), np.float32)
         shape = (steps, num_envs) if env_info.discrete else (steps, num_envs, env_info.action_dim)
         actions = np.empty(shape, np.int64 if env_info.discrete else np.float32)
@@ -100,7 +96,7 @@ class Collector:
             if masks is not None:
                 masks[t] = self.action_mask
             actions[t] = policy(obs[t], None if masks is None else masks[t])
-            observations, rewards[t], terminated[t], truncated[t], info = envs.step(env_info.to_env(actions[t]))
+            observations, rewards[t], terminated[t], truncated[t], info = self._step(actions[t])
             obs[t + 1] = observations.reshape(num_envs, -1)
             ended = terminated[t] | truncated[t]
             self.action_mask = self._action_mask(info, ended & self.resets_in_next_step)
@@ -138,6 +134,14 @@ class Collector:
             episode_returns=finished[:, 0].float(),
             episode_lengths=finished[:, 1].long(),
         )
+
+    def _step(self, actions: np.ndarray) -> Any:
+        """Step of all environments."""
+        try:
+            return self.envs.step(self.env_info.to_env(actions))
+        except Exception as error:
+            report_step_error(error, self.env_info.label)
+            raise
 
     def _finish_episodes(self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return and length of each episode that ended, (episodes, 2); those of the others so far stay in `unfinished`.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.plots.video import write_gif
-from projects.policy_gradient.environments import EnvInfo, env_errors, make_env, read_action_mask
+from projects.policy_gradient.environments import CheckedEnv, EnvInfo, env_errors, make_env, read_action_mask
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.rollout import Policy
 
@@ -39,26 +41,25 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
         UserError: the environment renders no images, or needs a package for that.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
-    env = make_env(env_info, render_mode="rgb_array")
-    with env_errors(env_info.label):
+    with warnings.catch_warnings(action="ignore"), closing(make_env(env_info, render_mode="rgb_array")) as env:
         obs, info = env.reset(seed=seed)
-        frames, done = [render(env.render(), env_info)], False
+        frames, done = [render(env)], False
         while not done and len(frames) <= MAX_STEPS:
-            observation = np.asarray(obs, np.float32).reshape(1, -1)
             mask = read_action_mask(info, env_info)
-            actions = policy(observation, None if mask is None else mask[None])
+            actions = policy(obs[None], None if mask is None else mask[None])
             obs, _, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
             done = terminated or truncated
-            frames.append(render(env.render(), env_info))
-        env.close()
+            frames.append(render(env))
     return frames
 
 
-def render(image: object, env_info: EnvInfo) -> Image.Image:
-    """What an environment has rendered, at the video's size."""
-    if not isinstance(image, np.ndarray) or image.ndim != 3:
-        raise UserError(f"{env_info.label}: its `rgb_array` is no image")
-    frame = Image.fromarray(image)
+def render(env: CheckedEnv) -> Image.Image:
+    """Rendered image of an environment, at the video's size."""
+    with env_errors(env.env_info.label):
+        image: object = env.render()
+        if not isinstance(image, np.ndarray) or image.ndim != 3:
+            raise UserError(f"{env.env_info.label}: its `rgb_array` is no image")
+        frame = Image.fromarray(image)
     return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
 
 

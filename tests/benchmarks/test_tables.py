@@ -10,6 +10,7 @@ import pytest
 from benchmarks import results
 from benchmarks.tables import BLOCK, READMES, TABLES, with_tables
 from benchmarks.tables.front import HEADER
+from benchmarks.tables.policy_gradient import environment_steps
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
@@ -51,3 +52,8 @@ def test_the_front_page_has_every_measured_capstone_and_fits_a_screen():
     lengths = [max(map(len, column)) for column in zip(*rendered, strict=True)]
     assert sum(lengths) + 3 * len(lengths) + 1 <= 110
     assert "0.0 min" not in TABLES["front"]()
+
+
+def test_environment_steps_are_those_counted_or_else_those_of_the_rollouts():
+    assert environment_steps({"steps": 20, "metadata": {"environment_steps": 19_000}}, 1024) == 19_000
+    assert environment_steps({"steps": 20, "metadata": {}}, 1024) == environment_steps({"steps": 20}, 1024) == 20_480

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import os
+import signal
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -63,7 +67,117 @@ class Odd(gym.Env):
         return self.observation_space.sample(), {}
 
     def step(self, action):
+        assert self.action_space.contains(action), action
         return self.observation_space.sample(), 1.0, True, False, {}
+
+
+class Faulty(Odd):
+    """An environment with one fault.
+
+    Args:
+        fault: `make`, `reset` or `step` raises this `error`; or what `step` returns, see there; `render` raises.
+        error: Name of the exception that is raised.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "human"]}
+
+    def __init__(self, fault: str = "", error: str = "KeyError", render_mode: str | None = None) -> None:
+        super().__init__(box(), spaces.Discrete(2))
+        self.fault, self.error, self.render_mode = fault, getattr(builtins, error), render_mode
+        self.fail("make")
+
+    def fail(self, where: str) -> None:
+        if self.fault == where:
+            raise self.error(f"no port\nfor {where}")
+
+    def reset(self, *, seed=None, options=None):
+        self.fail("reset")
+        observation, info = super().reset(seed=seed)
+        return observation if self.fault == "old reset" else (observation, info)
+
+    def step(self, action):
+        self.fail("step")
+        observation, reward, *_, info = super().step(action)
+        reward = {"array reward": np.array([reward]), "no reward": None, "infinite reward": np.inf}.get(self.fault, reward)
+        if self.fault == "wrong shape":
+            observation = np.zeros(3, np.float32)
+        return (observation, reward, True, info) if self.fault == "old step" else (observation, reward, True, False, info)
+
+    def render(self):
+        self.fail("render")
+        return None if self.fault == "no image" else np.zeros((20, 30, 3), np.uint8)
+
+
+class Endless(gym.Env):
+    """Episodes that never end; in the step `sigterm_at` of one the process gets a SIGTERM."""
+
+    def __init__(self, sigterm_at: int | None = None) -> None:
+        self.observation_space, self.action_space, self.sigterm_at = box(), spaces.Discrete(2), sigterm_at
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        if self.t == self.sigterm_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+class Simulator(Endless):
+    """Allows `limit` instances at a time; episodes have three steps, and the fourth `step` raises if it is `broken`."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    alive = most = 0
+
+    def __init__(self, limit: int = 100, broken: bool = False, render_mode: str | None = None) -> None:
+        super().__init__()
+        if Simulator.alive == limit:
+            raise OSError("the port is in use")
+        self.broken, self.render_mode, self.num_steps, self.is_closed = broken, render_mode, 0, False
+        Simulator.alive += 1
+        Simulator.most = max(Simulator.most, Simulator.alive)
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        self.num_steps += 1
+        if self.broken and self.num_steps == 4:
+            raise RuntimeError("broken")
+        return observation + self.t, reward, self.t == 3, False, info
+
+    def render(self):
+        return np.zeros((20, 30, 3), np.uint8)
+
+    def close(self):
+        Simulator.alive -= not self.is_closed
+        self.is_closed = True
+
+
+class Mission(spaces.Space):
+    """A space of one's own, like MiniGrid's."""
+
+    def sample(self, mask=None, probability=None):
+        return "go"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+
+class LackingVector(gym.vector.SyncVectorEnv):
+    """A vector form that lacks something of the single environment.
+
+    Args:
+        lacks: `kwargs`, that it takes; the `space` of the observations; or `autoreset`.
+    """
+
+    def __init__(self, num_envs: int, lacks: str) -> None:
+        if lacks == "kwargs":
+            raise TypeError("unexpected keyword argument 'obs_type'")
+        space = spaces.Box(-1.0, 1.0, (4, 4), np.float32) if lacks == "space" else box()
+        mode = gym.vector.AutoresetMode.DISABLED if lacks == "autoreset" else gym.vector.AutoresetMode.NEXT_STEP
+        super().__init__([lambda: Odd(space, spaces.Discrete(2))] * num_envs, autoreset_mode=mode)
 
 
 class Counting(gym.Env):
@@ -128,6 +242,12 @@ def box() -> spaces.Box:
 
 
 gym.register("Scripted-v0", entry_point=Scripted)
+gym.register("Odd-v0", entry_point=Odd)
+gym.register("Faulty-v0", entry_point=Faulty)
+gym.register("Endless-v0", entry_point=Endless)
+gym.register("Simulator-v0", entry_point=Simulator)
+gym.register("CartPole-Wind-v0", entry_point=lambda render_mode=None: Odd(spaces.Box(-1, 1, (5,)), spaces.Discrete(2)))
+gym.register("Lacking-v0", entry_point=lambda lacks: Odd(box(), spaces.Discrete(2)), vector_entry_point=LackingVector)
 gym.register("Counting-v0", entry_point=Counting, vector_entry_point=CountingVector)
 gym.register("Reusing-v0", entry_point=Counting)
 gym.register("Huge-v0", entry_point=lambda bound, dtype: Odd(box(), spaces.Box(-bound, bound, (2,), np.dtype(dtype))))

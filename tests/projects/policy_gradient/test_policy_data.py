@@ -102,7 +102,7 @@ def test_a_bound_of_a_types_largest_number_is_none(dtype):
         actions = inspect_env("Huge-v0", {"bound": bound, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
         assert actions.tolist() == [[0.5, -3.0]]
     large = inspect_env("Huge-v0", {"bound": 60_000.0, "dtype": dtype}).to_env(np.array([[0.5, -3.0]], np.float32))
-    assert large.tolist() == [[30_000.0, -60_000.0]]
+    assert large.tolist() == [[30_000.0, -60_000.0]] and large.dtype == actions.dtype == dtype
 
 
 @pytest.mark.parametrize(

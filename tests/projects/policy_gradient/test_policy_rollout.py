@@ -260,10 +260,3 @@ def test_a_history_that_is_too_long_is_not_kept(monkeypatch):
     assert collector.state_dict()["actions"].shape == (10, ENVS)
     collector.collect(random_policy(collector), 1)
     assert collector.state_dict() is None and not collector.action_history
-
-
-def test_a_vector_environment_without_autoreset_is_refused():
-    env_info = inspect_env("Scripted-v0")
-    envs = gym.make_vec("Scripted-v0", 2, vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.DISABLED})
-    with pytest.raises(UserError, match="does not reset by itself"):
-        Collector(envs, env_info)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from PIL import Image
 from commands import Life, environment, last_checkpoint, newest_checkpoint, same
 from common.cli.parser import CapstoneCLI
 from common.io.metrics import read_metrics
+from common.run.run import set_up_device
 from projects.policy_gradient import video
 from projects.policy_gradient.inference import load
-from projects.policy_gradient.module import PolicyGradientModule
+from projects.policy_gradient.module import PRECISIONS, PolicyGradientModule
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.plots import main as plots
 from projects.policy_gradient.train import PROJECT
@@ -254,12 +256,38 @@ def test_the_readmes_environment_of_ones_own_in_a_process_that_does_not_know_it(
 
 @pytest.mark.parametrize("switch", ["overfit", "shapes", "gradients"])
 @pytest.mark.parametrize("source", ["CartPole-v1", "Pendulum-v1"])
-def test_debug_switches(train, capsys, switch, source):
+@pytest.mark.parametrize("baseline", [True, False])
+def test_debug_switches(train, capsys, switch, source, baseline):
     flags = ["--data.source", source, "--data.num_envs", "8", "--model.hidden_dims", "[32, 32]", "--model.lr", "0.01"]
     flags += ["--model.update_epochs", "2", "--model.num_minibatches", "1"]
+    if not baseline:  # whole episodes alone: Pendulum's have 200 steps
+        flags += ["--model.baseline", "false", "--model.gae_lambda", "1", "--data.num_steps", "201", "--data.num_envs", "4"]
     assert train(*flags, "--debug", switch) == 0
     expected = {"overfit": "The network can overfit one batch", "gradients": "Autograd agrees", "shapes": "policy"}
     assert expected[switch] in capsys.readouterr().out
+
+
+def test_debug_of_a_rollout_without_a_return_names_its_length(train, capsys):
+    flags = [
+        "--data.source",
+        "Pendulum-v1",
+        "--model.baseline",
+        "false",
+        "--model.gae_lambda",
+        "1",
+        "--data.num_steps",
+        "64",
+    ]
+    for switch in ("gradients", "shapes"):
+        assert train(*flags, "--debug", switch) == 2
+        assert "error: no episode ended in a rollout of 64 steps" in capsys.readouterr().err
+
+
+def test_precision_left_unset_is_one_that_a_policy_trains_in(monkeypatch):
+    monkeypatch.setattr("common.nn.device.has_bfloat16", lambda device: True)
+    options = SimpleNamespace(accelerator="cpu", devices=1, precision=None)
+    set_up_device(options, PROJECT.module.default_precision)
+    assert options.precision in PRECISIONS
 
 
 @pytest.mark.parametrize(
