@@ -109,7 +109,7 @@ def test_bad_data_is_one_line(tmp_path, files, arguments, message):
 def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "test.csv").write_text("sentence,label\ngood,a\n")
     (tmp_path / "train.csv").write_bytes("sentence,label\ngut,a\nschön,b\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"train.csv, line 3, is not UTF-8"):
+    with pytest.raises(UserError, match=r"train.csv: line 3 is not UTF-8"):
         read_folder(tmp_path)
 
 

