@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli.command import OneLineParser, report_errors, seed_value
+from common.cli.command import OneLineParser, positive, report_errors, seed_value
 from common.errors import UserError
 from common.io.run_name import check_run_name
 
@@ -61,7 +61,7 @@ def new_parser() -> OneLineParser:
         help="An option of train with its values, as in model.lr=0.1,0.2; may be given several times.",
     )
     parser.add_argument("--name", metavar="NAME", help="Prefix of the runs' names (default: the recipe's name).")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="Runs at the same time (default: 1).")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="Runs at the same time (default: 1).")
     parser.add_argument("--keep_going", action="store_true", help="Continue with the other runs if one fails.")
     parser.add_argument("--dry_run", action="store_true", help="Print the commands instead of running them.")
     return parser
@@ -77,8 +77,6 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
     """Plans the runs and replaces this process by make, which does them."""
     if options.project not in (known := project_names()):
         raise UserError(f"{options.project}: no such project; there are {', '.join(known)}")
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: use 1 or more")
     if taken := {"--seed", "--resume"} & {flag.partition("=")[0] for flag in flags}:
         raise UserError(f"{taken.pop()}: multirun sets it for every run; use --seeds")
     runs = plan_runs(options.project, options.seeds, read_grid(options.grid), options.name, flags)

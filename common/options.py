@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     PositiveFraction = float
     Exponent = float
     LogStd = float
-    NumClasses = int
+    AtLeastTwo = int
     Seed = int
 else:
     from jsonargparse.typing import restricted_number_type
@@ -25,7 +25,7 @@ else:
     PositiveFraction = restricted_number_type("PositiveFraction", float, [(">", 0), ("<=", 1)])
     Exponent = restricted_number_type("Exponent", float, [(">=", -10), ("<=", 10)])
     LogStd = restricted_number_type("LogStd", float, [(">=", -20), ("<=", 20)])
-    NumClasses = restricted_number_type("NumClasses", int, [(">=", 2)])
+    AtLeastTwo = restricted_number_type("AtLeastTwo", int, [(">=", 2)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what every random number generator takes
 
 

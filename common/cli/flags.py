@@ -20,6 +20,27 @@ TRAINER_FLAGS: dict[str, tuple[str, str]] = {
     "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
     "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
 }
+# the least that a number of the Trainer may be: it would take others, or end in a traceback
+TRAINER_MINIMA: dict[str, int] = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "fast_dev_run": 0,
+    "gradient_clip_val": 0,
+    "limit_predict_batches": 0,
+    "limit_test_batches": 0,
+    "limit_train_batches": 0,
+    "limit_val_batches": 0,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_nodes": 1,
+    "num_sanity_val_steps": -1,
+    "overfit_batches": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+    "val_check_interval": 0,
+}
 SWITCHES = ("--wandb", "--fast_dev_run")  # true where no value follows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from argparse import SUPPRESS
 from pathlib import Path
@@ -13,12 +14,12 @@ from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from common.cli.flags import TRAINER_FLAGS, normalize_arguments
+from common.cli.flags import TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
 from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
-from common.options import instantiate_plain
+from common.options import Seed, instantiate_plain
 from common.project import Project, RunRequest
 
 
@@ -56,7 +57,7 @@ class CapstoneCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the flags of a run as a whole."""
         parser.add_instantiator(instantiate_plain, object)
-        parser.add_argument("--seed", type=int, default=0, help="Random seed of the whole run.")
+        parser.add_argument("--seed", type=Seed, default=0, help="Random seed of the whole run.")
         parser.add_argument("--name", type=str | None, help="The run's name; default: its recipe and the time.")
         parser.add_argument(
             "--recipe", type=str | None, help="Name of these settings in the summary; default: the last --config's name."
@@ -107,6 +108,7 @@ class CapstoneCLI(LightningCLI):
         for flag in TRAINER_FLAGS:
             if (value := self.config.get(flag)) is not None:
                 raise UserError(f"the configuration sets {flag}: {value} at its top; write it below trainer:")
+        check_numbers(self.config)
         files = self.config.get("config") or ["plain"]
         self.config.recipe = self.config.recipe or Path(str(files[-1])).stem
         self.config.seed_everything = False  # LightningCLI's own switch: `common.run` seeds, before it builds the model
@@ -140,13 +142,28 @@ class CapstoneCLI(LightningCLI):
         return RunRequest(self.project, self.config, self.args, build, self.parser.dump)
 
 
+def check_numbers(config: Namespace) -> None:
+    """Raises UserError for a number that no type of the parser refuses: infinity, and those of the Trainer."""
+    for key, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{key} {value}: use a finite number")
+    for name, minimum in TRAINER_MINIMA.items():
+        value = config.trainer[name]
+        is_fraction = name.startswith(("limit_", "val_check")) and isinstance(value, float)  # else a number of batches
+        if isinstance(value, int | float) and not minimum <= value <= (1 if is_fraction else math.inf):
+            raise UserError(f"--trainer.{name} {value}: use {minimum} {'to 1.0' if is_fraction else 'or more'}")
+    if config.trainer.val_check_interval == 0:
+        raise UserError("--trainer.val_check_interval 0: use 1 or more batches, or a fraction of an epoch")
+
+
 class TrainParser(LightningArgumentParser):
     """Parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises UserError with jsonargparse's message; for a union without the error of each member."""
         text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
-        union = r'Parser key "(.+?)": Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)'
+        text = re.sub(r'^Parser key "(.+?)":', r"--\1:", text)
+        union = r"(--.+?): Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
         if found := re.match(union, text):
             key, types, value = found.groups()
             types = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", types)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 
-from common.debug.loss import first_batch, loss_of
+from common.debug.loss import first_batch, loss_of, repeatable
 from common.errors import UserError
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -35,26 +35,42 @@ class RepeatedBatch:
 class StopAtLoss(Callback):
     """Records the loss of the training steps, and stops the training once it is at most `goal` or not finite.
 
-    Where `training_step` returns no loss, it is computed every tenth step.
+    The goal is `tolerance` above the minimum of the loss, or a tenth as far above it as the first loss, if that is nearer.
+    With manual optimization, where `training_step` need not return a loss, it is computed before every tenth step.
     """
 
-    def __init__(self, goal: float, steps: int) -> None:
-        self.goal, self.steps = goal, steps
+    def __init__(self, min_loss: float, tolerance: float, steps: int) -> None:
+        self.min_loss, self.tolerance, self.steps = min_loss, tolerance, steps
         self.losses: list[float] = []
+
+    @property
+    def goal(self) -> float:
+        """Loss to reach."""
+        return self.min_loss + min(self.tolerance, 0.1 * (self.losses[0] - self.min_loss))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not pl_module.automatic_optimization and batch_idx % 10 == 0:
+            with torch.no_grad(), repeatable(pl_module), trainer.precision_plugin.forward_context():
+                self.record(trainer, float(loss_of(pl_module, batch)), batch_idx)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if loss is None:
-            if batch_idx % 10 and batch_idx < self.steps - 1:
-                return
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                loss = loss_of(pl_module, batch)
-        self.losses.append(float(loss))
-        trainer.should_stop = self.losses[-1] <= self.goal or not math.isfinite(self.losses[-1])
+        if pl_module.automatic_optimization and loss is not None:
+            self.record(trainer, float(loss), batch_idx)
+
+    def record(self, trainer: Trainer, loss: float, batch_idx: int) -> None:
+        """Records and prints the loss before the step `batch_idx`."""
+        self.losses.append(loss)
+        if self.losses[0] - self.min_loss <= 1e-6:
+            raise UserError(
+                f"overfitting one batch failed: the loss starts at {loss:.4g}, and its minimum is {self.min_loss:g}; "
+                "there is nothing to learn from this batch"
+            )
+        trainer.should_stop = loss <= self.goal or not math.isfinite(loss)
         if batch_idx % max(1, self.steps // 10) == 0 or trainer.should_stop:
-            print(f"step {batch_idx:4d}  loss {self.losses[-1]:.4f}")
+            print(f"step {batch_idx:4d}  loss {loss:.4f}")
 
 
 def disable_dropout(module: nn.Module) -> None:
@@ -81,13 +97,13 @@ def overfit_one_batch(
     Args:
         trainer_options: Arguments of the Trainer, such as accelerator, devices and precision.
         steps: Maximum of training steps; for the module's schedules they are the whole training.
-        tolerance: How far above the module's `min_loss` (0 if it has none) the loss may end.
+        tolerance: How far above the module's `min_loss` (0 if it has none) the loss may end, if it starts far above.
 
     Raises:
-        UserError: The loss did not come down; the message names the losses and what to check.
+        UserError: The loss did not come down, or could not; the message names the losses and what to check.
     """
     min_loss = float(getattr(module, "min_loss", 0.0))
-    stop = StopAtLoss(min_loss + tolerance, steps)
+    stop = StopAtLoss(min_loss, tolerance, steps)
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     options = trainer_options | dict.fromkeys(quiet, False)
     options |= {"max_epochs": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0, "callbacks": [stop]}
@@ -117,8 +133,8 @@ def overfit_one_batch(
         hint = f" ({len(unchanged)} weights never changed, {unchanged[0]} first)" if unchanged else ""
         raise UserError(
             f"overfitting one batch failed: the loss started at {start:.4g} and ended at {end:.4g}, "
-            f"not within {tolerance:g} of its minimum {min_loss:g}; check whether labels are shuffled against "
+            f"above the goal {stop.goal:.4g} near its minimum {min_loss:g}; check whether labels are shuffled against "
             f"inputs, the graph is detached, the learning rate is wrong or layers are frozen{hint}"
         )
-    print(f"The network can overfit one batch: loss {start:.4f} -> {end:.4f} (its minimum is {min_loss:g}).")
+    print(f"The network can overfit one batch: loss {start:.4g} -> {end:.4g}, goal {stop.goal:.4g} (minimum {min_loss:g}).")
     return end

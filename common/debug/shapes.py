@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
-from rich.console import Console
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor, nn
 
 from common.debug.loss import loss_of, repeatable, shapes_in
+from common.debug.tables import print_table
 from common.errors import UserError
 
 
@@ -116,18 +117,20 @@ def shape_text(shapes: list[tuple[int, ...]]) -> str:
 def print_shapes(rows: list[LayerShape], module: LightningModule) -> None:
     """Prints `rows` with their totals, and how many parameters of `module` are in no layer among them."""
     total = sum(row.parameters for row in rows)
-    table = Table(title=f"{type(module).__name__}: one batch, layer by layer", show_footer=True)
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("calls", str(sum(row.calls for row in rows)), justify="right")
-    table.add_column("input", overflow="fold")
-    table.add_column("output", overflow="fold")
-    table.add_column("parameters", f"{total:,}", justify="right")
-    table.add_column("ms", f"{sum(row.milliseconds for row in rows):.2f}", justify="right")
+    title = f"{type(module).__name__}: one batch, layer by layer"
+    table = Table(title=title, show_footer=True, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, footer in [("layer", "total"), ("kind", ""), ("input", ""), ("output", "")]:
+        table.add_column(column, footer, overflow="fold")
+    for column, footer in [
+        ("calls", str(sum(row.calls for row in rows))),
+        ("parameters", f"{total:,}"),
+        ("ms", f"{sum(row.milliseconds for row in rows):.2f}"),
+    ]:
+        table.add_column(column, footer, justify="right", no_wrap=True)
     for row in rows:
         shapes = shape_text(row.inputs), shape_text(row.outputs)
-        table.add_row(row.name, row.kind, str(row.calls), *shapes, f"{row.parameters:,}", f"{row.milliseconds:.2f}")
-    Console().print(table)
+        table.add_row(row.name, row.kind, *shapes, str(row.calls), f"{row.parameters:,}", f"{row.milliseconds:.2f}")
+    print_table(table)
     print("Shared weights count only where they are used first.")
     unused = sum(weight.numel() for weight in module.parameters()) - total
     if unused:

@@ -17,7 +17,8 @@ def check_devices(accelerator: str, devices: Any) -> None:
     """Raises UserError if `accelerator` is not on this machine or `devices` names none."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not torch.backends.mps.is_available():
         raise UserError("--accelerator gpu: no GPU was found on this machine; use --accelerator cpu (or auto)")
-    if devices in (0, "0", [], "", "[]"):
+    minimum = -1 if device_type(accelerator) == "cuda" else 1  # -1 is all GPUs
+    if devices in (0, "0", [], "", "[]") or (isinstance(devices, int) and devices < minimum):
         raise UserError(f"--devices {devices}: no device to train on; use 1 or more, or auto")
     if isinstance(devices, int) and accelerator in ("gpu", "cuda") and devices > max(1, torch.cuda.device_count()):
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPU(s)")

@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
-from common.errors import UserError
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
@@ -41,8 +40,6 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     config = request.config
     quiet_lightning()
     set_up_device(config.trainer)
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed {config.seed}: use a whole number from 0 to {2**32 - 1}")
     seed_everything(config.seed, workers=True, verbose=False)
     if config.debug:
         debug(request)

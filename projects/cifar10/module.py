@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from common.errors import UserError
 from common.nn.losses import min_smoothed_cross_entropy
-from common.options import Fraction
+from common.options import AtLeastTwo, Fraction
 from common.trainer import attached_trainer, training_steps
 from projects.cifar10.config import ImageSize, SpeedNetConfig
 from projects.cifar10.lookahead import Lookahead
@@ -56,7 +56,7 @@ class CIFAR10Module(LightningModule):
         self,
         network: Literal["speednet", "resnet18"] = "speednet",
         speednet: SpeedNetConfig = SpeedNetConfig(),
-        num_classes: PositiveInt = 10,
+        num_classes: AtLeastTwo = 10,
         optimizer: Literal["muon", "sgd"] = "muon",
         lr: PositiveFloat = 0.1,
         muon_lr: PositiveFloat = 0.12,

@@ -16,12 +16,14 @@ from common.data.images import LabeledImages, load_images
 from common.data.sources import Source, SourceDataModule
 from common.data.synthetic_images import render_splits
 from common.errors import UserError
+from common.options import AtLeastTwo
 from common.trainer import rank_and_world_size, resume_position
 from projects.gan.synthetic import MIXTURES, GaussianMixture
 
 HUB_ID = "uoft-cs/cifar10"
 IMAGE_SIZE = 32
 SAMPLE_SIZES = {"train": 5000, "test": 2000}
+EVAL_SAMPLES = 2500
 EVAL_SEEDS = {"val": 2**32 - 1, "test": 2**32 - 2}  # of the points for validation and test: the generator takes 32 bits
 
 
@@ -48,7 +50,7 @@ class GANData(SourceDataModule):
         iterations_per_step: Iterations of a training step; taken from the module.
         steps_per_epoch: Training steps in an epoch of points, which are without end.
         eval_samples: Points of validation and of test; images held out of train for validation,
-            unless the source has train, validation and test.
+            unless the source has train, validation and test. Unset, 2500, and at most a tenth of the images.
         eval_batch_size: Samples in a validation or test step.
         horizontal_flip: Random horizontal flips of training images.
         image_column: Column of images, or of their paths, of a table that has several.
@@ -64,15 +66,13 @@ class GANData(SourceDataModule):
         n_critic: PositiveInt = 1,
         iterations_per_step: PositiveInt = 1,
         steps_per_epoch: PositiveInt = 25,
-        eval_samples: PositiveInt = 2500,
+        eval_samples: AtLeastTwo | None = None,
         eval_batch_size: PositiveInt = 500,
         horizontal_flip: bool = True,
         image_column: str | None = None,
         label_column: str | None = None,
     ) -> None:
         super().__init__(source)
-        if eval_samples < 2:
-            raise UserError("--data.eval_samples 1: the distances need at least 2")
         self.batch_size = batch_size
         self.updates_per_step = n_critic * iterations_per_step  # of the discriminator
         self.steps_per_epoch = steps_per_epoch
@@ -113,6 +113,12 @@ class GANData(SourceDataModule):
         return len(self.class_names)
 
     @property
+    def trained_labels(self) -> list[int]:
+        """Labels that some training sample has; a source may have classes in other splits alone."""
+        labels = torch.arange(self.num_classes) if self.mixture is not None else self.load()["train"].labels.unique()
+        return labels.tolist()
+
+    @property
     def data_std(self) -> float:
         """Standard deviation of a point's coordinate; 1 for images, which are in [-1, 1]."""
         return 1.0 if self.mixture is None else self.mixture.data_std
@@ -138,9 +144,10 @@ class GANData(SourceDataModule):
             splits = load_images(self.resolve(), IMAGE_SIZE, render_sample, self.columns)
             train, val = splits["train"], splits.get("validation")
             if val is None:
-                if self.eval_samples >= len(train):
-                    raise UserError(f"--data.eval_samples {self.eval_samples}: the source has {len(train)} training images")
-                train, val = hold_out(train, self.eval_samples)
+                count = self.eval_samples or max(2, min(EVAL_SAMPLES, len(train) // 10))
+                if count >= len(train):
+                    raise UserError(f"--data.eval_samples {count}: the source has {len(train)} training images")
+                train, val = hold_out(train, count)
             self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
 
@@ -166,7 +173,7 @@ class GANData(SourceDataModule):
 
     def num_eval_samples(self, split: str) -> int:
         """Number of real samples of the split "val" or "test"."""
-        return self.eval_samples if self.mixture is not None else len(self.load()[split])
+        return (self.eval_samples or EVAL_SAMPLES) if self.mixture is not None else len(self.load()[split])
 
     def shard(self, indices: Tensor, steps: int) -> Tensor:
         """This process's indices (steps, samples per step) of an epoch's: N processes see in a step what one would."""
@@ -232,7 +239,7 @@ class EvalLoader:
         self.samples: Tensor
         if data.mixture is not None:
             rng = torch.Generator().manual_seed(EVAL_SEEDS[split])
-            self.samples, self.labels = data.mixture.sample(data.eval_samples, rng)
+            self.samples, self.labels = data.mixture.sample(data.num_eval_samples(split), rng)
         else:
             self.samples, self.labels = data.load()[split].images, data.load()[split].labels
         shard = shard_indices(len(self.labels), *rank_and_world_size(data.trainer))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import OneLineParser, add_accelerator, positive, report_errors, seed_value
+from common.cli.command import OneLineParser, add_accelerator, positive, positive_float, report_errors, seed_value
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,21 +29,16 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--columns", type=positive, default=8, help="Images in a row (default: 8).")
     parser.add_argument("--seed", type=seed_value, default=0, help="Seed of the latent vectors (default: 0).")
     parser.add_argument(
-        "--truncation", type=above_zero, metavar="T", help="Truncation trick: resample |z| > T; 0.5 is cautious, 2 is wild."
+        "--truncation",
+        type=positive_float,
+        metavar="T",
+        help="Truncation trick: resample |z| > T; 0.5 is cautious, 2 is wild.",
     )
     parser.add_argument("--class_name", metavar="NAME", help="Class, for a conditional generator; unset, all in turn.")
     parser.add_argument("--interpolate", action="store_true", help="Each row interpolates between two samples.")
     parser.add_argument("--each", action="store_true", help="One file per image: samples-0000.png and so on.")
     add_accelerator(parser)
     return parser
-
-
-def above_zero(text: str) -> float:
-    """A number above 0, as an argparse type."""
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -21,13 +21,17 @@ class GeneratorPipeline:
 
     Args:
         module: The trained module, its batch-norm statistics up to date.
-        class_names: Names of the classes; empty for an unconditional generator.
+        class_names: Name of each label.
         data_source: Name of the training data.
+        trained_labels: Labels of the samples trained on; unset, all; empty for an unconditional generator.
     """
 
-    def __init__(self, module: GANModule, class_names: Sequence[str], data_source: str) -> None:
+    def __init__(
+        self, module: GANModule, class_names: Sequence[str], data_source: str, trained_labels: Sequence[int] | None = None
+    ) -> None:
         self.module = module
-        self.class_names = list(class_names)
+        labels = range(len(class_names)) if trained_labels is None else trained_labels
+        self.classes = {class_names[label]: label for label in labels}
         self.data_source = data_source
         self.latent_dim: int = module.hparams["latent_dim"]
 
@@ -46,20 +50,20 @@ class GeneratorPipeline:
     def labels(self, class_name: str | None, count: int) -> Tensor:
         """Labels (count,) of a class, or of all in turn. Raises UserError for a class that the generator does not have."""
         if class_name is None:
-            return torch.arange(count) % max(1, len(self.class_names))
-        if class_name not in self.class_names:
-            known = (
-                f"its classes are {', '.join(self.class_names)}" if self.class_names else "it was trained without classes"
-            )
+            labels = torch.tensor(list(self.classes.values()) or [0])
+            return labels[torch.arange(count) % len(labels)]
+        if class_name not in self.classes:
+            known = f"it was trained on {', '.join(self.classes)}" if self.classes else "it was trained without classes"
             raise UserError(f"--class_name {class_name}: {known}")
-        return torch.full((count,), self.class_names.index(class_name))
+        return torch.full((count,), self.classes[class_name])
 
 
 def load(checkpoint: Path, device: torch.device | None = None) -> GeneratorPipeline:
     """Pipeline of a run's checkpoint. Raises UserError if the file is missing, damaged or another project's."""
     module, saved = load_module(checkpoint, GANModule, "gan")
     module.to(device or torch.device("cpu")).update_bn()
-    return GeneratorPipeline(module, saved["class_names"] if module.hparams["conditional"] else [], saved["data_source"])
+    trained_labels = saved.get("trained_labels") if module.hparams["conditional"] else []
+    return GeneratorPipeline(module, saved["class_names"], saved["data_source"], trained_labels)
 
 
 def sample_latents(count: int, latent_dim: int, seed: int, truncation: float | None = None) -> Tensor:

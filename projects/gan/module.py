@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.errors import UserError
+from common.io.ranks import print_rank_zero
 from common.options import Fraction
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
 from projects.gan.augment import NUM_RANDOM, Policy, diff_augment, instance_noise_schedule
@@ -137,6 +138,7 @@ class GANModule(LightningModule):
             extractor.net.to(self.trainer.strategy.root_device)
             self.features.append(extractor)
             self.metadata["features"] = extractor.name
+            self.check_eval_samples(extractor.num_features)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latent vectors (batch, latent_dim), labels (batch,) -> samples, by the EMA generator if there is one."""
@@ -257,6 +259,15 @@ class GANModule(LightningModule):
 
     # ---- evaluation
 
+    def check_eval_samples(self, num_features: int) -> None:
+        """Says, here and in the summary, if the Fréchet distance's covariances are of too few samples."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = min(data.num_eval_samples(split) for split in ("val", "test"))
+        if count <= num_features:
+            note = f"{count} evaluation samples for {num_features} features: the Fréchet distance's covariances are singular"
+            print_rank_zero(f"NOTE: {note}; compare it with those of as many samples alone")
+            self.metadata["note"] = note
+
     def start_evaluation(self, split: str) -> None:
         """A new evaluation, after the EMA generator has got batch-norm statistics of its own."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -309,7 +320,7 @@ class GANModule(LightningModule):
         trainer = attached_trainer(self)
         data = getattr(trainer, "datamodule", None)
         if data is not None:
-            checkpoint["class_names"] = list(data.class_names)
+            checkpoint["class_names"], checkpoint["trained_labels"] = list(data.class_names), data.trained_labels
             checkpoint["data_source"] = data.source_label
 
     def prepare_overfit(self) -> None:

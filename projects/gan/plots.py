@@ -84,7 +84,7 @@ class SamplePlots(Callback):
 def make_pipeline(trainer: Trainer, module: LightningModule) -> GeneratorPipeline:
     """Pipeline of the module in training; its EMA generator has had its batch-norm statistics since the evaluation began."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    return GeneratorPipeline(cast(GANModule, module), data.class_names, data.source_label)
+    return GeneratorPipeline(cast(GANModule, module), data.class_names, data.source_label, data.trained_labels)
 
 
 def fixed_samples(pipeline: GeneratorPipeline, count: int, truncation: float | None = None) -> Tensor:

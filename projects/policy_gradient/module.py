@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.io.checkpoints import plain
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
+from common.options import LogStd
 from common.trainer import attached_trainer, discard_metrics, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
 from projects.policy_gradient.advantages import generalized_advantage_estimate, is_complete, next_values, rewards_to_go
@@ -74,7 +75,7 @@ class PolicyGradientModule(LightningModule):
         discrete: bool = True,
         reward_threshold: float | None = None,
         hidden_dims: Sequence[PositiveInt] = (64, 64),
-        log_std_init: float = 0.0,
+        log_std_init: LogStd = 0.0,
         baseline: bool = True,
         gamma: ClosedUnitInterval = 0.99,
         gae_lambda: ClosedUnitInterval = 0.9,

@@ -60,7 +60,7 @@ def commands_of(path: Path) -> list[tuple[str, list[str]]]:
 def commands_in(line: str) -> list[tuple[str, list[str]]]:
     """Modules and arguments of the commands in a line; a number stands for N."""
     found = [match.groups() for match in COMMAND.finditer(line)]
-    return [(module, ["1" if word == "N" else word for word in shlex.split(words)]) for module, words in found]
+    return [(module, ["2" if word == "N" else word for word in shlex.split(words)]) for module, words in found]
 
 
 def strings_of(value: Any) -> Iterator[str]:

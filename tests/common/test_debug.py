@@ -25,7 +25,7 @@ def test_overfit_memorizes_a_batch_and_leaves_the_datamodule_as_it_was(capsys):
     assert final <= 0.02
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0].startswith("step    0  loss 1.") or lines[0].startswith("step    0  loss 2.")
-    assert f"-> {final:.4f}" in lines[-1]
+    assert f"-> {final:.4g}, goal 0.02 (minimum 0)." in lines[-1]
     assert isinstance(data.train_dataloader(), DataLoader)
     assert "train_dataloader" not in vars(data)
 
@@ -83,6 +83,34 @@ def test_overfit_with_manual_optimization():
     assert debug.overfit_one_batch(Manual(), RandomImages(), CPU) <= 0.02
     with pytest.raises(UserError, match="started at"):
         debug.overfit_one_batch(Manual(lr=0.0), RandomImages(), CPU, steps=12)
+
+
+class SmallLoss(Classifier):
+    """A loss of at most `size`: the classifier's with a small weight, or a constant."""
+
+    def __init__(self, size: float, falls: bool, manual: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.size, self.falls = size, falls
+
+    def compute_loss(self, batch):
+        loss = super().compute_loss(batch)
+        return self.size * (loss if self.falls else 1 + 0 * loss)
+
+    def training_step(self, batch, batch_index):
+        step = Classifier.training_step if self.automatic_optimization else Manual.training_step
+        return step(self, batch, batch_index)
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_overfit_wants_a_loss_that_is_small_already_to_fall(capsys, manual):
+    final = debug.overfit_one_batch(SmallLoss(0.01, falls=True, manual=manual), RandomImages(), CPU)
+    start, end, goal = map(float, re.search(r"loss (\S+) -> (\S+), goal (\S+) ", capsys.readouterr().out).groups())
+    assert final == pytest.approx(end, rel=1e-3) and end <= goal < 0.003 and 0.01 < start < 0.03
+    with pytest.raises(UserError, match=r"started at 0\.01 and ended at 0\.01, above the goal 0\.001 near its minimum 0;"):
+        debug.overfit_one_batch(SmallLoss(0.01, falls=False, manual=manual), RandomImages(), CPU, steps=12)
+    with pytest.raises(UserError, match="starts at 0, and its minimum is 0; there is nothing to learn"):
+        debug.overfit_one_batch(SmallLoss(0.0, falls=True, manual=manual), RandomImages(), CPU)
 
 
 def test_overfit_compares_with_the_minimum_of_the_loss():
@@ -206,6 +234,35 @@ def test_shapes_name_the_layer_that_fails():
     with pytest.raises(UserError, match=r"square \(Linear\) failed on 2x36: .*36.*16"):
         debug.layer_shapes(module, {"images": torch.rand(2, 3, 5, 5)})
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+@pytest.mark.parametrize("width", [80, None])
+def test_shapes_lose_no_value_in_a_narrow_terminal_nor_in_a_pipe(capsys, monkeypatch, width):
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take the output for a terminal's
+    long = "encoder.layers.11.attention.output.projection_of_the_context"
+    rows = [
+        debug.shapes.LayerShape(long, "AdaptiveAvgPool2d", [(1024, 3000, 32, 32)] * 3, [(7, 3000)], 123_456_789, 12345.67),
+        debug.shapes.LayerShape("head", "NonDynamicallyQuantizableLinear", [], [(2, 2)], 0, 0.01, calls=128),
+    ]
+    debug.print_shapes(rows, nn.Linear(1, 1))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    header = next(line for line in lines if line.split()[:1] == ["layer"])
+    starts = [header.index(name) for name in ("layer", "kind", "input", "output", "calls")]
+    table = lines[lines.index(header) + 2 :]
+    printed: list[list[str]] = []
+    for line in table[: next(i for i, line in enumerate(table) if "─" in line)]:
+        assert width is None or len(line) <= width
+        *cells, numbers = [line[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        if numbers.split():
+            printed.append(["", "", "", "", *numbers.split()])
+        for i, cell in enumerate(cells):
+            printed[-1][i] += "".join(cell.split())
+    for row, (name, kind, *shapes, calls, parameters, milliseconds) in zip(rows, printed, strict=True):
+        assert (name, kind) == (row.name, row.kind)
+        assert shapes == [debug.shapes.shape_text(each).replace(" ", "") for each in (row.inputs, row.outputs)]
+        assert (calls, parameters, milliseconds) == (str(row.calls), f"{row.parameters:,}", f"{row.milliseconds:.2f}")
 
 
 # the option

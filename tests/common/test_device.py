@@ -58,7 +58,7 @@ def test_a_missing_gpu_is_an_error(machine, accelerator):
     device.check_devices("gpu", 1)
 
 
-@pytest.mark.parametrize("devices", [0, "0", [], "[]", ""])
+@pytest.mark.parametrize("devices", [0, "0", [], "[]", "", -1, -2])
 def test_no_device_at_all_is_an_error(machine, devices):
     machine()
     with pytest.raises(UserError, match="no device to train on; use 1 or more, or auto"):

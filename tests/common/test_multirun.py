@@ -125,7 +125,7 @@ def test_commands_are_quoted_for_shell_and_make(toy):
         ("toy --grid a=1 --grid a=2", "--grid a=2: a is given already"),
         ("toy --seeds 1 1", "two runs would be called default-seed1; every seed and value once"),
         ("toy --seed 3", "--seed: multirun sets it for every run; use --seeds"),
-        ("toy --jobs 0", "--jobs 0: use 1 or more"),
+        ("toy --jobs 0", "argument --jobs: 0: use a whole number of at least 1 (see --help)"),
         ("toy --seeds x", "argument --seeds: x: use a whole number from 0 to 4294967295 (see --help)"),
         ("toy --seeds 1 4294967296", "argument --seeds: 4294967296: use a whole number from 0 to 4294967295 (see --help)"),
         (f"toy --seeds {'9' * 5000}", f"argument --seeds: {'9' * 20}: use a whole number from 0 to 4294967295 (see --help)"),

@@ -22,7 +22,8 @@ def test_a_layout_of_the_readme_is_read(tmp_path, row):
             data.load()
         return
     splits = data.load()
-    assert (len(splits["train"]), len(splits["test"]), data.num_classes) == (*sizes, 2)
+    num_train = len(splits["train"]) + (len(splits["val"]) if "validation" not in row else 0)
+    assert (num_train, len(splits["test"]), data.num_classes) == (*sizes, 2)
     assert set(splits["train"].labels.tolist()) == {0, 1}
 
 

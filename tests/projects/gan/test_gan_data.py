@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from common.cli.parser import CapstoneCLI
 from common.errors import UserError
 from projects.gan import data as gan_data
 from projects.gan.data import GANData, as_float, as_uint8
+from projects.gan.train import PROJECT
 
 
 @pytest.fixture
@@ -127,3 +129,26 @@ def test_too_few_images_are_an_error(position, image_folder):
         len(make_data(str(image_folder), batch_size=300, eval_samples=60).train_dataloader())
     with pytest.raises(UserError, match=r"--data.eval_samples 260: the source has 260"):
         make_data(str(image_folder), eval_samples=260).load()
+
+
+def test_number_of_evaluation_samples_follows_the_data(image_folder):
+    assert len(make_data(str(image_folder)).load()["val"]) == 26
+    assert make_data("ring8").num_eval_samples("val") == 2500
+
+
+@pytest.mark.parametrize("name", ["cifar10", "dcgan", "images", "sample"])
+def test_recipes_of_images_fit_the_sample(name):
+    config = CapstoneCLI(PROJECT, ["--config", f"recipes/{name}.yaml", "--data.source", "sample"]).config
+    step = config.data.batch_size * config.model.n_critic * config.model.iterations_per_step
+    assert step + (config.data.eval_samples or 0) < gan_data.SAMPLE_SIZES["train"]
+
+
+def test_labels_of_training_are_those_of_its_samples(tmp_path):
+    for split, class_name in [("train", "a"), ("train", "c"), ("test", "a"), ("test", "b")]:
+        for i in range(3):
+            path = tmp_path / split / class_name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (i, i, i)).save(path)
+    data = GANData(str(tmp_path))
+    assert (data.num_classes, data.trained_labels) == (3, [0, 2])
+    assert GANData("ring8").trained_labels == list(range(8))

@@ -17,10 +17,10 @@ def ends(pairs: int = 6, dim: int = 40) -> list[torch.Tensor]:
     return [torch.nn.functional.normalize(torch.randn(pairs, dim).double(), dim=1) * 3 for _ in range(2)]
 
 
-def pipeline(*class_names: str, conditional: bool = True) -> GeneratorPipeline:
+def pipeline(*class_names: str, conditional: bool = True, trained: list[int] | None = None) -> GeneratorPipeline:
     options = {"r1_weight": 0.0, "r2_weight": 0.0, "resnet": ResNetConfig(channels=4)}
     module = GANModule("images", 3, 1.0, "resnet", latent_dim=6, conditional=conditional, **options)
-    return GeneratorPipeline(module, class_names, "sample")
+    return GeneratorPipeline(module, class_names, "sample", trained)
 
 
 def test_slerp_leads_from_starts_to_ends():
@@ -80,10 +80,17 @@ def test_labels_are_of_one_class_or_of_all_in_turn():
     assert pipeline(conditional=False).labels(None, 2).tolist() == [0, 0]
 
 
+def test_a_class_that_training_had_no_sample_of_is_not_generated():
+    labels = pipeline("cat", "dog", "owl", trained=[0, 2]).labels
+    assert labels(None, 5).tolist() == [0, 2, 0, 2, 0] and labels("owl", 2).tolist() == [2, 2]
+    with pytest.raises(UserError, match="--class_name dog: it was trained on cat, owl"):
+        labels("dog", 1)
+
+
 @pytest.mark.parametrize(
     "names, line",
     [
-        (["cat", "dog"], "--class_name cow: its classes are cat, dog"),
+        (["cat", "dog"], "--class_name cow: it was trained on cat, dog"),
         ([], "--class_name cow: it was trained without classes"),
     ],
 )

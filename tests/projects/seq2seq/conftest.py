@@ -25,6 +25,12 @@ EXACT = ["--precision", "64-true", "--model.recurrent.dropout", "0", "--data.bpe
 
 
 @pytest.fixture
+def exact() -> list[str]:
+    """Flags under which several processes compute what one does, to rounding in float64."""
+    return EXACT
+
+
+@pytest.fixture
 def double_precision() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

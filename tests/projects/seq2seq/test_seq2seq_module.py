@@ -228,7 +228,7 @@ def test_min_loss_is_the_least_that_smoothed_targets_allow():
     [
         (
             {"network": "recurrent", "recurrent": RecurrentConfig(hidden_dim=129)},
-            "--model.recurrent.hidden_dim 129: choose an",
+            "--model.recurrent.hidden_dim 129: use an",
         ),
         ({"transformer": TransformerConfig(18, num_heads=4)}, "--model.transformer.d_model 18"),
         ({"transformer": TransformerConfig(20, num_heads=4, position_embedding="rotary")}, "d_model 20: rotary"),

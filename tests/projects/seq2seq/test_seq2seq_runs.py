@@ -8,15 +8,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import EXACT
 
 from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
 
 
-def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder):
-    flags = ["--data.source", str(pairs_folder), *EXACT, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
+def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder, exact):
+    flags = ["--data.source", str(pairs_folder), *exact, "--model.decoding.num_beams", "3", "--data.max_tokens", "200"]
     run = command("train", "--name", "two", *flags, "--devices", "2", "--strategy", "ddp")
     run.wait()
     folders = plain_run, run.runs / "two"

@@ -87,6 +87,7 @@ def test_long_sentences_are_cut_and_counted(capsys):
     data.setup("test")
     assert capsys.readouterr().out == "", "once is enough"
     assert max(max(batch.source.shape[1], batch.target.shape[1] - 1) for batch in batches_of(data)) == 21
+    assert capsys.readouterr().out.startswith("train: with BPE dropout")
     whole = ready()
     assert set(whole.truncated.values()) == {0} and capsys.readouterr().out == ""
 
