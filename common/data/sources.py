@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from common.data.image_files import split_of
 from common.data.tables import READERS, find_tables, read_tables
 from common.errors import UserError, one_line
 from common.io.connectivity import reachable
@@ -149,7 +150,8 @@ def load_splits(source: Source) -> dict[str, Any]:
     try:
         if files := table_files(source):
             return {split: datasets.Dataset(read_tables(paths)) for split, paths in files.items()}
-        return dict(datasets.load_dataset(source.name, source.configuration))
+        splits = datasets.load_dataset(source.name, source.configuration)
+        return {split_of(name) or name: splits[name] for name in reversed(splits)}  # of two for validation the first
     except UserError:
         raise
     except Exception as error:  # `datasets` raises a dozen types for what is one fault to the user

@@ -51,7 +51,8 @@ class TextData(SourceDataModule):
         eval_batch_size: Texts in a validation or test step.
         bucket_batches: Bucketing: number of batches whose texts are sorted by length together; 1 pads like a plain loader.
         max_length: Maximum number of tokens of a text, special tokens included; longer texts are truncated, and counted.
-        val_size: Texts held out of train for validation where the source has no split for it, at most a tenth; 0 for none.
+        val_size: Texts held out of train for validation where the source has no split for it; 0 for none; unset, 1,000, or a
+            tenth of train if that is less.
         balanced: Class weights in the loss, inverse to class frequencies (scikit-learn's `class_weight="balanced"`).
         extra_train_data: File of further training texts with the same columns (see `predict --save_pseudo_labels`).
     """
@@ -68,7 +69,7 @@ class TextData(SourceDataModule):
         eval_batch_size: PositiveInt = 64,
         bucket_batches: PositiveInt = 100,
         max_length: PositiveInt = 128,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
         balanced: bool = False,
         extra_train_data: str | None = None,
     ) -> None:
@@ -94,7 +95,7 @@ class TextData(SourceDataModule):
         source = self.resolve()
         if source.kind == "sample":
             splits = make_splits()
-            if not self.val_size:
+            if self.val_size == 0:
                 splits.pop("val")
         else:
             splits = read_splits(source, self.text_column, self.label_column, self.val_size)

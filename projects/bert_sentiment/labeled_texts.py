@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from common.data.held_out import SPLIT_SEED, complete_splits, hold_out_indices
 from common.data.sources import Source, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 
 UNLABELED = -1  # of a class feature, where the labels of a split are not public
-VAL_NAMES = ("validation", "val", "valid", "dev")
-HOLD_OUT_SEED = 1234  # the held-out texts are the same in every run, whatever its seed
 
 
 @dataclass
@@ -42,12 +41,10 @@ class LabeledTexts:
         return LabeledTexts(self.texts, [index[self.class_names[label]] for label in self.labels], class_names)
 
 
-def read_splits(source: Source, text_column: str, label_column: str, val_size: int) -> dict[str, LabeledTexts]:
+def read_splits(source: Source, text_column: str, label_column: str, val_size: int | None) -> dict[str, LabeledTexts]:
     """The splits "train", "val" (if there is validation) and "test" of a source, all with the class names of train.
 
-    An unlabeled test split is left out. Without a labeled one the source's validation split becomes the test, as is usual
-    for GLUE, and validation is held out of train. Of a source with neither, as a single file, both are held out.
-    `val_size` texts are held out at most, and a tenth of train; 0 for no validation.
+    A split without labels is left out; for those that are then missing see `complete_splits`.
 
     Raises UserError if there is no training text, a column is missing or of another type, there are fewer than two classes,
     or a label is none of the training labels.
@@ -66,17 +63,7 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
             f"--data.label_column {label_column}: every text in train of {source.name} is {train.class_names[0]!r}"
         )
     found = {name: texts.relabel(train.class_names, source, name) for name, texts in found.items()}
-    test, val = found.get("test"), next((found[name] for name in VAL_NAMES if name in found), None)
-    if test is None:
-        val, test = None, val
-    size = min(val_size, len(train) // 10)
-    if test is None and not size:
-        raise UserError(f"data source {source.name}: no test split; hold texts out of train with --data.val_size 1000")
-    if test is None:
-        train, test = hold_out(train, size)
-    if val is None and size:
-        train, val = hold_out(train, size)
-    return {"train": train, **({} if val is None else {"val": val}), "test": test}
+    return complete_splits(source, found, len, hold_out, val_size)
 
 
 def read_split(source: Source, name: str, split: Any, text_column: str, label_column: str) -> LabeledTexts | None:
@@ -118,25 +105,38 @@ def hold_out(texts: LabeledTexts, size: int) -> tuple[LabeledTexts, LabeledTexts
 
     Data sets such as SST-2 hold every phrase of a sentence beside the sentence. Held-out phrases whose sentences were
     trained on would measure what a network memorizes. So only whole texts are held out, which are part of no other, and
-    with them everything that they contain leaves train.
+    with them everything that they contain leaves train, and is counted. Where that would be more than half of the texts,
+    copies alone stay together.
     """
-    containers = find_containers(texts.texts)
-    whole = [i for i in range(len(texts)) if all(i in containers[j] for j in containers[i])]  # part of its own copies alone
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).tolist()
-    held_out = {whole[i] for i in order[:size]}
-    train = [i for i in range(len(texts)) if i not in held_out and not held_out & containers[i]]
-    return texts.select(train), texts.select(sorted(held_out))
+    normalized = [f" {' '.join(text.lower().split())} " for text in texts.texts]
+    different = dict.fromkeys(normalized)
+    parts = contained_in(different, different)
+    whole = [i for i, text in enumerate(normalized) if text not in parts]
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    held_out = sorted(whole[i] for i in order[:size])
+    wholes = dict.fromkeys(normalized[i] for i in held_out)
+    leaving = contained_in(different, wholes) | wholes.keys()
+    train = [i for i, text in enumerate(normalized) if text not in leaving]
+    if len(held_out) < size or len(train) < len(texts) // 2:
+        train, held_out = hold_out_indices(normalized, size)
+        print_rank_zero("most texts are parts of others: held-out texts may be parts of training texts, or contain some")
+    elif left_out := len(texts) - len(train) - len(held_out):
+        print_rank_zero(f"train: {left_out} copies and parts of held-out texts are left out")
+    return texts.select(train), texts.select(held_out)
 
 
-def find_containers(texts: Sequence[str]) -> list[set[int]]:
-    """For each text the indices of the others that contain it, word by word, case-insensitive; copies contain each other.
+def contained_in(texts: Collection[str], others: Collection[str]) -> set[str]:
+    """Those of `texts` that another one of `others` contains, word by word, all with single spaces between and around.
 
     An inverted index of words: only texts with the rarest of a text's words can contain it, and those are few.
     """
-    normalized = [f" {' '.join(text.lower().split())} " for text in texts]
-    index: defaultdict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(normalized):
-        for word in set(text.split()):
-            index[word].append(i)
-    rarest = [min((index[word] for word in text.split()), key=len, default=[]) for text in normalized]
-    return [{j for j in rarest[i] if j != i and text in normalized[j]} for i, text in enumerate(normalized)]
+    index: dict[str, list[str]] = defaultdict(list)
+    for other in others:
+        for word in set(other.split()):
+            index[word].append(other)
+
+    def is_contained(text: str) -> bool:
+        rarest = min((index.get(word, []) for word in text.split()), key=len, default=[])
+        return any(text in other and text != other for other in rarest)
+
+    return set(filter(is_contained, texts))

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.data.batches import count_token_batches, pad_sequences, shard_indices, token_batches
+from common.data.held_out import complete_splits, hold_out_indices
 from common.data.sources import Source, SourceDataModule, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
@@ -25,10 +26,9 @@ from projects.seq2seq.tokenizer import BPEDropout, encode_batch, lower, lowercas
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-SPLITS = {"train": "train", "validation": "val", "test": "test"}  # names at the hub, and here
+SPLITS = ("train", "validation", "test")
 SAMPLE_SIZES = {"train": 6000, "val": 500, "test": 500}
 SAMPLE_VOCAB_SIZE = 800  # its words are tokens; with more, its long numbers would be too, and too rare to be learned
-VAL_SPLIT_SEED = 1234  # the held-out pairs are the same for every run, whatever its seed
 
 Texts = tuple[list[str], list[str]]  # source and target sentences, pair by pair
 Ids = tuple[list[list[int]], list[list[int]]]  # the same as ids, without BOS and EOS
@@ -75,7 +75,8 @@ class TranslationData(SourceDataModule):
         max_tokens: Tokens in a training step of each process, of the longer side, without padding.
         eval_batch_size: Pairs in a validation or test step.
         max_length: Maximum length of a sentence in tokens; longer ones are cut, and their number is printed.
-        val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none.
+        val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none; unset,
+            1,000, or a tenth of train if that is less.
     """
 
     HUB_ID = "bentrevett/multi30k"
@@ -91,7 +92,7 @@ class TranslationData(SourceDataModule):
         max_tokens: PositiveInt = 1536,
         eval_batch_size: PositiveInt = 200,
         max_length: PositiveInt = 256,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
     ) -> None:
         super().__init__(source)
         self.direction = direction
@@ -125,10 +126,8 @@ class TranslationData(SourceDataModule):
         """Splits "train", "val" (if there is validation) and "test" as text, read once."""
         source = self.resolve()
         texts, self.languages = (
-            read_sample(self.direction) if source.kind == "sample" else read_splits(source, self.direction)
+            read_sample(self.direction) if source.kind == "sample" else read_splits(source, self.direction, self.val_size)
         )
-        if "val" not in texts and self.val_size:
-            texts["train"], texts["val"] = hold_out(texts["train"], self.val_size)
         filled = [i for i, pair in enumerate(zip(*texts["train"], strict=True)) if all(line.strip() for line in pair)]
         if dropped := len(texts["train"][0]) - len(filled):
             print_rank_zero(f"train: {dropped} pairs with an empty side are left out")
@@ -284,7 +283,7 @@ def pair_lengths(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]
     return torch.tensor([[len(side) for side in ids] for ids in (source_ids, target_ids)]).T + 1
 
 
-def read_splits(source: Source, direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
+def read_splits(source: Source, direction: str, val_size: int | None = None) -> tuple[dict[str, Texts], tuple[str, str]]:
     """Splits of a folder or a hub data set, and the two columns that `direction` names.
 
     Missing values, as a CSV file's empty cells, are empty sentences.
@@ -295,9 +294,7 @@ def read_splits(source: Source, direction: str) -> tuple[dict[str, Texts], tuple
     """
     splits = load_splits(source)
     filled = [name for name in SPLITS if name in splits and len(splits[name])]
-    if not {"train", "test"} <= set(filled):
-        raise UserError(f"data source {source.name}: needs the splits train and test, has {', '.join(filled) or 'none'}")
-    languages = split_direction(direction, splits["train"].column_names)
+    languages = split_direction(direction, splits[filled[0] if filled else "train"].column_names)
     texts: dict[str, Texts] = {}
     for name in filled:
         for column in languages:
@@ -306,8 +303,8 @@ def read_splits(source: Source, direction: str) -> tuple[dict[str, Texts], tuple
             if kind not in ("string", "large_string"):
                 raise UserError(f"data source {source.name}: column {column} of {name} is not text but {kind}")
         first, second = ([line or "" for line in read_column(source, splits[name], column)] for column in languages)
-        texts[SPLITS[name]] = first, second
-    return texts, languages
+        texts[name] = first, second
+    return complete_splits(source, texts, lambda texts: len(texts[0]), hold_out, val_size), languages
 
 
 def read_sample(direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
@@ -337,12 +334,9 @@ def split_direction(direction: str, columns: Sequence[str]) -> tuple[str, str]:
 
 
 def hold_out(texts: Texts, size: int) -> tuple[Texts, Texts]:
-    """Random split into train and `size` validation pairs."""
-    count = len(texts[0])
-    if size >= count:
-        raise UserError(f"--data.val_size {size}: the source has {count} training pairs")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(VAL_SPLIT_SEED))
-    return select(texts, sorted(order[size:].tolist())), select(texts, sorted(order[:size].tolist()))
+    """Random split into train and `size` held-out pairs; pairs of the same source sentence stay together."""
+    train, held_out = hold_out_indices(texts[0], size)
+    return select(texts, train), select(texts, held_out)
 
 
 def select(texts: Texts, index: Sequence[int]) -> Texts:

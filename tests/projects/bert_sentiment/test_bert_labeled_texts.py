@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 
 import pytest
 
 from common.data.sources import resolve_source
 from common.errors import UserError
-from projects.bert_sentiment.labeled_texts import LabeledTexts, find_containers, hold_out, read_splits
+from projects.bert_sentiment.labeled_texts import LabeledTexts, contained_in, hold_out, read_splits
 
 
 def lines(path, rows, text="sentence", label="label"):
@@ -82,7 +83,12 @@ def test_rows_without_text_or_label_are_left_out_and_counted(tmp_path, capsys):
     [
         ({"train": TRAIN}, ("text", "label", 0), r"--data.text_column text: train of .* has the columns sentence, label"),
         ({"train": TRAIN}, ("sentence", "stars", 0), r"--data.label_column stars: train of .* columns sentence, label"),
-        ({"train": TRAIN}, ("sentence", "label", 0), r"no test split; hold texts out of train with --data.val_size"),
+        (
+            {"train": TRAIN[:2]},
+            ("sentence", "label", None),
+            r"2 training examples are too few to hold out test and validation",
+        ),
+        ({"train": TRAIN}, ("sentence", "label", 2), r"--data.val_size 2: .* 4 training examples are too few"),
         ({"train": TRAIN, "test": [("x", "odd")]}, ("sentence", "label", 0), r"the label 'odd' of test is none of train's"),
         ({"train": [("a", "good"), ("b", "good")], "test": TRAIN}, ("sentence", "label", 0), r"every text .* is 'good'"),
         (
@@ -122,18 +128,46 @@ def words_in(part, whole):
 
 
 def test_containing_equals_brute_force():
-    found = find_containers(PHRASES)
-    for i, text in enumerate(PHRASES):
-        expected = {j for j, other in enumerate(PHRASES) if j != i and text and words_in(text, other)}
-        assert found[i] == expected, text
+    texts = {f" {' '.join(text.lower().split())} " for text in PHRASES}
+    expected = {text for text in texts for other in texts if text.strip() and text != other and words_in(text, other)}
+    assert contained_in(texts, texts) == expected
+
+
+def test_memory_does_not_grow_by_the_square_of_equal_texts():
+    texts = LabeledTexts(["again"] * 4000 + [f"sentence {i} stands alone" for i in range(8000)], [0] * 12_000, [])
+    tracemalloc.start()
+    hold_out(texts, 100)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_copies_alone_can_be_split(count, capsys):
+    train, val = hold_out(LabeledTexts(["all alike"] * 200, list(range(200)), []), count)
+    assert (len(train), len(val)) == (200 - count, count)
+    assert sorted(train.labels + val.labels) == list(range(200))
+    assert "may be parts of training texts" in capsys.readouterr().out
+
+
+def test_what_leaves_train_is_counted_and_less_than_half(capsys):
+    sentences = [f"number {i} of many sentences" for i in range(40)]
+    few = [*sentences, *(text.rsplit(" ", 2)[0] for text in sentences[:20])]
+    train, val = hold_out(LabeledTexts(few, [0] * 60, []), 20)
+    left_out = 60 - len(train) - len(val)
+    assert capsys.readouterr().out == f"train: {left_out} copies and parts of held-out texts are left out\n" and left_out
+    words = [word for word in ("good", "bad", "fair", "odd") for _ in range(65)]
+    most = [*sentences, *words, "good bad fair odd"]
+    train, val = hold_out(LabeledTexts(most, [0] * len(most), []), 30)
+    assert len(train) + len(val) == len(most), "else the words would leave with the sentence that has them all"
+    assert not set(train.texts) & set(val.texts)
 
 
 def test_nothing_held_out_is_part_of_what_is_left_or_the_other_way_round():
     sentences = [f"{a} {b} {c} story" for a in ("one", "two", "no") for b in ("bright", "dark") for c in ("little", "big")]
     phrases = [" ".join(s.split()[i:j]) for s in sentences for i in range(4) for j in range(i + 1, 5)]
     texts = LabeledTexts(phrases, list(range(len(phrases))), [])
-    train, val = hold_out(texts, 4)
-    assert len(val) == 4 and all(len(text.split()) == 4 for text in val.texts), "only whole sentences are held out"
+    train, val = hold_out(texts, 2)
+    assert len(val) == 2 and all(len(text.split()) == 4 for text in val.texts), "only whole sentences are held out"
     assert train.texts and not any(words_in(text, other) for text in train.texts for other in val.texts)
     assert not any(words_in(other, text) for text in train.texts for other in val.texts)
     lost = [text for text in phrases if text not in train.texts and text not in val.texts]

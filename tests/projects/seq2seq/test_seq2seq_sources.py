@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_held_out_pairs_stay_pairs():
     train, val = hold_out(([str(i) for i in range(50)], [f"-{i}" for i in range(50)]), 9)
     for texts, count in ((train, 41), (val, 9)):
         assert len(texts[0]) == count and texts[1] == [f"-{line}" for line in texts[0]]
+
+
+def test_copies_of_a_pair_are_held_out_together(tmp_path):
+    pairs = [*rows(0, 60), *rows(0, 60), *rows(60, 120)]
+    data = ready(source=folder(tmp_path, pairs, rows(120, 125)), val_size=40)
+    train, val = (set(data.texts[split][0]) for split in ("train", "val"))
+    assert not train & val and len(data.texts["val"][0]) == 40 and len(data.texts["train"][0]) == 140
+
+
+def test_what_is_held_out_follows_from_the_data(tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(0, 240)))
+    data = ready(source=str(tmp_path / "pairs.jsonl"))
+    assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 192, "val": 24, "test": 24}
+    assert "no test split: 24 of its 240 training examples are held out\n" in capsys.readouterr().out
+    source = folder(tmp_path / "dev", rows(0, 80), rows(80, 90))
+    (tmp_path / "dev" / "test.jsonl").rename(tmp_path / "dev" / "validation.jsonl")
+    dev = ready(source=source, val_size=0)
+    assert {split: len(pairs) for split, pairs in dev.splits.items()} == {"train": 80, "test": 10}
+    assert "no test split with examples to score: its validation split is the test" in capsys.readouterr().out
 
 
 def test_long_sentences_are_cut_and_counted(capsys):
@@ -191,8 +211,8 @@ LATIN = GOOD.encode("latin-1")
         ({"test.jsonl": LATIN}, "test.jsonl: line 1 is not UTF-8; .*"),
         ({"train.jsonl": GOOD.encode("utf-16")}, "train.jsonl: line 1 is not UTF-8; .*"),
         ({"test.jsonl": b""}, "test.jsonl is empty"),
-        ({"test.jsonl": None}, "needs the splits train and test, has train"),
-        ({"train.jsonl": None, "dev.jsonl": GOOD.encode()}, "needs the splits train and test, has validation, test"),
+        ({"test.jsonl": None}, "1 training examples are too few to hold out test and validation"),
+        ({"train.jsonl": None, "dev.jsonl": GOOD.encode()}, "no training split, only validation, test"),
         ({"train.jsonl": GOOD.encode() + b'{"en": \n'}, "train.jsonl: line 2 is not JSON: .*"),
         ({"test.jsonl": b'{"en": "a", "fr": "b"}\n'}, "column de of test is not text but missing"),
     ],
@@ -233,5 +253,5 @@ def test_nothing_to_train_on_is_one_line(tmp_path):
     source = folder(tmp_path, [{"en": "a", "de": ""}] * 3, rows(0, 1))
     with pytest.raises(UserError, match=f"^data source {tmp_path}: no training pair has text on both sides$"):
         ready(source=source, val_size=0)
-    with pytest.raises(UserError, match=r"^--data\.val_size 3: the source has 3 training pairs$"):
+    with pytest.raises(UserError, match=r"^--data\.val_size 3: .* 3 training examples are too few to hold out validation$"):
         ready(source=source, val_size=3)
