@@ -192,8 +192,10 @@ def mixed_column(values: Sequence[Any]) -> Any:
     try:
         return pa.array(values)
     except (ValueError, TypeError, OverflowError):
-        plain = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        return pa.array(plain, pa.string())
+        whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+        return pa.array(
+            [value if value is None or isinstance(value, str) else json.dumps(value) for value in whole], pa.string()
+        )
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -43,7 +43,7 @@ class TextData(SourceDataModule):
 
     Args:
         source: `auto` (SST-2 if it is cached or can be downloaded, else the sample), `sample`, a hub id, a folder, or a CSV,
-            JSON-lines or Parquet file.
+            TSV, JSON, JSON-lines or Parquet file.
         checkpoint: Checkpoint of the tokenizer; the module's.
         text_column: Name of the column of texts.
         label_column: Name of the column of labels: names, integers, or a class feature.
@@ -55,6 +55,7 @@ class TextData(SourceDataModule):
             tenth of train if that is less.
         balanced: Class weights in the loss, inverse to class frequencies (scikit-learn's `class_weight="balanced"`).
         extra_train_data: File of further training texts with the same columns (see `predict --save_pseudo_labels`).
+        configuration: Configuration of a hub id or a folder that has several, such as GLUE's `cola`.
     """
 
     HUB_ID = "stanfordnlp/sst2"
@@ -72,8 +73,9 @@ class TextData(SourceDataModule):
         val_size: NonNegativeInt | None = None,
         balanced: bool = False,
         extra_train_data: str | None = None,
+        configuration: str | None = None,
     ) -> None:
-        super().__init__(source)
+        super().__init__(source, configuration)
         self.checkpoint = checkpoint
         self.text_column = text_column
         self.label_column = label_column

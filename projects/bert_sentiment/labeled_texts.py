@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from common.data.held_out import SPLIT_SEED, complete_splits, hold_out_indices
+from common.data.labels import read_labels
 from common.data.sources import Source, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 
-UNLABELED = -1  # of a class feature, where the labels of a split are not public
+UNLABELED = "-1"  # where the labels of a split are not public
 
 
 @dataclass
@@ -50,8 +51,10 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
     or a label is none of the training labels.
     """
     found: dict[str, LabeledTexts] = {}
-    for name, split in load_splits(source).items():
-        texts = read_split(source, name, split, text_column, label_column)
+    tables = load_splits(source)
+    for name in sorted(tables, key=lambda name: name != "train"):  # train first
+        known = found["train"].class_names if "train" in found else None
+        texts = read_split(source, name, tables[name], text_column, label_column, known)
         if texts is not None:
             found[name] = texts
     if "train" not in found:
@@ -66,38 +69,38 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
     return complete_splits(source, found, len, hold_out, val_size)
 
 
-def read_split(source: Source, name: str, split: Any, text_column: str, label_column: str) -> LabeledTexts | None:
+def read_split(
+    source: Source, name: str, split: Any, text_column: str, label_column: str, known: Sequence[str] | None = None
+) -> LabeledTexts | None:
     """Labeled texts of a split; None if it has no label. Rows without a text or a label are left out, and counted.
 
-    Raises UserError if a column is missing, the texts are no strings, or the labels are neither names nor integers.
+    Args:
+        source: Data source.
+        name: Name of the split.
+        split: Table of `datasets`.
+        text_column: Name of the column of texts.
+        label_column: Name of the column of labels; a split other than train may lack it.
+        known: Classes of train, for another split: -1 is no label there unless train has it.
+
+    Raises UserError if a column is missing, the texts are no strings, or the labels are neither text nor whole numbers.
     """
     for option, column in [("text", text_column), ("label", label_column)]:
-        if column not in split.column_names:
+        if column not in split.column_names and (option == "text" or known is None):
             columns = ", ".join(split.column_names)
             raise UserError(f"--data.{option}_column {column}: {name} of {source.name} has the columns {columns}")
-    if not len(split):
-        return None
-    text_type, label_type = (getattr(split.features[column], "dtype", "?") for column in (text_column, label_column))
-    if text_type not in ("string", "large_string"):
+    text_type = getattr(split.features[text_column], "dtype", "?")
+    if text_type not in ("string", "large_string", "null"):
         raise UserError(f"--data.text_column {text_column}: not text but {text_type}, in {name} of {source.name}")
-    if label_type == "null":
-        return None
-    if not label_type.startswith(("string", "large_string", "int", "uint", "bool")):
-        raise UserError(f"--data.label_column {label_column}: {label_type} is neither a name nor an integer, in {name}")
-    class_feature = getattr(split.features[label_column], "names", None)  # the names of labels 0, 1, ...
-    missing = (None, "") if class_feature is None else (None, UNLABELED)
-    rows = zip(read_column(source, split, text_column), read_column(source, split, label_column), strict=True)
+    labels, class_names = list[str | None](), list[str]()
+    if label_column in split.column_names:
+        labels, class_names = read_labels(source, split, label_column)
+    missing = {None, UNLABELED} - set(known or [UNLABELED])
+    rows = zip(read_column(source, split, text_column), labels or [None] * len(split), strict=True)
     kept = [(text, label) for text, label in rows if text and text.strip() and label not in missing]
-    if not kept:
-        return None
     if len(kept) < len(split):
         print_rank_zero(f"{name}: {len(split) - len(kept)} rows without a text or a label are left out")
-    texts, labels = [text for text, _ in kept], [label for _, label in kept]
-    if class_feature is not None:
-        return LabeledTexts(texts, labels, list(class_feature))
-    values = sorted(set(labels))
-    index = {value: i for i, value in enumerate(values)}
-    return LabeledTexts(texts, [index[label] for label in labels], [str(value) for value in values])
+    index = {label: i for i, label in enumerate(name for name in class_names if name not in missing)}
+    return LabeledTexts([text for text, _ in kept], [index[str(label)] for _, label in kept], list(index)) if kept else None
 
 
 def hold_out(texts: LabeledTexts, size: int) -> tuple[LabeledTexts, LabeledTexts]:

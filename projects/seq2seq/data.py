@@ -77,6 +77,7 @@ class TranslationData(SourceDataModule):
         max_length: Maximum length of a sentence in tokens; longer ones are cut, and their number is printed.
         val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none; unset,
             1,000, or a tenth of train if that is less.
+        configuration: Configuration of a hub id or a folder that has several, such as OPUS Books' `de-en`.
     """
 
     HUB_ID = "bentrevett/multi30k"
@@ -93,8 +94,9 @@ class TranslationData(SourceDataModule):
         eval_batch_size: PositiveInt = 200,
         max_length: PositiveInt = 256,
         val_size: NonNegativeInt | None = None,
+        configuration: str | None = None,
     ) -> None:
-        super().__init__(source)
+        super().__init__(source, configuration)
         self.direction = direction
         self.vocab_size = vocab_size
         self.joint_vocab = joint_vocab

@@ -78,6 +78,51 @@ def test_rows_without_text_or_label_are_left_out_and_counted(tmp_path, capsys):
     assert capsys.readouterr().out == "train: 3 rows without a text or a label are left out\n"
 
 
+@pytest.mark.parametrize("stars", [("1", "5", ""), ("1.0", "5.0", ""), ("1", "5", "1"), ("1", "5.0", "")])
+def test_whole_numbers_are_classes_however_they_are_stored(tmp_path, stars):
+    cells = [*stars[:2] * 5, stars[2]]
+    (tmp_path / "train.csv").write_text("sentence,label\n" + "".join(f"text {i},{cell}\n" for i, cell in enumerate(cells)))
+    lines(tmp_path / "test.jsonl", [("a", 1), ("b", "5"), ("c", 1.0), ("d", None)])
+    splits = read_folder(tmp_path)
+    assert splits["train"].class_names == splits["test"].class_names == ["1", "5"]
+    assert splits["train"].labels[:4] == [0, 1, 0, 1] and len(splits["train"]) == 10 + bool(stars[2])
+    assert splits["test"].labels == [0, 1, 0]
+
+
+def test_words_for_nothing_are_classes(tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        "sentence,label\n" + "".join(f"text {i},{'None' if i % 3 else 'a'}\n" for i in range(300))
+    )
+    splits = read_folder(tmp_path / "rows.csv", val_size=None)
+    assert splits["train"].class_names == ["None", "a"] and sum(map(len, splits.values())) == 300
+
+
+@pytest.mark.parametrize("label", [-1, "-1", None, ""])
+def test_a_test_without_labels_is_said_and_validation_takes_its_place(tmp_path, capsys, label):
+    lines(tmp_path / "train.jsonl", TRAIN * 5)
+    lines(tmp_path / "test.jsonl", [("a", label), ("b", label)])
+    assert read_folder(tmp_path, val_size=None)["test"].texts, "held out of train"
+    printed = capsys.readouterr().out
+    assert "test: 2 rows without a text or a label are left out" in printed and "no test split: 2 of its 20" in printed
+    lines(tmp_path / "dev.jsonl", TRAIN[:3])
+    assert read_folder(tmp_path)["test"].texts == [text for text, _ in TRAIN[:3]]
+    assert "no test split with examples to score: its validation split is the test" in capsys.readouterr().out
+
+
+def test_single_rows_without_a_label_leave_the_test(tmp_path, capsys):
+    lines(tmp_path / "train.jsonl", [("a", 0), ("b", 1)])
+    lines(tmp_path / "test.jsonl", [("c", -1), ("d", 1)])
+    assert read_folder(tmp_path)["test"].texts == ["d"]
+    assert "test: 1 rows without" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_fewer_than_ten_rows_are_enough(tmp_path, count):
+    lines(tmp_path / "rows.jsonl", [(f"text number {i}", "ab"[i % 2]) for i in range(count)])
+    splits = read_folder(tmp_path / "rows.jsonl", val_size=None)
+    assert [len(splits[split]) for split in ("train", "val", "test")] == [count - 2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("files", "arguments", "message"),
     [
@@ -94,7 +139,7 @@ def test_rows_without_text_or_label_are_left_out_and_counted(tmp_path, capsys):
         (
             {"train": [("a", 0.5), ("b", 1.5)], "test": [("c", 0.5)]},
             ("sentence", "label", 0),
-            r"float64 is neither a name nor an integer",
+            r"label_column label: 0.5 is not a class; labels are text or whole numbers",
         ),
         (
             {"train": [(1, "a"), (2, "b")], "test": [(3, "a")]},
