@@ -46,7 +46,7 @@ def find_tables(root: Path) -> dict[str, list[Path]]:
     found = [path for path in found if path.suffix.lower() != ".txt"] or found
     splits: dict[str, list[Path]] = {}
     for path in found:
-        if split := next(filter(None, map(split_of, path.relative_to(root).parts)), None):
+        if split := split_of_path(path, root):
             splits.setdefault(split, []).append(path)
     if found and not splits:
         most = Counter(path.suffix.lower() for path in found).most_common(1)[0][0]
@@ -55,6 +55,11 @@ def find_tables(root: Path) -> dict[str, list[Path]]:
     if rest := [str(path.relative_to(root)) for path in found if path not in used]:
         print_rank_zero(f"data source {root}: passed over, not named after a split: {', '.join(rest)}")
     return splits
+
+
+def split_of_path(path: Path, root: Path) -> str | None:
+    """Split that the first folder below `root` names that names one, or the file; None if none does."""
+    return next(filter(None, map(split_of, path.relative_to(root).parts)), None)
 
 
 def is_hidden(path: Path, root: Path) -> bool:

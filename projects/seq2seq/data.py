@@ -14,23 +14,21 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.data.batches import count_token_batches, pad_sequences, shard_indices, token_batches
-from common.data.held_out import complete_splits, hold_out_indices
-from common.data.sources import Source, SourceDataModule, load_splits, read_column
+from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.trainer import accumulation_window, rank_and_world_size, resume_position
 from projects.seq2seq.config import BOS, EOS, PAD
+from projects.seq2seq.parallel_text import Texts, read_splits, select, split_direction
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.tokenizer import BPEDropout, encode_batch, lower, lowercasing, train_bpe
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-SPLITS = ("train", "validation", "test")
 SAMPLE_SIZES = {"train": 6000, "val": 500, "test": 500}
 SAMPLE_VOCAB_SIZE = 800  # its words are tokens; with more, its long numbers would be too, and too rare to be learned
 
-Texts = tuple[list[str], list[str]]  # source and target sentences, pair by pair
 Ids = tuple[list[list[int]], list[list[int]]]  # the same as ids, without BOS and EOS
 
 
@@ -66,8 +64,10 @@ class TranslationData(SourceDataModule):
     """Parallel text from two columns, as byte-level BPE.
 
     Args:
-        source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
-        direction: Source and target column, joined by a hyphen: `en-de`, or `de-en` for German to English.
+        source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, a folder,
+            or a file; for layouts see `projects.seq2seq.parallel_text`.
+        direction: Source and target language (columns, or endings of text files), joined by a hyphen: `en-de`, or `de-en`
+            for German to English.
         vocab_size: Maximum size of each vocabulary, at least 260 (every byte is a token); of the sample's at most 800.
         joint_vocab: Whether both languages have one joint vocabulary.
         bpe_dropout: BPE dropout: probability that a merge is skipped in training, on both sides (arXiv 1910.13267).
@@ -285,30 +285,6 @@ def pair_lengths(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]
     return torch.tensor([[len(side) for side in ids] for ids in (source_ids, target_ids)]).T + 1
 
 
-def read_splits(source: Source, direction: str, val_size: int | None = None) -> tuple[dict[str, Texts], tuple[str, str]]:
-    """Splits of a folder or a hub data set, and the two columns that `direction` names.
-
-    Missing values, as a CSV file's empty cells, are empty sentences.
-
-    Raises:
-        UserError: No split for training or test, or an empty one; a column that is missing or is not text; a file that is
-            not UTF-8, or that cannot be read for another reason.
-    """
-    splits = load_splits(source)
-    filled = [name for name in SPLITS if name in splits and len(splits[name])]
-    languages = split_direction(direction, splits[filled[0] if filled else "train"].column_names)
-    texts: dict[str, Texts] = {}
-    for name in filled:
-        for column in languages:
-            feature = splits[name].features.get(column, "missing")
-            kind = getattr(feature, "dtype", feature)
-            if kind not in ("string", "large_string"):
-                raise UserError(f"data source {source.name}: column {column} of {name} is not text but {kind}")
-        first, second = ([line or "" for line in read_column(source, splits[name], column)] for column in languages)
-        texts[name] = first, second
-    return complete_splits(source, texts, lambda texts: len(texts[0]), hold_out, val_size), languages
-
-
 def read_sample(direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
     """Disjoint splits of the embedded sample, and its languages."""
     languages = split_direction(direction, ["de", "en"])
@@ -321,26 +297,3 @@ def read_sample(direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
         texts[split] = columns[languages[0]][begin : begin + size], columns[languages[1]][begin : begin + size]
         begin += size
     return texts, languages
-
-
-def split_direction(direction: str, columns: Sequence[str]) -> tuple[str, str]:
-    """Source and target column of a direction `source-target`; their names may hold hyphens too. Else a UserError."""
-    parts = direction.split("-")
-    for i in range(1, len(parts)):
-        source, target = "-".join(parts[:i]), "-".join(parts[i:])
-        if source in columns and target in columns and source != target:
-            return source, target
-    raise UserError(
-        f"--data.direction {direction}: not two columns joined by a hyphen; the columns are {', '.join(sorted(columns))}"
-    )
-
-
-def hold_out(texts: Texts, size: int) -> tuple[Texts, Texts]:
-    """Random split into train and `size` held-out pairs; pairs of the same source sentence stay together."""
-    train, held_out = hold_out_indices(texts[0], size)
-    return select(texts, train), select(texts, held_out)
-
-
-def select(texts: Texts, index: Sequence[int]) -> Texts:
-    """Pairs `index` of `texts`."""
-    return [texts[0][i] for i in index], [texts[1][i] for i in index]

@@ -13,7 +13,8 @@ from data_fixtures import SIZES, batches_of, folder, ready, rows
 from common.data.sources import Source
 from common.errors import UserError
 from projects.seq2seq import data as data_module
-from projects.seq2seq.data import TranslationData, hold_out, read_splits, split_direction
+from projects.seq2seq.data import TranslationData
+from projects.seq2seq.parallel_text import hold_out, read_splits, split_direction
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.tokenizer import decode, encode, train_bpe
 
