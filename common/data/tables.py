@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.image_files import split_of, walk_files
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.io.ranks import print_rank_zero
 from common.io.text import read_lines
 
@@ -33,7 +33,12 @@ def read_tables(paths: Sequence[Path]) -> pa.Table:
     """Rows of several tables, one after the other. Raises UserError for a file that cannot be read, with the line."""
     import pyarrow as pa
 
-    tables = [READERS[path.suffix.lower()](path) for path in paths]
+    tables = []
+    for path in paths:
+        try:
+            tables.append(READERS[path.suffix.lower()](path))
+        except (OSError, ValueError) as error:  # of pyarrow
+            raise UserError(f"{path}: {one_line(error)}") from error
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
 
 
@@ -70,7 +75,7 @@ def is_hidden(path: Path, root: Path) -> bool:
 def read_csv(path: Path) -> pa.Table:
     """CSV with a header, separated by commas, or by what its header has in place of them: semicolons, tabs or bars."""
     lines = filled_lines(path)
-    header = re.sub(r'"[^"]*"', "", lines[0])
+    header = re.sub(r'"[^"]*"', "", next(filter(None, lines)))
     separator = "," if "," in header else max(",;\t|", key=header.count)
     rows = list(quoted_rows(path, lines, separator))
     names = [name.strip() or f"column {i}" for i, name in enumerate(rows[0][1], 1)]
@@ -104,9 +109,9 @@ def read_tsv(path: Path) -> pa.Table:
 
 def unquote(cell: str) -> str:
     """Cell without the quotes around it, if all quotes inside are doubled."""
-    inside = cell[1:-1].replace('""', "\0")
-    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside
-    return inside.replace("\0", '"') if quoted else cell
+    if len(cell) < 2 or not cell[0] == cell[-1] == '"' or '"' in cell[1:-1].replace('""', ""):
+        return cell
+    return cell[1:-1].replace('""', '"')
 
 
 def is_header(cells: Sequence[str]) -> bool:

@@ -110,6 +110,12 @@ def test_json_may_mix_types_and_be_a_list(tmp_path):
     assert "'[1]' is no object" in error(tmp_path / "x.jsonl", '{"a": 1}\n[1]\n')
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    assert "rows.parquet: Parquet magic bytes not found" in error(tmp_path / "rows.parquet", "PAR1 and no more")
+    assert "surrogates not allowed" in error(tmp_path / "rows.jsonl", '{"text": "\\ud800"}\n')
+    assert read(tmp_path / "rows.csv", "\n\na;b\n1;2\n") == {"a": [1], "b": [2]}
+
+
 def test_a_tsv_file_without_a_header_has_numbered_columns(tmp_path):
     assert read(tmp_path / "deu.txt", "Go.\tGeh.\tCC-BY 2.0 (a)\nHi.\tHallo!\tCC-BY 2.0 (b)\n")["2"] == ["Geh.", "Hallo!"]
     assert read(tmp_path / "cola.tsv", "gj04\t1\t\tOur friends came.\nx\t0\t*\tCame friends.\n")["4"][1] == "Came friends."
