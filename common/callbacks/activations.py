@@ -9,8 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from common.io.ranks import print_rank_zero
 from common.trainer import should_log
 
+MAX_DEAD = 0.9  # fraction of dead units from which on a layer is reported
 RECTIFIERS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Mish)
 SIGMOIDAL: dict[type[nn.Module], tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}  # with their ranges
 
@@ -22,16 +24,23 @@ class ActivationStats(Callback):
     zero: next to no gradient reaches its weights. The output of a sigmoid or tanh is saturated where it is within 1 % of an
     end of its range: the gradient there is next to zero. Both are fractions between 0 and 1.
 
-    Hooks cost time, so they are registered only in steps that are logged, and never on a compiled network.
+    Layers without living units are named in a line at the end of the epoch, each once: the loss no longer falls, and the
+    run would not say why.
+
+    Hooks cost time, so they are registered only in steps that are logged and in an epoch's last one, and never on a
+    compiled network.
     """
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
         self.values: dict[str, Tensor] = {}
+        self.reported: set[str] = set()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not should_log(trainer) or is_compiled(pl_module):
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if not (should_log(trainer) or is_last) or is_compiled(pl_module):
             return
+        self.values = {}
         for name, module in pl_module.named_modules():
             if isinstance(module, RECTIFIERS) or type(module) in SIGMOIDAL:
                 self.handles.append(module.register_forward_hook(partial(self._measure, name.removeprefix("net."))))
@@ -44,8 +53,20 @@ class ActivationStats(Callback):
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
-        pl_module.log_dict(self.values)
-        self.values = {}
+        if should_log(trainer):
+            pl_module.log_dict(self.values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the layers that are dead in the last batch measured, once each."""
+        fractions = {name.removeprefix("act/dead/"): float(value) for name, value in self.values.items() if "/dead/" in name}
+        dead = {name: value for name, value in fractions.items() if value >= MAX_DEAD and name not in self.reported}
+        self.reported.update(dead)
+        if dead:
+            layers = ", ".join(f"{name} ({value:.0%} of its units)" for name, value in dead.items())
+            print_rank_zero(
+                f"NOTE: dead layers: {layers}. Units that are nowhere above zero pass on no gradient, and the loss stays "
+                "where it is. Start again with lower learning rates; narrow layers and small batches need the lowest."
+            )
 
     def _measure(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
         if isinstance(module, RECTIFIERS):

@@ -57,22 +57,31 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float | None, algorithm:
         clip(parameters, limit)
 
 
-def warmup_schedule(optimizer: Optimizer, steps: int, warmup_steps: int, schedule: str = "linear") -> dict[str, Any]:
-    """Learning-rate schedule: linear warm-up, then decay; with its optimizer, as `configure_optimizers` returns them.
+def lr_factor(step: int, steps: int, schedule: str, warmup_steps: int = 0, constant_fraction: float = 0.0) -> float:
+    """Learning rate in a step as a fraction of its peak: linear warm-up, then a schedule; every capstone's is this one.
 
     Args:
-        optimizer: Optimizer whose parameter groups have their peak learning rates.
+        step: Steps done, from 0.
         steps: Steps of the whole training.
-        warmup_steps: Steps of the warm-up, part of `steps`; 0 for none.
-        schedule: Decay: `linear` or `cosine`, each to zero at the last step, or `inverse_sqrt`.
+        schedule: `constant`; `linear` or `cosine`, each to zero at the last step; `inverse_sqrt` (Vaswani et al.,
+            arXiv 1706.03762, section 5.3).
+        warmup_steps: Steps of the warm-up, part of `steps`, from 1 / `warmup_steps` to the peak; 0 for none: the decay then
+            begins in step 0.
+        constant_fraction: Of `linear`: fraction of the steps after the warm-up that stay at the peak.
     """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    if schedule == "inverse_sqrt":
+        return (max(1, warmup_steps) / (step + 1)) ** 0.5
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    if schedule == "linear":
+        return min(1.0, (1 - progress) / (1 - constant_fraction))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
-    def lr_factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        if schedule == "inverse_sqrt":
-            return (max(1, warmup_steps) / (step + 1)) ** 0.5
-        progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
-        return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, lr_factor), "interval": "step"}}
+def warmup_schedule(optimizer: Optimizer, steps: int, warmup_steps: int, schedule: str = "linear") -> dict[str, Any]:
+    """Optimizer, its groups at their peak learning rates, with `lr_factor` in each step: for `configure_optimizers`."""
+    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, steps, schedule, warmup_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.distributed import all_reduce_mean
+from common.nn.optim import lr_factor
 
 
 def update(
@@ -50,12 +51,8 @@ def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Adam and its learning-rate schedule, `constant`, or `linear`: constant for a quarter, then linearly to zero."""
-
-    def factor(step: int) -> float:
-        return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / iterations) / 0.75))
-
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
-    return optimizer, LambdaLR(optimizer, factor)
+    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, iterations, schedule, constant_fraction=0.25))
 
 
 @torch.no_grad()

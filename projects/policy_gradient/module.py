@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.io.checkpoints import plain
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import average_gradients
+from common.nn.optim import lr_factor
 from common.options import LogStd
 from common.trainer import attached_trainer, discard_metrics, no_sync, should_log, training_steps
 from projects.policy_gradient.actor import Actor
@@ -278,7 +279,7 @@ class PolicyGradientModule(LightningModule):
         h = self.hparams
         steps = training_steps(self.trainer) if h["schedule"] == "linear" else 0
         optimizer = torch.optim.Adam(self.parameters(), h["lr"], eps=1e-5, fused=True)
-        return [optimizer], [LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps) if steps else 1.0)]
+        return [optimizer], [LambdaLR(optimizer, lambda step: lr_factor(step, steps, h["schedule"]))]
 
     # ---- evaluation
 

@@ -238,6 +238,20 @@ def test_dead_and_saturated_fractions_are_those_counted_by_hand():
     assert not any(layer._forward_hooks for layer in module.modules())
 
 
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_dead_layer_is_named_once_with_what_to_do(capsys, every):
+    """However seldom metrics are logged; one with living units is not."""
+    module, stats = Net(), ActivationStats()
+    fit(module, stats, every=every)
+    assert capsys.readouterr().out == ""
+    with torch.no_grad():
+        module.net[3].bias.fill_(-99.0)
+    fit(module, stats, every=every)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("NOTE: dead layers: 4 (100% of its units)."), lines
+    assert "lower learning rates" in lines[0]
+
+
 class HookCounter(Callback):
     def __init__(self) -> None:
         self.counts: list[int] = []

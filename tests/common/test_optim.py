@@ -1,13 +1,15 @@
-"""Newton-Schulz orthogonalization against singular value decompositions; gradient clipping against torch's."""
+"""Newton-Schulz orthogonalization against singular value decompositions; gradient clipping against torch's; schedules."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import common.nn.optim
-from common.nn.optim import clip_gradients, orthogonalize, warmup_schedule
+from common.nn.optim import clip_gradients, lr_factor, orthogonalize, warmup_schedule
 
 
 def polynomial(s: Tensor | float, steps: int) -> Tensor | float:
@@ -76,6 +78,20 @@ def test_gradient_clipping_is_by_norm_or_by_value(algorithm):
     reference(layers[1].parameters(), 0.5)
     assert not torch.equal(layers[0].weight.grad, untouched)
     torch.testing.assert_close(layers[0].weight.grad, layers[1].weight.grad)
+
+
+def test_schedules_of_all_capstones_by_hand():
+    """Bitwise: the recipes' runs are to stay as they were measured."""
+    for step in range(40):
+        done = min(1.0, step / 30)
+        assert lr_factor(step, 30, "linear") == 1 - done  # CIFAR-10, policy gradient
+        assert lr_factor(step, 30, "cosine") == 0.5 * (1 + math.cos(math.pi * done))
+        assert lr_factor(step, 30, "linear", constant_fraction=0.25) == max(0.0, min(1.0, (1 - step / 30) / 0.75))  # GAN
+        assert lr_factor(step, 0, "constant") == 1
+        warm = (step + 1) / 5 if step < 5 else 1 - min(1.0, (step - 5) / 25)  # seq2seq, BERT
+        assert lr_factor(step, 30, "linear", 5) == warm
+    with_warmup = [lr_factor(step, 30, "linear", 6, constant_fraction=0.25) for step in (0, 5, 6, 12, 18, 30)]
+    assert with_warmup == pytest.approx([1 / 6, 1, 1, 1, 2 / 3, 0])
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,6 @@ from common.plots.figures import report_plot_errors, save_figure
 from common.plots.images import draw_filters, draw_images
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Matplotlib figures that were saved; rendering them takes longer than all else, so they are not written."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
-    return figures
-
-
 def is_png(path) -> bool:
     with Image.open(path) as image:
         image.load()
@@ -97,6 +89,7 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
         },
     }
     assert list(panels)[:2] == ["accuracy", "loss"], "losses and metrics come first"
+    assert {axes.get_xlabel() for axes in drawn[0].axes if axes.get_visible()} == {"step"}
 
 
 def test_curves_of_units_whose_name_begins_with_an_underscore_are_in_the_legend(tmp_path, drawn):
@@ -157,7 +150,7 @@ def test_of_many_classes_the_most_confused_pairs_are_plotted(tmp_path, drawn):
     bars = [label.get_text() for label in axes.get_yticklabels()]
     assert bars[:3] == ["class 7 as class 5", "class 8 as class 9", "class 100 as class 101"]
     assert [text.get_text() for text in axes.texts][:3] == ["75 %", "50 %", "25 %"]
-    assert max(drawn[0].get_size_inches()) < 12
+    assert max(drawn[0].get_size_inches()) < 12 and axes.get_xlabel() == "samples"
     draw_confusion(labels, labels, names, tmp_path / "x.png")  # no mistakes
     assert len(drawn[1].axes[0].patches) == 0
 
@@ -180,12 +173,26 @@ def test_reliability_diagram_shows_accuracy_and_fraction_of_each_bin(tmp_path, d
     correct = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
     draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
     upper, lower = drawn[0].axes
+    assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == ("accuracy", "confidence", "fraction of samples")
     x, y = lines(upper)["this model"]
     assert x == pytest.approx([0.05, 0.15, 0.565, 0.98])  # bins without a sample have no point
     assert y == [0, 0, 0.5, 0.75]
     heights = [bar.get_height() for bar in lower.patches]
     assert heights == pytest.approx([1 / 8, 1 / 8, 0, 0, 0, 2 / 8, 0, 0, 0, 4 / 8])
     assert [bar.get_x() + bar.get_width() / 2 for bar in lower.patches] == pytest.approx(np.arange(10) / 10 + 0.05)
+
+
+# bars
+
+
+def test_bars_have_their_values_names_and_captions(tmp_path, drawn):
+    draw_bars({"1-8": 30.25, "9-12": 12.0}, ["5 texts", "2 texts"], "Title", "words", "accuracy, %", tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    assert [bar.get_height() for bar in axes.patches] == [30.25, 12.0]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx([0, 1])
+    assert [text.get_text() for text in axes.texts] == ["30.2", "12.0"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1-8\n5 texts", "9-12\n2 texts"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("Title", "words", "accuracy, %")
 
 
 # images

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from projects.bert_sentiment import data as data_module
 from projects.bert_sentiment.data import TextData, pad
 
 
@@ -29,6 +30,15 @@ def test_every_training_text_is_in_one_batch(data):
             assert bool((ids[mask == 0] == data.tokenizer.pad_token_id).all())
             assert label == data.splits["train"].labels[text]
         torch.testing.assert_close(batch.weights.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_each_text_is_evaluated_in_one_process(data, monkeypatch, world_size):
+    shards = []
+    for rank in range(world_size):
+        monkeypatch.setattr(data_module, "rank_and_world_size", lambda trainer, rank=rank: (rank, world_size))
+        shards.append(torch.cat([batch.indices for batch in data.test_dataloader()]))
+    assert sorted(torch.cat(shards).tolist()) == list(range(31))
 
 
 def test_bucketing_leaves_little_padding(data):

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from common.errors import UserError
+from common.nn.dropout import Dropout
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.metrics import fit_temperature
@@ -95,6 +96,18 @@ def test_every_parameter_has_a_gradient(batch, pooling):
     module = make(pooling=pooling)
     module.compute_loss(batch).backward()
     assert [name for name, p in module.named_parameters() if p.grad is None] == [], "else DDP would wait for it"
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_dropout_acts_in_every_layer_and_in_the_head(batch, pooling, monkeypatch):
+    module = make(pooling=pooling, dropout=None).train()
+    assert {layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)} == {0.1}, "the architecture's own"
+    called = []
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: called.append(self) or 0 * x)
+    logits = module(batch.input_ids, batch.attention_mask)
+    assert len(called) == 6, "embeddings, two in each of two layers, the head"
+    bias = (module.net.model if pooling == "cls" else module.net).classifier.bias
+    torch.testing.assert_close(logits, bias.expand(4, 3))
 
 
 # the optimizer

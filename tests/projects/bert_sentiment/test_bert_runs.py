@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from commands import Life, last_checkpoint, same
 from common.io.loggers import read_metrics
 from projects.bert_sentiment.inference import load
+from projects.bert_sentiment.pretrained import new_model
 
 
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
@@ -32,6 +35,39 @@ def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command,
     assert summaries[1]["test"] == pytest.approx(summaries[0]["test"], rel=1e-4, abs=1e-6)
     curves = [[row["val/loss"] for row in read_metrics(f / "metrics.csv") if "val/loss" in row] for f in (one, two)]
     assert len(curves[0]) == 1 and curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_metrics_of_a_trained_run_are_those_of_sklearn(train, flags, texts_folder, checkpoint_folder, tmp_path):
+    shutil.copytree(checkpoint_folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    new_model(config | {"initializer_range": 0.2}, ["bad", "good"]).save_pretrained(tmp_path)  # it learns at once
+    run = train("learned", *flags, "--model.checkpoint", str(tmp_path))
+    summary, classifier = json.loads((run / "summary.json").read_text()), load(next(run.glob("checkpoints/best-*.ckpt")))
+    for split, metrics in (("validation", summary["best_validation"]), ("test", summary["test"])):
+        rows = [json.loads(line) for line in (texts_folder / f"{split}.jsonl").read_text().splitlines()]
+        labels = [classifier.class_names.index(row["label"]) for row in rows]
+        scaled = classifier.probabilities([row["sentence"] for row in rows])
+        plain = (scaled.double().log() * classifier.temperature).softmax(1)
+        predicted, name = plain.argmax(1), split[: len("val")] if split == "validation" else split
+        assert 0.5 < accuracy_score(labels, predicted) < 1 and classifier.temperature != 1
+        expected = {
+            "accuracy": accuracy_score(labels, predicted),
+            "f1": f1_score(labels, predicted),
+            "loss": log_loss(labels, plain),
+            "calibration_error": calibration_error(plain, labels),
+            "calibration_error_scaled": calibration_error(scaled, labels),
+        }
+        found = {key: metrics[f"{name}/{key}"] for key in expected if f"{name}/{key}" in metrics}
+        assert found == pytest.approx({key: expected[key] for key in found}, abs=2e-4) and "loss" in found
+    assert len(found) == 5
+
+
+def calibration_error(probabilities: torch.Tensor, labels: list[int]) -> float:
+    """Expected calibration error with 15 bins."""
+    confidence, predicted = probabilities.max(1)
+    gaps = ((predicted == torch.tensor(labels)).double() - confidence).numpy()
+    bins = (confidence * 15).ceil().numpy()
+    return sum(abs(gaps[bins == b].sum()) for b in range(16)) / len(labels)
 
 
 def test_a_killed_run_resumes_bitwise_equal(command, train, flags):

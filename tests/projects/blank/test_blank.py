@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.metrics import mean_squared_error, r2_score
 from sklearn.preprocessing import StandardScaler
 
 from common.cli.main import main
 from common.errors import UserError
 from projects.blank import predict
 from projects.blank.data import BlankData, EvalLoader, TrainLoader, hold_out
+from projects.blank.inference import load
 from projects.blank.module import BlankModule
 from projects.blank.networks import MLPRegressor
 from projects.blank.synthetic import make_splits
@@ -35,6 +37,13 @@ def set_up(**options: object) -> BlankData:
     return data
 
 
+def at_batch(batch: int, batches: int, rank: int = 0, world_size: int = 1) -> SimpleNamespace:
+    """Trainer of a process in front of a batch of the first epoch."""
+    progress = SimpleNamespace(current=SimpleNamespace(ready=batch, processed=0))
+    loop = SimpleNamespace(epoch_progress=progress, epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(fit_loop=loop, num_training_batches=batches, global_rank=rank, world_size=world_size)
+
+
 def test_a_run_fits_the_sample_and_its_checkpoint_predicts(cwd, capsys):
     assert (
         main(PROJECT, ["--name", "a", "--max_epochs", "12", "--model.hidden_dim", "32", "--model.lr", "0.01", *FLAGS]) == 0
@@ -42,13 +51,19 @@ def test_a_run_fits_the_sample_and_its_checkpoint_predicts(cwd, capsys):
     run = cwd / "runs" / "blank" / "a"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test"]["test/r2"] > 0.9 and summary["best_validation"]["val/loss"] < 0.1
+    (checkpoint,) = run.glob("checkpoints/best-*.ckpt")
+    regressor = load(checkpoint)
+    for split, table in (("val", set_up().val), ("test", set_up().test)):  # not a whole number of batches
+        predictions = regressor(table[0].tolist())
+        metrics = summary["best_validation"] | summary["test"]
+        assert metrics[f"{split}/loss"] == pytest.approx(mean_squared_error(table[1], predictions), rel=1e-5)
+    assert summary["test"]["test/r2"] == pytest.approx(r2_score(table[1], predictions), rel=1e-5)
     assert (summary["project"], summary["data_source"], summary["monitor"]) == ("blank", "sample", "val/loss")
     assert (run / "plots" / "curves.png").is_file() and (run / "config.yaml").is_file()
 
     inputs = torch.tensor([[0.5, 0.5], [-0.5, 0.0]])
     (cwd / "rows.csv").write_text("".join(f"{a},{b}\n" for a, b in inputs.tolist()))
     capsys.readouterr()
-    (checkpoint,) = run.glob("checkpoints/best-*.ckpt")
     saved = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
     assert {name: type(value) for name, value in saved.items()} == {
         "num_features": int,
@@ -82,9 +97,7 @@ def test_an_epoch_has_every_row_exactly_once():
 def test_a_resumed_epoch_goes_on_where_it_was():
     data = set_up()
     whole = list(TrainLoader(data))
-    progress = SimpleNamespace(current=SimpleNamespace(ready=5, processed=0))
-    loop = SimpleNamespace(epoch_progress=progress, epoch_loop=SimpleNamespace(batch_progress=progress))
-    data.trainer = SimpleNamespace(fit_loop=loop, num_training_batches=len(whole), global_rank=0, world_size=1)
+    data.trainer = at_batch(5, len(whole))
     rest = list(TrainLoader(data))
     assert len(rest) == len(whole) - 5
     assert all(torch.equal(a[1], b[1]) for a, b in zip(rest, whole[5:], strict=True))
@@ -95,6 +108,21 @@ def test_held_out_rows_are_not_trained_on():
     train, val = set(data.train[1].tolist()), set(data.val[1].tolist())
     assert len(val) == 200 and len(train) == 1800 and not train & val
     assert torch.equal(torch.cat([targets for _, targets in EvalLoader(data.val, 64, None)]), data.val[1])
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_several_processes_have_every_row_once_in_training_and_in_evaluation(world_size):
+    data, shards = set_up(batch_size=32 // world_size), []
+    data.train, data.val = (tuple(part[:199] for part in table) for table in (data.train, data.val))
+    for rank in range(world_size):
+        data.trainer = at_batch(0, 99, rank, world_size)
+        loaders = data.train_dataloader(), data.val_dataloader()
+        shards.append([list(loader) for loader in loaders])
+        assert [len(loader) for loader in loaders] == [len(batches) for batches in shards[-1]]
+    assert len({len(train) for train, _ in shards}) == 1, "processes step together"
+    for split, table in enumerate((data.train, data.val)):
+        targets = torch.cat([batch[1] for shard in shards for batch in shard[split]])
+        assert torch.equal(targets.sort().values, table[1].sort().values)
 
 
 def test_rows_come_from_any_table(cwd):

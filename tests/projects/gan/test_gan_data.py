@@ -87,6 +87,23 @@ def test_a_loader_goes_on_where_training_stopped(position, image_folder, which):
     assert not torch.equal(next(iter(data.train_dataloader())).samples, whole[0].samples)
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("which", [0, 1])
+def test_each_evaluation_sample_is_in_one_process(position, image_folder, which, world_size):
+    source, options = sources(image_folder)[which]
+    data, shards = make_data(source, **options | {"eval_samples": 61, "eval_batch_size": 10}), []
+    for rank in range(world_size):
+        position(rank, world_size)
+        loader = data.val_dataloader()
+        shards.append(list(loader))
+        assert len(loader) == len(shards[-1])
+    batches = [batch for shard in shards for batch in shard]
+    order = torch.cat([batch.indices for batch in batches]).argsort()
+    position()
+    (whole,) = make_data(source, **options | {"eval_samples": 61}).val_dataloader()
+    assert len(order) == 61 and torch.equal(torch.cat([batch.samples for batch in batches])[order], whole.samples)
+
+
 def test_no_image_comes_twice_in_an_epoch_and_none_is_held_out(position, image_folder):
     position()
     data = make_data(str(image_folder), batch_size=16, eval_samples=60)

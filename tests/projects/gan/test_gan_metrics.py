@@ -11,6 +11,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from common.data.batches import shard_indices
 from common.errors import UserError
 from projects.gan import metrics
 from projects.gan.metrics import FeatureMetrics, all_gather_rows, kernel_distance, nearest_neighbors, prdc
@@ -195,6 +196,16 @@ def test_computing_does_not_reseed_the_accelerator(monkeypatch):
 def test_one_process_gathers_its_own_rows():
     rows = torch.randn(3, 2)
     assert all_gather_rows(rows) is rows
+
+
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_shards_of_several_processes_are_gathered_in_the_order_of_the_data(monkeypatch, count):
+    rows = torch.arange(2 * count).view(count, 2)
+    shards = [rows[shard_indices(count, rank, 3)] for rank in range(3)]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda parts, own: parts.__setitem__(slice(None), shards))
+    assert torch.equal(all_gather_rows(shards[1]), rows)
 
 
 def test_what_is_kept_holds_no_memory_of_the_rest(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from projects.gan import module as gan_module
 from projects.gan import optim as gan_optim
 from projects.gan.augment import diff_augment
 from projects.gan.config import DCGANConfig, MLPConfig, ResNetConfig
-from projects.gan.data import GANData
+from projects.gan.data import GANData, as_uint8
 from projects.gan.evaluation import Evaluator
+from projects.gan.metrics import FeatureMetrics
 from projects.gan.module import GANModule
 from projects.gan.optim import average_over_processes
 
@@ -247,6 +249,62 @@ def test_gradients_and_running_statistics_are_averaged_over_processes(monkeypatc
 def test_validation_and_test_use_different_latents():
     val, test = (Evaluator(split, 50, 4, None, None, torch.device("cpu")).latents for split in ("val", "test"))
     assert val.shape == (50, 4) and not torch.equal(val, test)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_metrics_of_points_are_those_counted_by_hand(split, monkeypatch):
+    """Of a generator that reaches most modes, not all, with every second point."""
+    module, data = point_gan(), GANData("ring8", eval_samples=101, eval_batch_size=30)
+    data.setup("test")
+    modes = data.mixture.modes
+
+    def generate(self, z, labels):
+        return modes[labels % 6] + z[:, :2] * torch.where(z[:, 2:3] > 0, 0.001, 1.0)
+
+    monkeypatch.setattr(GANModule, "forward", generate)
+    metrics = evaluate(module, data, split)
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    real, labels = (torch.cat(part) for part in list(zip(*loader, strict=True))[:2])
+    fake = generate(module, Evaluator(split, 101, 4, None, None, torch.device("cpu")).latents, labels)
+    near = torch.cdist(fake, modes) <= 0.03
+    counts = near.sum(0).double()
+    fractions = torch.cat([counts / 101, (~near.any(1)).double().mean()[None]])
+    inside = 1 - math.exp(-4.5)  # of a normal distribution in the plane, within three standard deviations
+    target = torch.tensor([*[inside / 8] * 8, 1 - inside], dtype=torch.double)
+    with torch.no_grad():
+        real_logits, fake_logits = module.discriminator(real), module.discriminator(fake)
+    boundary = float(real_logits.mean() + fake_logits.mean()) / 2  # of the relativistic loss
+    expected = {
+        "modes": 6,
+        "high_quality": float(counts.sum() / 101),
+        "total_variation": float((fractions - target).abs().sum() / 2),
+        "accuracy_real": float((real_logits > boundary).double().mean()),
+        "accuracy_fake": float((fake_logits <= boundary).double().mean()),
+        "logit_gap": float(real_logits.mean() - fake_logits.mean()),
+    }
+    assert 0.3 < expected["high_quality"] < 0.7 and abs(expected["logit_gap"]) > 1e-3
+    assert {name: metrics[f"{split}/{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_of_images_are_those_of_their_features(image_folder):
+    module, data = image_gan(ema_decay=0.0), GANData(str(image_folder), eval_samples=60, eval_batch_size=25)
+    metrics = evaluate(module, data, "val")
+    images, labels = data.splits["val"].images, data.splits["val"].labels
+    with torch.no_grad():
+        z = Evaluator("val", 60, 8, None, None, torch.device("cpu")).latents
+        real, fake = (module.features[0].net(x) for x in (images, as_uint8(module.eval()(z, labels))))
+    comparison = FeatureMetrics(192, torch.device("cpu"))
+    comparison.update(real, real=True)
+    comparison.update(fake, real=False)
+    expected = comparison.compute()
+    assert expected["precision"] != expected["recall"] or expected["density"] != expected["coverage"]
+    assert {name: metrics[f"val/{name}"] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def evaluate(module, data, split):
+    trainer = Trainer(accelerator="cpu", **QUIET)
+    (metrics,) = (trainer.validate if split == "val" else trainer.test)(module, datamodule=data, verbose=False)
+    return metrics
 
 
 class Diverging(GANModule):

@@ -10,13 +10,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from common.errors import UserError
 from projects.policy_gradient import environments
-from projects.policy_gradient.data import EvaluationLoader, PolicyGradientData
+from projects.policy_gradient.data import EVAL_SPLITS, EvaluationLoader, PolicyGradientData
 from projects.policy_gradient.environments import inspect_env, make_env, make_vec_env
 from projects.policy_gradient.metrics import evaluate_policy
 from projects.policy_gradient.module import PolicyGradientModule
+from projects.policy_gradient.seeding import EVALUATION, derive_seed
 
 TAXI = max(id for id in gym.registry if id.startswith("Taxi-"))  # it has action masks
 
@@ -238,6 +240,37 @@ def test_an_evaluation_episode_is_that_of_playing_it_alone():
             rewards.append(reward)
             done = terminated or truncated
         assert (total, length) == (sum(rewards), len(rewards))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_metrics_are_those_of_episodes_played_alone(split):
+    data = PolicyGradientData("Scripted-v0", eval_episodes=7, test_episodes=9)
+    module = PolicyGradientModule(data.obs_dim, data.action_dim, data.discrete, hidden_dims=[8])
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(accelerator="cpu", **quiet)
+    run = trainer.validate if split == "val" else trainer.test
+    (metrics,) = run(module, datamodule=data, verbose=False)
+    returns, lengths = [], []
+    for episode in range(data.num_episodes[split]):
+        env = gym.make("Scripted-v0")
+        obs, _ = env.reset(seed=derive_seed(0, EVALUATION, EVAL_SPLITS.index(split), episode))
+        returns.append(0.0)
+        lengths.append(0)
+        done = False
+        while not done:
+            action = 5 + int(module.policy.mlp(torch.from_numpy(obs)).argmax())
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[-1] += reward
+            lengths[-1] += 1
+            done = terminated or truncated
+    expected = {
+        "return_mean": np.mean(returns),
+        "return_std": np.std(returns),
+        "return_min": min(returns),
+        "episode_length": np.mean(lengths),
+    }
+    assert len(set(returns)) == data.num_episodes[split] and len(set(lengths)) > 2
+    assert {name: metrics[f"{split}/{name}"] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_own_vector_form_is_used_where_it_has_the_autoreset_mode():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import sacrebleu
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
 from common.errors import UserError
+from projects.seq2seq import module as module_file
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS, PAD, DecodingConfig, GenerationConfig, RecurrentConfig, TransformerConfig
 from projects.seq2seq.constraints import LENGTH_LIMIT, max_lengths
@@ -128,6 +131,44 @@ def test_validation_metrics_are_those_of_the_whole_split(data):
     assert metrics["val/perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
     assert metrics["val/bleu_greedy_lc"] == pytest.approx(bleu_lc(translations, pairs.target), abs=1e-4)
     assert metrics["val/exact_match_greedy"] == pytest.approx(exact_match(translations, pairs.target))
+
+
+def test_scores_of_a_network_that_translates_are_those_of_sacrebleu(data, monkeypatch):
+    """Some translations are right, others lack words; those of an untrained network score 0 by any metric."""
+    targets = {
+        tuple(source): target
+        for pairs in (data.splits["val"], data.splits["test"])
+        for source, target in zip(pairs.source_ids, pairs.target_ids, strict=True)
+    }
+
+    def translate(net, sources, *args, **options):
+        words = [targets[tuple(ids)] for ids in sources]
+        return [[SimpleNamespace(tokens=ids if i % 3 else ids[:-4])] for i, ids in enumerate(words)]
+
+    monkeypatch.setattr(module_file, "translate_ids", translate)
+    module, runner = small(data.vocab_sizes), trainer()
+
+    def evaluated(split):
+        run = runner.validate if split == "val" else runner.test
+        (metrics,) = run(module, datamodule=data, verbose=False)
+        references = data.splits[split].target
+        return metrics, [module.translations[i] for i in range(len(references))], references
+
+    metrics, translations, references = evaluated("val")
+    bleu = sacrebleu.corpus_bleu(translations, [references], lowercase=True).score
+    exact = sum(map(str.__eq__, translations, references)) / len(references)
+    assert 50 < bleu < 95 and 0.5 < exact < 0.8
+    assert metrics["val/bleu_greedy_lc"] == pytest.approx(bleu, rel=1e-5)
+    assert metrics["val/exact_match_greedy"] == pytest.approx(exact)
+
+    metrics, translations, references = evaluated("test")
+    assert metrics["test/bleu"] == pytest.approx(sacrebleu.corpus_bleu(translations, [references]).score, rel=1e-5)
+    assert metrics["test/chrf"] == pytest.approx(sacrebleu.corpus_chrf(translations, [references]).score, rel=1e-5)
+    assert metrics["test/exact_match"] == pytest.approx(sum(map(str.__eq__, translations, references)) / 31)
+    short = [i for i, line in enumerate(references) if len(line.split()) <= 8]
+    some = [translations[i] for i in short], [[references[i] for i in short]]
+    expected = sacrebleu.corpus_bleu(*some, lowercase=True).score
+    assert 0 < len(short) < 31 and metrics["test/bleu_lc_1-8_words"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_test_scores_every_sentence_once_and_records_the_protocol(data):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.nn.dropout import Dropout
 from projects.seq2seq.config import PAD, RecurrentConfig, TransformerConfig
 from projects.seq2seq.hypotheses import map_tensors, take_hypotheses
 from projects.seq2seq.networks import padding_mask
@@ -100,6 +101,37 @@ def test_the_cache_of_a_transformer_forgets_what_no_hypothesis_has_any_more():
     assert (
         state.caches[0][0].shape[2] < steps + 10 * beams < steps * beams
     )  # ... and those of the dead are not kept for long
+
+
+@pytest.mark.parametrize(
+    ("make", "calls"),
+    [
+        (lambda: recurrent(dropout=0.3), 4),  # both embeddings, encoder states, attentional hidden states
+        (lambda: recurrent(dropout=0.3, num_layers=2, input_feeding=False), 4 + 6),  # between the layers, in each step
+        (lambda: transformer(dropout=0.3), 2 + 2 * 2 + 2 * 3),  # both embeddings, each sublayer
+        (lambda: transformer(dropout=0.3, norm_first=False), 2 + 2 * 2 + 2 * 3),
+    ],
+    ids=["one layer", "two layers", "pre-norm", "post-norm"],
+)
+def test_dropout_acts_in_every_place(monkeypatch, make, calls):
+    net, inputs = moved(make()).train(), sentences()
+    if isinstance(net, RecurrentModel):
+        assert net.encoder.dropout == (0.3 if net.encoder.num_layers > 1 else 0)
+        net.encoder.dropout = 0.0
+    assert {layer.p for layer in net.modules() if isinstance(layer, nn.Dropout)} == {0.3}
+    count, dropped = 0, -1
+
+    def forward(self, x):
+        nonlocal count
+        count += 1
+        return torch.zeros_like(x) if count == dropped else x
+
+    monkeypatch.setattr(Dropout, "forward", forward)
+    plain = net(*inputs)
+    assert count == calls
+    for dropped in range(1, calls + 1):
+        count = 0
+        assert not torch.equal(net(*inputs), plain), f"dropout {dropped} of {calls} changes nothing"
 
 
 def test_padding_changes_nothing(net):

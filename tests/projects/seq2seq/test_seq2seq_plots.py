@@ -1,10 +1,56 @@
-"""Attention maps are of bounded size, whatever their tokens are."""
+"""Plots show the attention, the tokens and the scores that they were called with, in figures of bounded size."""
 
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import sacrebleu
 import torch
 from PIL import Image
 
 from projects.seq2seq import plots
-from projects.seq2seq.plots import draw_attention
+from projects.seq2seq.config import EOS
+from projects.seq2seq.hypotheses import Hypothesis
+from projects.seq2seq.plots import TranslationPlots, attention_maps, draw_attention
+from projects.seq2seq.tokenizer import token_names, train_bpe
+
+
+def labels(ticks) -> list[str]:
+    return [label.get_text() for label in ticks]
+
+
+def test_attention_has_target_tokens_in_rows_and_source_tokens_in_columns(tmp_path, drawn):
+    maps = [(torch.rand(2 + i, 4), [f"t{n}" for n in range(2 + i)], [f"s{n}" for n in range(4)]) for i in range(3)]
+    draw_attention(maps, tmp_path / "x.png")
+    assert [axes.get_visible() for axes in drawn[0].axes] == [True, True, True, False]
+    for axes, (weights, rows, columns) in zip(drawn[0].axes, maps, strict=False):
+        torch.testing.assert_close(torch.tensor(axes.images[0].get_array()), weights)
+        assert (labels(axes.get_yticklabels()), labels(axes.get_xticklabels())) == (rows, columns)
+
+
+def test_maps_name_the_tokens_of_source_and_translation():
+    tokenizers = (train_bpe(["das Haus ist alt"] * 9, 280), train_bpe(["the house is old"] * 9, 280))
+    source, target = (tokenizer.encode(text).ids for tokenizer, text in zip(tokenizers, ("das Haus", "old"), strict=True))
+    attention = torch.rand(len(target), len(source) + 1)
+    best = [Hypothesis(target, 0.0, 0.0, True, attention)] * 2
+    ((weights, rows, columns),) = attention_maps([source, []], best, tokenizers)
+    assert weights is attention and rows == token_names(tokenizers[1], target)
+    assert columns == token_names(tokenizers[0], [*source, EOS]) and "".join(rows) != "".join(columns[:-1])
+
+
+def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
+    references = ["a b c d e f g", "a b c d e f g h", "a b c d e f g h i j"]
+    translations = ["a b c d e f g", "a b c d x f g h", "a b c d e f x h i j"]
+    module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))), tokenize="13a")  # in any order
+    data = SimpleNamespace(splits={"test": SimpleNamespace(target=references)})
+    TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
+    (axes,) = drawn[0].axes
+    short = sacrebleu.corpus_bleu(translations[:2], [references[:2]]).score
+    long = sacrebleu.corpus_bleu(translations[2:], [references[2:]]).score
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([short, long])
+    assert labels(axes.get_xticklabels()) == ["1-8\n2 sentences", "9-12\n1 sentences"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("words of the reference", "BLEU in lower case")
 
 
 def attention_map(rows, columns):
