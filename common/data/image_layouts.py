@@ -12,7 +12,8 @@ from typing import Any
 
 from common.data.cifar_pickles import read_cifar
 from common.data.image_files import describe_passed_over, list_image_folder, list_images, split_of, walk_files
-from common.data.image_tables import LABEL_NAMES, UNLABELED, Columns, EncodedImages, preferred, read_rows, sort_class_names
+from common.data.image_tables import LABEL_NAMES, UNLABELED, Columns, EncodedImages, preferred, read_rows
+from common.data.labels import sort_class_names
 from common.data.sources import Source, load_splits
 from common.errors import UserError
 

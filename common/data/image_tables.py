@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common.data.image_files import image_suffixes
-from common.data.sources import Source, read_column
+from common.data.labels import read_labels
+from common.data.sources import Source
 from common.errors import UserError
 
 UNLABELED = "unlabeled"  # the one class of images without labels
@@ -69,14 +70,7 @@ def read_rows(source: Source, split: str, table: Any, folder: Path, columns: Col
     label_column = choose_column(source, "label", tiers, columns.label, names)
     if label_column is None:
         return EncodedImages(split, items, [UNLABELED] * len(table), [UNLABELED])
-    values = read_column(source, table, label_column)
-    if label_column in classes:
-        class_names = list(features[label_column].names)
-        return EncodedImages(
-            split, items, [class_names[i] if i is not None and i >= 0 else None for i in values], class_names
-        )
-    labels = [class_name(value, label_column) for value in values]
-    return EncodedImages(split, items, labels, sort_class_names(labels))
+    return EncodedImages(split, items, *read_labels(source, table, label_column))
 
 
 def choose_column(source: Source, kind: str, tiers: list[list[str]], chosen: str | None, names: list[str]) -> str | None:
@@ -122,21 +116,3 @@ def could_be_labels(feature: Any, values: Iterable[Any]) -> bool:
     if dtype(feature).startswith("float"):
         return all(value is None or value == value // 1 or value != value for value in values)
     return is_text(feature) or dtype(feature).startswith(("int", "uint", "bool"))
-
-
-def class_name(value: Any, column: str) -> str | None:
-    """Name of the class that a label stands for: 3 and 3.0 are the same; None for an empty cell."""
-    if value is None or value == "" or value != value:  # not equal to itself: NaN
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, str | int):
-        raise UserError(f"--data.label_column {column}: {value} is not a class; labels are text or whole numbers")
-    return str(value).strip()
-
-
-def sort_class_names(names: Iterable[str | None]) -> list[str]:
-    """Different names in order, numbers by their value."""
-    found = {name for name in names if name is not None}
-    numbers = all(name.removeprefix("-").isdecimal() for name in found)
-    return sorted(found, key=(lambda name: (int(name), name)) if numbers else None)

@@ -14,8 +14,9 @@ import torch
 from common.data.held_out import hold_out
 from common.data.image_decoding import describe_conversions, describe_error, lossy_encoding, open_encoded, to_tensor
 from common.data.image_files import walk_files
-from common.data.image_layouts import Columns, EncodedImages, read_layout, sort_class_names
+from common.data.image_layouts import Columns, EncodedImages, read_layout
 from common.data.labeled_images import LabeledImages
+from common.data.labels import sort_class_names
 from common.data.sources import ARCHIVE, Source
 from common.errors import UserError
 from common.io.ranks import print_rank_zero

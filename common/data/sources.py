@@ -1,21 +1,22 @@
-"""Data sources: a hub id, a local folder or file, or the embedded sample, read by `datasets.load_dataset`."""
+"""Data sources: a hub id, a local folder or file, or the embedded sample, read as splits of `datasets`."""
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from common.data.image_files import split_of
+from common.data.tables import READERS, find_tables, read_tables
 from common.errors import UserError, one_line
 from common.io.connectivity import reachable
 
 HUB = "https://huggingface.co"
-READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 ARCHIVE = ".tar.gz"  # of CIFAR's pickles
 
 
@@ -27,11 +28,13 @@ class Source:
         kind: `sample`, `folder`, `file` or `hub`.
         name: Path or hub id; `sample` for the sample.
         fell_back: Whether this is the fallback of `auto`: the real data set is out of reach.
+        configuration: Configuration of the data set, where it has several.
     """
 
     kind: str
     name: str
     fell_back: bool = False
+    configuration: str | None = None
 
     @property
     def label(self) -> str:
@@ -71,19 +74,22 @@ class SourceDataModule(LightningDataModule):
 
     Args:
         source: Value of the option.
+        configuration: Configuration of a hub data set or a folder that has several.
     """
 
     HUB_ID: str  # the data set that `auto` stands for
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, configuration: str | None = None) -> None:
         super().__init__()
         self.source_option = source
+        self.configuration = configuration
         self.source: Source | None = None
 
     def resolve(self) -> Source:
         """Resolved source; the hub is asked once."""
         if self.source is None:
             self.source = resolve_source(self.source_option, self.HUB_ID)
+            self.source.configuration = self.configuration
         return self.source
 
     @property
@@ -122,8 +128,10 @@ def dataset_is_cached(hub_id: str) -> bool:
 def load_splits(source: Source) -> dict[str, Any]:
     """Splits of a path or a hub data set: name -> `datasets.Dataset`; those of a single file are "train".
 
+    Tables in files are read here, anew each time, see `common.data.tables`; all else by `datasets`, which caches it.
+
     Raises:
-        UserError: `datasets` cannot read it, a text file is empty or not UTF-8, or the hub is out of reach and there is no
+        UserError: A file cannot be read, the folder has several configurations, or the hub is out of reach and there is no
             cached copy.
     """
     if source.kind == "hub" and not hub_is_reachable():
@@ -140,31 +148,35 @@ def load_splits(source: Source) -> dict[str, Any]:
     datasets.disable_progress_bars()
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # the UserError below has it in one line
     try:
-        if source.kind == "file":
-            suffix = Path(source.name).suffix.lower()
-            options = {"sep": "\t"} if suffix == ".tsv" else {}
-            if suffix not in READERS:
-                raise UserError("not a table; unpack it and give the folder")
-            splits = datasets.load_dataset(READERS[suffix], data_files=glob.escape(source.name), **options)
-        else:
-            splits = datasets.load_dataset(source.name, data_files=escaped_files(source))
+        if files := table_files(source):
+            return {split: datasets.Dataset(read_tables(paths)) for split, paths in files.items()}
+        splits = datasets.load_dataset(source.name, source.configuration)
+        return {split_of(name) or name: splits[name] for name in reversed(splits)}  # of two for validation the first
+    except UserError:
+        raise
     except Exception as error:  # `datasets` raises a dozen types for what is one fault to the user
-        raise UserError(broken_file(source) or f"data source {source.name}: {explain(error)}") from error
-    return dict(splits)
+        raise UserError(f"data source {source.name}: {explain(error)}") from error
 
 
-def escaped_files(source: Source) -> dict[str, list[str]] | None:
-    """Patterns of the files of each split, for a folder with `*`, `?` or `[` in its path; None for others.
+def table_files(source: Source) -> dict[str, list[Path]]:
+    """Tables of each split of a path, by the configuration where the folder's README.md has some; empty for others."""
+    path = Path(source.name)
+    if source.kind == "file":
+        if path.suffix.lower() not in READERS:
+            raise UserError(f"data source {source.name}: not a table; unpack it and give the folder")
+        return {"train": [path]}
+    if source.kind != "folder":
+        return {}
+    card = path / "README.md"
+    if card.is_file() and re.search(r"^configs:", card.read_text(errors="replace"), re.MULTILINE):
+        from datasets import load_dataset_builder
 
-    `datasets` finds its own patterns, but takes the path for a part of them.
-    """
-    path = str(Path(source.name).resolve())
-    base = glob.escape(path)
-    if source.kind != "folder" or base == path:
-        return None
-    from datasets.data_files import get_data_patterns
-
-    return {str(split): [f"{base}/{pattern}" for pattern in found] for split, found in get_data_patterns(base).items()}
+        found = load_dataset_builder(source.name, source.configuration).config.data_files or {}
+        files = {str(split): [Path(file) for file in paths] for split, paths in found.items()}
+        return files if all(file.suffix.lower() in READERS for paths in files.values() for file in paths) else {}
+    if source.configuration is not None:
+        raise UserError(f"--data.configuration {source.configuration}: the README.md of {source.name} has no `configs:`")
+    return find_tables(path)
 
 
 def read_column(source: Source, split: Any, column: str) -> list[Any]:
@@ -172,29 +184,14 @@ def read_column(source: Source, split: Any, column: str) -> list[Any]:
     try:
         return list(split[column][:])
     except UnicodeDecodeError as error:
-        raise UserError(broken_file(source) or f"data source {source.name}: column {column} is not UTF-8") from error
-
-
-def broken_file(source: Source) -> str | None:
-    """Error message about the first text file of a path that is empty or not UTF-8; None if there is none."""
-    root = Path(source.name)
-    for path in [root] if source.kind == "file" else sorted(root.rglob("*")):  # for a hub id there are none
-        if path.suffix not in READERS or path.suffix == ".parquet":
-            continue
-        number = 0
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    line.decode()
-                except UnicodeDecodeError:
-                    return f"data source {source.name}: {path.name}, line {number}, is not UTF-8; convert it with iconv"
-        if number == 0:
-            return f"data source {source.name}: {path.name} is empty"
-    return None
+        raise UserError(f"data source {source.name}: column {column} is not UTF-8") from error
 
 
 def explain(error: BaseException) -> str:
     """Error message in one line: the first of `error`, and the beginning of the error that caused it."""
+    if found := re.search(r"available configs: \[(.+?)\]|Available: \[(.+?)\]", str(error)):
+        names = (found[1] or found[2]).replace("'", "")
+        return f"it has several configurations; choose one with --data.configuration: {names}"
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

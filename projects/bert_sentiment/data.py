@@ -43,7 +43,7 @@ class TextData(SourceDataModule):
 
     Args:
         source: `auto` (SST-2 if it is cached or can be downloaded, else the sample), `sample`, a hub id, a folder, or a CSV,
-            JSON-lines or Parquet file.
+            TSV, JSON, JSON-lines or Parquet file.
         checkpoint: Checkpoint of the tokenizer; the module's.
         text_column: Name of the column of texts.
         label_column: Name of the column of labels: names, integers, or a class feature.
@@ -51,9 +51,11 @@ class TextData(SourceDataModule):
         eval_batch_size: Texts in a validation or test step.
         bucket_batches: Bucketing: number of batches whose texts are sorted by length together; 1 pads like a plain loader.
         max_length: Maximum number of tokens of a text, special tokens included; longer texts are truncated, and counted.
-        val_size: Texts held out of train for validation where the source has no split for it, at most a tenth; 0 for none.
+        val_size: Texts held out of train for validation where the source has no split for it; 0 for none; unset, 1,000, or a
+            tenth of train if that is less.
         balanced: Class weights in the loss, inverse to class frequencies (scikit-learn's `class_weight="balanced"`).
         extra_train_data: File of further training texts with the same columns (see `predict --save_pseudo_labels`).
+        configuration: Configuration of a hub id or a folder that has several, such as GLUE's `cola`.
     """
 
     HUB_ID = "stanfordnlp/sst2"
@@ -68,11 +70,12 @@ class TextData(SourceDataModule):
         eval_batch_size: PositiveInt = 64,
         bucket_batches: PositiveInt = 100,
         max_length: PositiveInt = 128,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
         balanced: bool = False,
         extra_train_data: str | None = None,
+        configuration: str | None = None,
     ) -> None:
-        super().__init__(source)
+        super().__init__(source, configuration)
         self.checkpoint = checkpoint
         self.text_column = text_column
         self.label_column = label_column
@@ -94,7 +97,7 @@ class TextData(SourceDataModule):
         source = self.resolve()
         if source.kind == "sample":
             splits = make_splits()
-            if not self.val_size:
+            if self.val_size == 0:
                 splits.pop("val")
         else:
             splits = read_splits(source, self.text_column, self.label_column, self.val_size)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from common.data.held_out import SPLIT_SEED, complete_splits, hold_out_indices
+from common.data.labels import read_labels
 from common.data.sources import Source, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 
-UNLABELED = -1  # of a class feature, where the labels of a split are not public
-VAL_NAMES = ("validation", "val", "valid", "dev")
-HOLD_OUT_SEED = 1234  # the held-out texts are the same in every run, whatever its seed
+UNLABELED = "-1"  # where the labels of a split are not public
 
 
 @dataclass
@@ -42,19 +42,19 @@ class LabeledTexts:
         return LabeledTexts(self.texts, [index[self.class_names[label]] for label in self.labels], class_names)
 
 
-def read_splits(source: Source, text_column: str, label_column: str, val_size: int) -> dict[str, LabeledTexts]:
+def read_splits(source: Source, text_column: str, label_column: str, val_size: int | None) -> dict[str, LabeledTexts]:
     """The splits "train", "val" (if there is validation) and "test" of a source, all with the class names of train.
 
-    An unlabeled test split is left out. Without a labeled one the source's validation split becomes the test, as is usual
-    for GLUE, and validation is held out of train. Of a source with neither, as a single file, both are held out.
-    `val_size` texts are held out at most, and a tenth of train; 0 for no validation.
+    A split without labels is left out; for those that are then missing see `complete_splits`.
 
     Raises UserError if there is no training text, a column is missing or of another type, there are fewer than two classes,
     or a label is none of the training labels.
     """
     found: dict[str, LabeledTexts] = {}
-    for name, split in load_splits(source).items():
-        texts = read_split(source, name, split, text_column, label_column)
+    tables = load_splits(source)
+    for name in sorted(tables, key=lambda name: name != "train"):  # train first
+        known = found["train"].class_names if "train" in found else None
+        texts = read_split(source, name, tables[name], text_column, label_column, known)
         if texts is not None:
             found[name] = texts
     if "train" not in found:
@@ -66,51 +66,41 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
             f"--data.label_column {label_column}: every text in train of {source.name} is {train.class_names[0]!r}"
         )
     found = {name: texts.relabel(train.class_names, source, name) for name, texts in found.items()}
-    test, val = found.get("test"), next((found[name] for name in VAL_NAMES if name in found), None)
-    if test is None:
-        val, test = None, val
-    size = min(val_size, len(train) // 10)
-    if test is None and not size:
-        raise UserError(f"data source {source.name}: no test split; hold texts out of train with --data.val_size 1000")
-    if test is None:
-        train, test = hold_out(train, size)
-    if val is None and size:
-        train, val = hold_out(train, size)
-    return {"train": train, **({} if val is None else {"val": val}), "test": test}
+    return complete_splits(source, found, len, hold_out, val_size)
 
 
-def read_split(source: Source, name: str, split: Any, text_column: str, label_column: str) -> LabeledTexts | None:
+def read_split(
+    source: Source, name: str, split: Any, text_column: str, label_column: str, known: Sequence[str] | None = None
+) -> LabeledTexts | None:
     """Labeled texts of a split; None if it has no label. Rows without a text or a label are left out, and counted.
 
-    Raises UserError if a column is missing, the texts are no strings, or the labels are neither names nor integers.
+    Args:
+        source: Data source.
+        name: Name of the split.
+        split: Table of `datasets`.
+        text_column: Name of the column of texts.
+        label_column: Name of the column of labels; a split other than train may lack it.
+        known: Classes of train, for another split: -1 is no label there unless train has it.
+
+    Raises UserError if a column is missing, the texts are no strings, or the labels are neither text nor whole numbers.
     """
     for option, column in [("text", text_column), ("label", label_column)]:
-        if column not in split.column_names:
+        if column not in split.column_names and (option == "text" or known is None):
             columns = ", ".join(split.column_names)
             raise UserError(f"--data.{option}_column {column}: {name} of {source.name} has the columns {columns}")
-    if not len(split):
-        return None
-    text_type, label_type = (getattr(split.features[column], "dtype", "?") for column in (text_column, label_column))
-    if text_type not in ("string", "large_string"):
+    text_type = getattr(split.features[text_column], "dtype", "?")
+    if text_type not in ("string", "large_string", "null"):
         raise UserError(f"--data.text_column {text_column}: not text but {text_type}, in {name} of {source.name}")
-    if label_type == "null":
-        return None
-    if not label_type.startswith(("string", "large_string", "int", "uint", "bool")):
-        raise UserError(f"--data.label_column {label_column}: {label_type} is neither a name nor an integer, in {name}")
-    class_feature = getattr(split.features[label_column], "names", None)  # the names of labels 0, 1, ...
-    missing = (None, "") if class_feature is None else (None, UNLABELED)
-    rows = zip(read_column(source, split, text_column), read_column(source, split, label_column), strict=True)
+    labels, class_names = list[str | None](), list[str]()
+    if label_column in split.column_names:
+        labels, class_names = read_labels(source, split, label_column)
+    missing = {None, UNLABELED} - set(known or [UNLABELED])
+    rows = zip(read_column(source, split, text_column), labels or [None] * len(split), strict=True)
     kept = [(text, label) for text, label in rows if text and text.strip() and label not in missing]
-    if not kept:
-        return None
     if len(kept) < len(split):
         print_rank_zero(f"{name}: {len(split) - len(kept)} rows without a text or a label are left out")
-    texts, labels = [text for text, _ in kept], [label for _, label in kept]
-    if class_feature is not None:
-        return LabeledTexts(texts, labels, list(class_feature))
-    values = sorted(set(labels))
-    index = {value: i for i, value in enumerate(values)}
-    return LabeledTexts(texts, [index[label] for label in labels], [str(value) for value in values])
+    index = {label: i for i, label in enumerate(name for name in class_names if name not in missing)}
+    return LabeledTexts([text for text, _ in kept], [index[str(label)] for _, label in kept], list(index)) if kept else None
 
 
 def hold_out(texts: LabeledTexts, size: int) -> tuple[LabeledTexts, LabeledTexts]:
@@ -118,25 +108,38 @@ def hold_out(texts: LabeledTexts, size: int) -> tuple[LabeledTexts, LabeledTexts
 
     Data sets such as SST-2 hold every phrase of a sentence beside the sentence. Held-out phrases whose sentences were
     trained on would measure what a network memorizes. So only whole texts are held out, which are part of no other, and
-    with them everything that they contain leaves train.
+    with them everything that they contain leaves train, and is counted. Where that would be more than half of the texts,
+    copies alone stay together.
     """
-    containers = find_containers(texts.texts)
-    whole = [i for i in range(len(texts)) if all(i in containers[j] for j in containers[i])]  # part of its own copies alone
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(HOLD_OUT_SEED)).tolist()
-    held_out = {whole[i] for i in order[:size]}
-    train = [i for i in range(len(texts)) if i not in held_out and not held_out & containers[i]]
-    return texts.select(train), texts.select(sorted(held_out))
+    normalized = [f" {' '.join(text.lower().split())} " for text in texts.texts]
+    different = dict.fromkeys(normalized)
+    parts = contained_in(different, different)
+    whole = [i for i, text in enumerate(normalized) if text not in parts]
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    held_out = sorted(whole[i] for i in order[:size])
+    wholes = dict.fromkeys(normalized[i] for i in held_out)
+    leaving = contained_in(different, wholes) | wholes.keys()
+    train = [i for i, text in enumerate(normalized) if text not in leaving]
+    if len(held_out) < size or len(train) < len(texts) // 2:
+        train, held_out = hold_out_indices(normalized, size)
+        print_rank_zero("most texts are parts of others: held-out texts may be parts of training texts, or contain some")
+    elif left_out := len(texts) - len(train) - len(held_out):
+        print_rank_zero(f"train: {left_out} copies and parts of held-out texts are left out")
+    return texts.select(train), texts.select(held_out)
 
 
-def find_containers(texts: Sequence[str]) -> list[set[int]]:
-    """For each text the indices of the others that contain it, word by word, case-insensitive; copies contain each other.
+def contained_in(texts: Collection[str], others: Collection[str]) -> set[str]:
+    """Those of `texts` that another one of `others` contains, word by word, all with single spaces between and around.
 
     An inverted index of words: only texts with the rarest of a text's words can contain it, and those are few.
     """
-    normalized = [f" {' '.join(text.lower().split())} " for text in texts]
-    index: defaultdict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(normalized):
-        for word in set(text.split()):
-            index[word].append(i)
-    rarest = [min((index[word] for word in text.split()), key=len, default=[]) for text in normalized]
-    return [{j for j in rarest[i] if j != i and text in normalized[j]} for i, text in enumerate(normalized)]
+    index: dict[str, list[str]] = defaultdict(list)
+    for other in others:
+        for word in set(other.split()):
+            index[word].append(other)
+
+    def is_contained(text: str) -> bool:
+        rarest = min((index.get(word, []) for word in text.split()), key=len, default=[])
+        return any(text in other and text != other for other in rarest)
+
+    return set(filter(is_contained, texts))

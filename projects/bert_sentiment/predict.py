@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, report_errors
 from common.errors import UserError, one_line
-from common.io.text import read_lines
+from common.io.text import is_blank, read_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,8 @@ def new_parser() -> OneLineParser:
         epilog="Pseudo-labels are predictions: check a few before you train on them.",
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="A text; without any, the lines of --file.")
-    parser.add_argument("--file", type=Path, metavar="PATH", help="Texts, one per line; unset, the standard input.")
+    help_text = "Texts, one per line, or a table such as .csv; unset, the standard input."
+    parser.add_argument("--file", type=Path, metavar="PATH", help=help_text)
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
     parser.add_argument("--all", action="store_true", help="Print the probability of every class.")
     help_text = f"Draw the first {MAX_TEXTS} texts, each word colored by its attribution to the predicted class."
@@ -42,7 +43,7 @@ def new_parser() -> OneLineParser:
     add_precision(parser)
     help_text = "Write confident predictions to a JSON-lines file for train --data.extra_train_data FILE."
     add_pseudo_labels(parser, "FILE", help_text)
-    help_text = "Names of the columns in that file (default: sentence label)."
+    help_text = "Names of the columns in that file and in a table as --file (default: sentence label)."
     columns = ("sentence", "label")
     parser.add_argument("--columns", nargs=2, default=columns, metavar=("TEXT", "LABEL"), help=help_text)
     return parser
@@ -54,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     if options.texts and options.file is not None:
         parser.error("give texts or --file, not both")
+    if len(set(options.columns)) == 1:
+        parser.error(f"argument --columns: {options.columns[0]} cannot be both")
     if options.save_pseudo_labels is not None and options.save_pseudo_labels.exists():
         parser.error(f"argument --save_pseudo_labels: {options.save_pseudo_labels} exists already")
     return report_errors(lambda: predict(options))
@@ -69,17 +72,33 @@ def predict(options: argparse.Namespace) -> None:
     check_precision(precision, options.accelerator)
     classifier = load(options.checkpoint)
     classifier.net.to(device)
-    texts = options.texts or read_lines(options.file)
+    texts = options.texts or read_texts(options.file, options.columns[0])
     probabilities = classifier.probabilities(texts, precision)
     if truncated := classifier.count_truncated(texts):
         limit = f"{classifier.max_length} tokens, as in training"
         print(f"{truncated} of {len(texts)} texts are truncated to {limit}", file=sys.stderr)
+    if blank := sum(map(is_blank, texts)):
+        print(f"{blank} of {len(texts)} texts are blank", file=sys.stderr)
     for text, row in zip(texts, probabilities, strict=True):
         print(f"{describe(row, classifier.class_names, options.all)}\t{' '.join(text.split())}")
     if options.attributions is not None:
         plot_attributions(classifier, texts, probabilities, options.attributions)
     if options.save_pseudo_labels is not None:
         save_pseudo_labels(classifier, texts, probabilities, options)
+
+
+def read_texts(path: Path | None, column: str) -> list[str]:
+    """Lines of a text file or the standard input, or the cells of a table's `column`. Raises UserError if it has none."""
+    from common.data.sources import Source, load_splits, read_column
+    from common.data.tables import READERS
+
+    if path is None or path.suffix.lower() not in (set(READERS) - {".txt"}):
+        return read_lines(path)
+    source = Source("file", str(path))
+    table = load_splits(source)["train"]
+    if column not in table.column_names:
+        raise UserError(f"--columns {column}: the columns of {path} are {', '.join(table.column_names)}")
+    return ["" if value is None else str(value) for value in read_column(source, table, column)]
 
 
 def describe(probabilities: Tensor, class_names: Sequence[str], all_classes: bool) -> str:

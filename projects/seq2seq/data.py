@@ -14,23 +14,21 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.data.batches import count_token_batches, pad_sequences, shard_indices, token_batches
-from common.data.sources import Source, SourceDataModule, load_splits, read_column
+from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.trainer import accumulation_window, rank_and_world_size, resume_position
 from projects.seq2seq.config import BOS, EOS, PAD
+from projects.seq2seq.parallel_text import Texts, read_splits, select, split_direction
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.tokenizer import BPEDropout, encode_batch, lower, lowercasing, train_bpe
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-SPLITS = {"train": "train", "validation": "val", "test": "test"}  # names at the hub, and here
 SAMPLE_SIZES = {"train": 6000, "val": 500, "test": 500}
 SAMPLE_VOCAB_SIZE = 800  # its words are tokens; with more, its long numbers would be too, and too rare to be learned
-VAL_SPLIT_SEED = 1234  # the held-out pairs are the same for every run, whatever its seed
 
-Texts = tuple[list[str], list[str]]  # source and target sentences, pair by pair
 Ids = tuple[list[list[int]], list[list[int]]]  # the same as ids, without BOS and EOS
 
 
@@ -66,8 +64,10 @@ class TranslationData(SourceDataModule):
     """Parallel text from two columns, as byte-level BPE.
 
     Args:
-        source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, or a folder.
-        direction: Source and target column, joined by a hyphen: `en-de`, or `de-en` for German to English.
+        source: `auto` (Multi30k if it is cached or can be downloaded, else the sample), `sample`, a hub id, a folder,
+            or a file; for layouts see `projects.seq2seq.parallel_text`.
+        direction: Source and target language (columns, or endings of text files), joined by a hyphen: `en-de`, or `de-en`
+            for German to English.
         vocab_size: Maximum size of each vocabulary, at least 260 (every byte is a token); of the sample's at most 800.
         joint_vocab: Whether both languages have one joint vocabulary.
         bpe_dropout: BPE dropout: probability that a merge is skipped in training, on both sides (arXiv 1910.13267).
@@ -75,7 +75,9 @@ class TranslationData(SourceDataModule):
         max_tokens: Tokens in a training step of each process, of the longer side, without padding.
         eval_batch_size: Pairs in a validation or test step.
         max_length: Maximum length of a sentence in tokens; longer ones are cut, and their number is printed.
-        val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none.
+        val_size: Number of pairs held out of train for validation where the source has no such split; 0 for none; unset,
+            1,000, or a tenth of train if that is less.
+        configuration: Configuration of a hub id or a folder that has several, such as OPUS Books' `de-en`.
     """
 
     HUB_ID = "bentrevett/multi30k"
@@ -91,9 +93,10 @@ class TranslationData(SourceDataModule):
         max_tokens: PositiveInt = 1536,
         eval_batch_size: PositiveInt = 200,
         max_length: PositiveInt = 256,
-        val_size: NonNegativeInt = 1000,
+        val_size: NonNegativeInt | None = None,
+        configuration: str | None = None,
     ) -> None:
-        super().__init__(source)
+        super().__init__(source, configuration)
         self.direction = direction
         self.vocab_size = vocab_size
         self.joint_vocab = joint_vocab
@@ -125,10 +128,8 @@ class TranslationData(SourceDataModule):
         """Splits "train", "val" (if there is validation) and "test" as text, read once."""
         source = self.resolve()
         texts, self.languages = (
-            read_sample(self.direction) if source.kind == "sample" else read_splits(source, self.direction)
+            read_sample(self.direction) if source.kind == "sample" else read_splits(source, self.direction, self.val_size)
         )
-        if "val" not in texts and self.val_size:
-            texts["train"], texts["val"] = hold_out(texts["train"], self.val_size)
         filled = [i for i, pair in enumerate(zip(*texts["train"], strict=True)) if all(line.strip() for line in pair)]
         if dropped := len(texts["train"][0]) - len(filled):
             print_rank_zero(f"train: {dropped} pairs with an empty side are left out")
@@ -284,32 +285,6 @@ def pair_lengths(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]
     return torch.tensor([[len(side) for side in ids] for ids in (source_ids, target_ids)]).T + 1
 
 
-def read_splits(source: Source, direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
-    """Splits of a folder or a hub data set, and the two columns that `direction` names.
-
-    Missing values, as a CSV file's empty cells, are empty sentences.
-
-    Raises:
-        UserError: No split for training or test, or an empty one; a column that is missing or is not text; a file that is
-            not UTF-8, or that cannot be read for another reason.
-    """
-    splits = load_splits(source)
-    filled = [name for name in SPLITS if name in splits and len(splits[name])]
-    if not {"train", "test"} <= set(filled):
-        raise UserError(f"data source {source.name}: needs the splits train and test, has {', '.join(filled) or 'none'}")
-    languages = split_direction(direction, splits["train"].column_names)
-    texts: dict[str, Texts] = {}
-    for name in filled:
-        for column in languages:
-            feature = splits[name].features.get(column, "missing")
-            kind = getattr(feature, "dtype", feature)
-            if kind not in ("string", "large_string"):
-                raise UserError(f"data source {source.name}: column {column} of {name} is not text but {kind}")
-        first, second = ([line or "" for line in read_column(source, splits[name], column)] for column in languages)
-        texts[SPLITS[name]] = first, second
-    return texts, languages
-
-
 def read_sample(direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
     """Disjoint splits of the embedded sample, and its languages."""
     languages = split_direction(direction, ["de", "en"])
@@ -322,29 +297,3 @@ def read_sample(direction: str) -> tuple[dict[str, Texts], tuple[str, str]]:
         texts[split] = columns[languages[0]][begin : begin + size], columns[languages[1]][begin : begin + size]
         begin += size
     return texts, languages
-
-
-def split_direction(direction: str, columns: Sequence[str]) -> tuple[str, str]:
-    """Source and target column of a direction `source-target`; their names may hold hyphens too. Else a UserError."""
-    parts = direction.split("-")
-    for i in range(1, len(parts)):
-        source, target = "-".join(parts[:i]), "-".join(parts[i:])
-        if source in columns and target in columns and source != target:
-            return source, target
-    raise UserError(
-        f"--data.direction {direction}: not two columns joined by a hyphen; the columns are {', '.join(sorted(columns))}"
-    )
-
-
-def hold_out(texts: Texts, size: int) -> tuple[Texts, Texts]:
-    """Random split into train and `size` validation pairs."""
-    count = len(texts[0])
-    if size >= count:
-        raise UserError(f"--data.val_size {size}: the source has {count} training pairs")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(VAL_SPLIT_SEED))
-    return select(texts, sorted(order[size:].tolist())), select(texts, sorted(order[:size].tolist()))
-
-
-def select(texts: Texts, index: Sequence[int]) -> Texts:
-    """Pairs `index` of `texts`."""
-    return [texts[0][i] for i in index], [texts[1][i] for i in index]

@@ -62,10 +62,23 @@ def test_texts_come_from_a_file_and_go_to_pseudo_labels_and_plots(plain_checkpoi
     assert [row["sentence"] for row in written] == TEXTS
     assert [row["label"] for row in written] == [row[0].split()[0] for row in rows[:3]]
     assert (tmp_path / "words.png").stat().st_size > 5000
-    assert "3 of 4 texts reach 0" in printed.err
+    assert "1 of 4 texts are blank\n" in printed.err and "3 of 4 texts reach 0" in printed.err
     with pytest.raises(SystemExit) as stop:
         predict.main(flags)
     assert stop.value.code == 2, "no file is written over"
+
+
+@pytest.mark.parametrize("name", ["texts.csv", "texts.tsv", "texts.jsonl"])
+def test_texts_come_from_a_column_of_a_table(plain_checkpoint, tmp_path, capsys, name):
+    if name.endswith("jsonl"):
+        lines = [json.dumps({"review": text, "id": i}) for i, text in enumerate(TEXTS)]
+    else:
+        separator = "," if name.endswith("csv") else "\t"
+        lines = [f"id{separator}review", *(f'{i}{separator}"{text}"' for i, text in enumerate(TEXTS))]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    flags = ["--file", str(tmp_path / name), "--columns", "review", "label", "--accelerator", "cpu"]
+    assert predict.main([*flags, "--checkpoint", str(plain_checkpoint)]) == 0
+    assert [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()] == TEXTS
 
 
 def test_the_exported_folder_gives_the_same_probabilities_in_transformers(exported, scaled_logits):
@@ -141,6 +154,8 @@ def test_without_extras_it_predicts_and_exports_all_but_onnx(plain_checkpoint, t
         ("predict", "x --checkpoint nowhere.ckpt", "checkpoint nowhere.ckpt: no such file"),
         ("predict", "x --file y --checkpoint GOOD", "give texts or --file, not both"),
         ("predict", "--file nowhere.txt --checkpoint GOOD", "nowhere.txt: No such file"),
+        ("predict", "--file FULL/t.csv --checkpoint GOOD", "--columns sentence: the columns of full/t.csv are id, review"),
+        ("predict", "x --columns a a --checkpoint GOOD", "argument --columns: a cannot be both"),
         ("predict", "x --threshold 2 --checkpoint GOOD", "argument --threshold: 2: use a number from 0 to 1"),
         ("predict", "x --precision bf16-mixed --checkpoint GOOD", "--precision bf16-mixed: this processor has no bfloat16"),
         ("export", "FULL --checkpoint GOOD", "exists and is not an empty folder"),
@@ -152,7 +167,8 @@ def test_bad_input_is_one_line(plain_checkpoint, tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr("common.nn.device.has_bfloat16", lambda kind: False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("data")
-    words = [{"GOOD": str(plain_checkpoint), "FULL": "full"}.get(word, word) for word in arguments.split()]
+    (tmp_path / "full" / "t.csv").write_text("id,review\n1,good\n")
+    words = arguments.replace("GOOD", str(plain_checkpoint)).replace("FULL", "full").split()
     try:
         code = {"predict": predict, "export": export}[name].main(words)
     except SystemExit as stop:

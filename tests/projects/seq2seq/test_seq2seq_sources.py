@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -12,7 +13,8 @@ from data_fixtures import SIZES, batches_of, folder, ready, rows
 from common.data.sources import Source
 from common.errors import UserError
 from projects.seq2seq import data as data_module
-from projects.seq2seq.data import TranslationData, hold_out, read_splits, split_direction
+from projects.seq2seq.data import TranslationData
+from projects.seq2seq.parallel_text import hold_out, read_splits, split_direction
 from projects.seq2seq.synthetic import make_pairs
 from projects.seq2seq.tokenizer import decode, encode, train_bpe
 
@@ -72,6 +74,25 @@ def test_held_out_pairs_stay_pairs():
     train, val = hold_out(([str(i) for i in range(50)], [f"-{i}" for i in range(50)]), 9)
     for texts, count in ((train, 41), (val, 9)):
         assert len(texts[0]) == count and texts[1] == [f"-{line}" for line in texts[0]]
+
+
+def test_copies_of_a_pair_are_held_out_together(tmp_path):
+    pairs = [*rows(0, 60), *rows(0, 60), *rows(60, 120)]
+    data = ready(source=folder(tmp_path, pairs, rows(120, 125)), val_size=40)
+    train, val = (set(data.texts[split][0]) for split in ("train", "val"))
+    assert not train & val and len(data.texts["val"][0]) == 40 and len(data.texts["train"][0]) == 140
+
+
+def test_what_is_held_out_follows_from_the_data(tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(0, 240)))
+    data = ready(source=str(tmp_path / "pairs.jsonl"))
+    assert {split: len(pairs) for split, pairs in data.splits.items()} == {"train": 192, "val": 24, "test": 24}
+    assert "no test split: 24 of its 240 training examples are held out\n" in capsys.readouterr().out
+    source = folder(tmp_path / "dev", rows(0, 80), rows(80, 90))
+    (tmp_path / "dev" / "test.jsonl").rename(tmp_path / "dev" / "validation.jsonl")
+    dev = ready(source=source, val_size=0)
+    assert {split: len(pairs) for split, pairs in dev.splits.items()} == {"train": 80, "test": 10}
+    assert "no test split with examples to score: its validation split is the test" in capsys.readouterr().out
 
 
 def test_long_sentences_are_cut_and_counted(capsys):
@@ -187,21 +208,21 @@ LATIN = GOOD.encode("latin-1")
 @pytest.mark.parametrize(
     "files, line",
     [
-        ({"train.jsonl": GOOD.encode() * 3 + LATIN}, "train.jsonl, line 4, is not UTF-8; convert it with iconv"),
-        ({"test.jsonl": LATIN}, "test.jsonl, line 1, is not UTF-8; convert it with iconv"),
-        ({"train.jsonl": GOOD.encode("utf-16")}, "train.jsonl, line 1, is not UTF-8; convert it with iconv"),
+        ({"train.jsonl": GOOD.encode() * 3 + LATIN}, "train.jsonl: line 4 is not UTF-8; convert it, .*"),
+        ({"test.jsonl": LATIN}, "test.jsonl: line 1 is not UTF-8; .*"),
+        ({"train.jsonl": GOOD.encode("utf-16")}, "train.jsonl: line 1 is not UTF-8; .*"),
         ({"test.jsonl": b""}, "test.jsonl is empty"),
-        ({"test.jsonl": None}, "needs the splits train and test, has train"),
-        ({"train.jsonl": None, "dev.jsonl": GOOD.encode()}, "needs the splits train and test, has validation, test"),
-        ({"train.jsonl": GOOD.encode() + b'{"en": \n'}, ".*JSON parse error.*"),
-        ({"test.jsonl": b'{"en": "a", "fr": "b"}\n'}, ".*column names don't match"),
+        ({"test.jsonl": None}, "1 training examples are too few to hold out test and validation"),
+        ({"train.jsonl": None, "dev.jsonl": GOOD.encode()}, "no training split, only validation, test"),
+        ({"train.jsonl": GOOD.encode() + b'{"en": \n'}, "train.jsonl: line 2 is not JSON: .*"),
+        ({"test.jsonl": b'{"en": "a", "fr": "b"}\n'}, "column de of test is not text but missing"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path, files, line, capfd):
     for name, content in {"train.jsonl": GOOD.encode(), "test.jsonl": GOOD.encode(), **files}.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"^data source {tmp_path}: {line}$") as caught:
+    with pytest.raises(UserError, match=f"^(data source )?{tmp_path}(: |/){line}$") as caught:
         read_splits(Source("folder", str(tmp_path)), "en-de")
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == "", "one line, and no more"
@@ -210,7 +231,7 @@ def test_bad_files_are_one_line(tmp_path, files, line, capfd):
 def test_a_csv_file_that_is_not_utf8_is_one_line(tmp_path, capfd):
     (tmp_path / "train.csv").write_bytes("en,de\na pair,ein Pärchen\n".encode("latin-1"))
     (tmp_path / "test.csv").write_text("en,de\na,b\n")
-    with pytest.raises(UserError, match=r"train\.csv, line 2, is not UTF-8"):
+    with pytest.raises(UserError, match=r"train\.csv: line 2 is not UTF-8"):
         read_splits(Source("folder", str(tmp_path)), "en-de")
     assert capfd.readouterr().err == ""
 
@@ -233,5 +254,5 @@ def test_nothing_to_train_on_is_one_line(tmp_path):
     source = folder(tmp_path, [{"en": "a", "de": ""}] * 3, rows(0, 1))
     with pytest.raises(UserError, match=f"^data source {tmp_path}: no training pair has text on both sides$"):
         ready(source=source, val_size=0)
-    with pytest.raises(UserError, match=r"^--data\.val_size 3: the source has 3 training pairs$"):
+    with pytest.raises(UserError, match=r"^--data\.val_size 3: .* 3 training examples are too few to hold out validation$"):
         ready(source=source, val_size=3)
