@@ -1,4 +1,7 @@
-"""Metrics of generated samples: mode coverage of points; Fréchet distance, kernel distance and PRDC of image features.
+"""Metrics of generated samples.
+
+Of points: mode coverage, spread within modes, sliced Wasserstein distance. Of image features: Fréchet distance, kernel
+distance and PRDC.
 
 Fréchet and kernel distance measure how far the two sets are apart; precision and density how many fakes lie where real
 samples are, recall and coverage how many of the real samples the fakes reach: a collapsed generator has high precision and
@@ -19,6 +22,9 @@ from common.errors import UserError
 from projects.gan.synthetic import GaussianMixture
 
 HIGH_QUALITY_STDS = 3.0  # a point within so many standard deviations of its nearest mode is of high quality
+NUM_PROJECTIONS = 64  # of the sliced Wasserstein distance
+NUM_DATA_SAMPLES = 10  # that points are compared with
+DATA_SEED = 20_003
 NUM_NEIGHBORS = 5
 MAX_KEPT_FEATURES = 10_000  # of each side in memory, for the metrics that compare samples one by one
 KERNEL_SUBSET_SIZE = 1000
@@ -65,6 +71,54 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         "high_quality": total / len(points),
         "reverse_kl": float(torch.xlogy(fraction, fraction * num_modes).sum()) if total else math.log(num_modes),
         "total_variation": float(0.5 * difference),
+    }
+
+
+def mode_spread(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
+    """Spread of generated points (n, 2) within the modes, which mode coverage does not see: 1 is the data's.
+
+    The spread of a mode is the median distance from its center of the high-quality points that are nearest to it, over
+    the same of the mixture's own points. It is 0 where all lie at the center, and for a mode without points.
+
+    Returns:
+        spread_median: Median over the modes.
+        spread_min: That of the worst mode.
+    """
+    distance, nearest = torch.cdist(points.double(), mixture.modes.double().to(points.device)).min(1)
+    near = distance <= HIGH_QUALITY_STDS * mixture.mode_std
+    groups = [distance[near & (nearest == mode)] for mode in range(len(mixture.modes))]
+    radius = torch.stack([group.quantile(0.5) if len(group) else group.new_zeros(()) for group in groups])
+    # of a Gaussian in the plane a fraction 1 - exp(-r^2 / 2) lies within r standard deviations of the center
+    half = 0.5 * (1 - math.exp(-0.5 * HIGH_QUALITY_STDS**2))
+    spread = radius / (mixture.mode_std * math.sqrt(-2 * math.log(1 - half)))
+    return {"spread_median": float(spread.quantile(0.5)), "spread_min": float(spread.min())}
+
+
+def sliced_wasserstein_distance(a: Tensor, b: Tensor) -> float:
+    """Sliced Wasserstein distance of two sets of points (n, 2): mean 1-Wasserstein distance of their projections on lines.
+
+    Between two sets on a line the optimal transport pairs the points in their order (Rabin et al., 2011, "Wasserstein
+    barycenter and its application to texture mixing"). The lines' directions are evenly spaced over a half-turn.
+    """
+    angles = torch.arange(NUM_PROJECTIONS, dtype=a.dtype, device=a.device) * (math.pi / NUM_PROJECTIONS)
+    lines = torch.stack([angles.cos(), angles.sin()])  # (2, projections)
+    return float(((a @ lines).sort(0).values - (b.to(a) @ lines).sort(0).values).abs().mean())
+
+
+def distance_to_mixture(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
+    """Sliced Wasserstein distance of generated points (n, 2) from fresh samples of the mixture, and that of such samples.
+
+    Returns:
+        sliced_wasserstein: Mean distance from `NUM_DATA_SAMPLES` samples of n points.
+        sliced_wasserstein_data: Mean distance between two such samples: what a perfect generator has.
+    """
+    rng = torch.Generator().manual_seed(DATA_SEED)
+    data = [mixture.sample(len(points), rng)[0].to(points.device) for _ in range(NUM_DATA_SAMPLES)]
+    distances = [sliced_wasserstein_distance(points, sample) for sample in data]
+    pairs = [sliced_wasserstein_distance(a, b) for a, b in zip(data, data[1:] + data[:1], strict=True)]
+    return {
+        "sliced_wasserstein": sum(distances) / len(distances),
+        "sliced_wasserstein_data": sum(pairs) / len(pairs),
     }
 
 
