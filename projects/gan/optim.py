@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.distributed import all_reduce_mean
 
+ANNEALING_FRACTION = 0.7  # of all iterations, in which instance noise falls, and with it penalties and learning rate
+ANNEALED = 0.03  # the noise's standard deviation at the end, as a fraction of that at the start
+
 
 def update(
     optimizer: Any, network: nn.Module, loss: Tensor, world_size: int, backward: Callable[..., Any] = Tensor.backward
@@ -46,13 +49,36 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
 
 
+def annealing(progress: float) -> float:
+    """Annealing factor: it falls exponentially from 1 to 0.03 in the first 70 % of the training, and stays there.
+
+    Args:
+        progress: Fraction of the training's iterations that are done.
+    """
+    return ANNEALED ** min(1.0, progress / ANNEALING_FRACTION)
+
+
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam and its learning-rate schedule, `constant`, or `linear`: constant for a quarter, then linearly to zero."""
+    """Adam and its learning-rate schedule.
+
+    Args:
+        parameters: The network's parameters.
+        lr: Learning rate at the start.
+        betas: Adam's betas.
+        iterations: Iterations of the training.
+        schedule: `constant`; `linear`: constant for a quarter, then linearly to zero; `annealed`: in proportion to
+            `annealing`, and linearly to zero in the last 30 %.
+    """
 
     def factor(step: int) -> float:
-        return 1.0 if schedule == "constant" else max(0.0, min(1.0, (1 - step / iterations) / 0.75))
+        if schedule == "constant":
+            return 1.0
+        remaining = max(0.0, 1 - step / iterations)
+        if schedule == "linear":
+            return min(1.0, remaining / 0.75)
+        return annealing(step / iterations) * min(1.0, remaining / (1 - ANNEALING_FRACTION))
 
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
     return optimizer, LambdaLR(optimizer, factor)
