@@ -22,7 +22,7 @@ CUTOUT_SIDE = 1 / 2  # side of the cutout box, as a fraction of the image's
 
 
 def instance_noise_schedule(std: float, progress: float) -> float:
-    """Standard deviation of instance noise: it is annealed from `std` in the first 70 % of the training, and is then zero.
+    """Standard deviation of instance noise: it is annealed from `std` in the first 60 % of the training, and is then zero.
 
     Instance noise is Gaussian noise on real samples and fakes alike (Arjovsky and Bottou, arXiv 1701.04862, section 3). The
     generator first learns where there is data at all, while everything overlaps, and then the details.

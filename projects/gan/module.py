@@ -59,13 +59,13 @@ class GANModule(LightningModule):
         iterations_per_step: Iterations in a training step. Nothing depends on it but the time: an MLP iteration takes less
             than the Trainer's overhead per step.
         r1_weight: Weight gamma of R1, half the mean squared gradient norm of D at real samples (Mescheder et al., arXiv
-            1801.04406). With instance noise it is the weight at the start, and falls with the noise's variance.
+            1801.04406). With instance noise it is the weight at the start, and falls with the cube of the noise.
         r2_weight: Weight of R2, the same at fakes.
         gp_weight: Weight lambda of the WGAN-GP penalty, which pulls D's gradient norm between them to 1 (Gulrajani et al.,
             arXiv 1704.00028).
         augment: DiffAugment policies for real images and fakes: of `color`, `translation`, `cutout`.
-        instance_noise_std: Initial standard deviation of instance noise, in units of `data_std`; it falls to 3 % of it in
-            the first 70 % of the training, and is then zero (Arjovsky and Bottou, arXiv 1701.04862).
+        instance_noise_std: Initial standard deviation of instance noise, in units of `data_std`; it is annealed in
+            the first 60 % of the training, and is then zero (Arjovsky and Bottou, arXiv 1701.04862).
         ema_decay: Decay of the exponential moving average (EMA) of the generator, which is evaluated and kept; 0 for none.
         lr: Learning rate of the generator.
         d_lr: Learning rate of the discriminator; unset, the same.
@@ -93,13 +93,13 @@ class GANModule(LightningModule):
         loss: Literal["non_saturating", "hinge", "least_squares", "wasserstein", "relativistic"] = "relativistic",
         n_critic: PositiveInt = 1,
         iterations_per_step: PositiveInt = 20,
-        r1_weight: NonNegativeFloat = 0.5,
-        r2_weight: NonNegativeFloat = 0.5,
+        r1_weight: NonNegativeFloat = 1.0,
+        r2_weight: NonNegativeFloat = 1.0,
         gp_weight: NonNegativeFloat = 0.0,
         augment: tuple[Policy, ...] = (),
         instance_noise_std: NonNegativeFloat = 0.3,
         ema_decay: Fraction = 0.99,
-        lr: PositiveFloat = 0.003,
+        lr: PositiveFloat = 0.002,
         d_lr: PositiveFloat | None = None,
         betas: tuple[Fraction, Fraction] = (0.5, 0.99),
         schedule: Literal["constant", "linear", "annealed"] = "annealed",
@@ -216,13 +216,13 @@ class GANModule(LightningModule):
         return real_logits, fake_logits
 
     def penalty_weight(self, name: str) -> float:
-        """Weight of a penalty in this iteration: that of R1 and R2 falls with the variance of instance noise.
+        """Weight of a penalty in this iteration: that of R1 and R2 falls with the cube of the instance noise.
 
-        As the noise falls, the discriminator must tell closer points apart: its gradient grows like the noise's inverse.
+        As the noise falls, the discriminator must tell closer points apart, for which its gradient has to grow.
         """
         h: Any = self.hparams
         annealed = name in ("r1", "r2") and h.instance_noise_std and self.total_iterations
-        return h[f"{name}_weight"] * (annealing(self.iteration / self.total_iterations) ** 2 if annealed else 1.0)
+        return h[f"{name}_weight"] * (annealing(self.iteration / self.total_iterations) ** 3 if annealed else 1.0)
 
     @property
     def penalized(self) -> bool:

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.distributed import all_reduce_mean
 
-ANNEALING_FRACTION = 0.7  # of all iterations, in which instance noise falls, and with it penalties and learning rate
-ANNEALED = 0.03  # the noise's standard deviation at the end, as a fraction of that at the start
+ANNEALING_FRACTION = 0.6  # of all iterations, in which instance noise falls, and with it penalties and learning rate
+MIN_ANNEALING = 0.03  # the annealing factor at the end
 
 
 def update(
@@ -50,12 +50,12 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def annealing(progress: float) -> float:
-    """Annealing factor: it falls exponentially from 1 to 0.03 in the first 70 % of the training, and stays there.
+    """Annealing factor: it falls like a parabola from 1 to 0.03 within the first 60 % of the training, and stays there.
 
     Args:
         progress: Fraction of the training's iterations that are done.
     """
-    return ANNEALED ** min(1.0, progress / ANNEALING_FRACTION)
+    return max(MIN_ANNEALING, (1 - min(1.0, progress / ANNEALING_FRACTION)) ** 2)
 
 
 def adam(
@@ -69,7 +69,7 @@ def adam(
         betas: Adam's betas.
         iterations: Iterations of the training.
         schedule: `constant`; `linear`: constant for a quarter, then linearly to zero; `annealed`: in proportion to
-            `annealing`, and linearly to zero in the last 30 %.
+            `annealing`, and linearly to zero in the last 40 %.
     """
 
     def factor(step: int) -> float:

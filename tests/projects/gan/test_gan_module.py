@@ -127,7 +127,7 @@ def test_instance_noise_is_annealed_and_then_zero_for_real_and_fake_alike():
         noisy = module.augment(torch.ones(4000, 2), torch.Generator().manual_seed(iteration))
         torch.testing.assert_close(noisy.mean(0), torch.ones(2), rtol=0, atol=0.08)
         spread.append(noisy.std().item())
-    expected = [0.5 * 2.0 * 0.03 ** (iteration / 7) if iteration < 7 else 0.0 for iteration in range(10)]
+    expected = [max(0.03, (1 - iteration / 6) ** 2) if iteration < 6 else 0.0 for iteration in range(10)]
     assert spread == pytest.approx(expected, rel=0.05)
     calls = []
     original = module.augment
@@ -136,15 +136,15 @@ def test_instance_noise_is_annealed_and_then_zero_for_real_and_fake_alike():
     assert calls == [(i, 12) for i in (0, 1) for _ in range(4)], "real and fake, for the discriminator and the generator"
 
 
-def test_weights_of_r1_and_r2_fall_with_the_variance_of_instance_noise():
+def test_weights_of_r1_and_r2_fall_with_the_cube_of_instance_noise():
     weights = {"r1_weight": 0.3, "r2_weight": 0.2, "gp_weight": 0.1}
     module, still = (point_gan(instance_noise_std=std, **weights) for std in (0.5, 0.0))
     module.total_iterations = still.total_iterations = 10
     for iteration in range(10):
         module.iteration = still.iteration = iteration
-        variance = 0.03 ** (2 * min(iteration, 7) / 7)
+        cube = max(0.03, (1 - min(iteration, 6) / 6) ** 2) ** 3
         found = [module.penalty_weight(name) for name in ("r1", "r2", "gp")]
-        assert found == pytest.approx([0.3 * variance, 0.2 * variance, 0.1])
+        assert found == pytest.approx([0.3 * cube, 0.2 * cube, 0.1])
         assert [still.penalty_weight(name) for name in ("r1", "r2", "gp")] == [0.3, 0.2, 0.1]
 
 
@@ -153,7 +153,7 @@ def test_weights_of_r1_and_r2_fall_with_the_variance_of_instance_noise():
     [
         ("constant", [1.0] * 11),
         ("linear", [1, 1, 1, 0.7 / 0.75, 0.8, 0.5 / 0.75, 0.4 / 0.75, 0.4, 0.2 / 0.75, 0.1 / 0.75, 0]),
-        ("annealed", [*(0.03 ** (i / 7) for i in range(8)), 0.03 * 2 / 3, 0.03 / 3, 0]),
+        ("annealed", [1, 25 / 36, 16 / 36, 9 / 36, 4 / 36, 0.03, 0.03, 0.0225, 0.015, 0.0075, 0]),
     ],
 )
 def test_learning_rate_of_each_schedule(schedule, expected):
