@@ -13,12 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from projects.gan.optim import ANNEALING_FRACTION, annealing
-
 Policy = Literal["color", "translation", "cutout"]
 NUM_RANDOM = 7  # random numbers for each image
 MAX_SHIFT = 1 / 8  # translation in each direction, as a fraction of the image's side
 CUTOUT_SIDE = 1 / 2  # side of the cutout box, as a fraction of the image's
+ANNEALING_FRACTION = 0.6  # of all iterations, in which instance noise falls, and with it penalties and learning rate
+MIN_ANNEALING = 0.03  # the annealing factor at the end
+
+
+def annealing(progress: float) -> float:
+    """Annealing factor: it falls like a parabola from 1 to 0.03 within the first 60 % of the training, and stays there.
+
+    Args:
+        progress: Fraction of the training's iterations that are done.
+    """
+    return max(MIN_ANNEALING, (1 - min(1.0, progress / ANNEALING_FRACTION)) ** 2)
 
 
 def instance_noise_schedule(std: float, progress: float) -> float:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from common.errors import UserError
 from common.options import Fraction
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
-from projects.gan.augment import NUM_RANDOM, Policy, diff_augment, instance_noise_schedule
+from projects.gan.augment import NUM_RANDOM, Policy, annealing, diff_augment, instance_noise_schedule
 from projects.gan.config import DCGANConfig, MLPConfig, ResNetConfig
 from projects.gan.data import GANBatch
 from projects.gan.evaluation import Evaluator
@@ -31,7 +31,7 @@ from projects.gan.losses import (
 )
 from projects.gan.metrics import discriminator_metrics
 from projects.gan.networks import build_networks
-from projects.gan.optim import adam, annealing, autocast_without_cache, update, update_bn
+from projects.gan.optim import adam, autocast_without_cache, update, update_bn
 
 BN_SEED, BN_SAMPLES, BN_BATCH_SIZE = 20_002, 5000, 250  # of the fakes that batch-norm statistics are computed from
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")

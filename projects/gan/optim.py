@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.distributed import all_reduce_mean
-
-ANNEALING_FRACTION = 0.6  # of all iterations, in which instance noise falls, and with it penalties and learning rate
-MIN_ANNEALING = 0.03  # the annealing factor at the end
+from projects.gan.augment import ANNEALING_FRACTION, annealing
 
 
 def update(
@@ -47,15 +45,6 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
     By default it keeps the cast copy for a whole training step, as weights do not change within one. Here they do.
     """
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
-
-
-def annealing(progress: float) -> float:
-    """Annealing factor: it falls like a parabola from 1 to 0.03 within the first 60 % of the training, and stays there.
-
-    Args:
-        progress: Fraction of the training's iterations that are done.
-    """
-    return max(MIN_ANNEALING, (1 - min(1.0, progress / ANNEALING_FRACTION)) ** 2)
 
 
 def adam(
