@@ -71,7 +71,7 @@ class GANModule(LightningModule):
         d_lr: Learning rate of the discriminator; unset, the same.
         betas: Adam's betas, of both.
         schedule: Learning-rate schedule: `constant`; `linear`: constant for a quarter of the training, then to zero;
-            `annealed`: falls like instance noise, then to zero.
+            `annealed`: falls like instance noise to the power of 1.5, then to zero.
         features: Feature extractor of image metrics: `pixels`, `inception`, or `PACKAGE.MODULE:FUNCTION`; see `features.py`.
         features_checkpoint: File with the feature extractor's weights.
     """

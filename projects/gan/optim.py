@@ -57,8 +57,8 @@ def adam(
         lr: Learning rate at the start.
         betas: Adam's betas.
         iterations: Iterations of the training.
-        schedule: `constant`; `linear`: constant for a quarter, then linearly to zero; `annealed`: in proportion to
-            `annealing`, and linearly to zero in the last 40 %.
+        schedule: `constant`; `linear`: constant for a quarter, then linearly to zero; `annealed`: like `annealing` to the
+            power of 1.5, and linearly to zero in the last 40 %.
     """
 
     def factor(step: int) -> float:
@@ -67,7 +67,7 @@ def adam(
         remaining = max(0.0, 1 - step / iterations)
         if schedule == "linear":
             return min(1.0, remaining / 0.75)
-        return annealing(step / iterations) * min(1.0, remaining / (1 - ANNEALING_FRACTION))
+        return annealing(step / iterations) ** 1.5 * min(1.0, remaining / (1 - ANNEALING_FRACTION))
 
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
     return optimizer, LambdaLR(optimizer, factor)

@@ -153,7 +153,10 @@ def test_weights_of_r1_and_r2_fall_with_the_cube_of_instance_noise():
     [
         ("constant", [1.0] * 11),
         ("linear", [1, 1, 1, 0.7 / 0.75, 0.8, 0.5 / 0.75, 0.4 / 0.75, 0.4, 0.2 / 0.75, 0.1 / 0.75, 0]),
-        ("annealed", [1, 25 / 36, 16 / 36, 9 / 36, 4 / 36, 0.03, 0.03, 0.0225, 0.015, 0.0075, 0]),
+        (
+            "annealed",
+            [1, 125 / 216, 64 / 216, 27 / 216, 8 / 216, *(0.03**1.5 * part for part in (1, 1, 0.75, 0.5, 0.25, 0))],
+        ),
     ],
 )
 def test_learning_rate_of_each_schedule(schedule, expected):
