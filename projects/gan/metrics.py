@@ -44,10 +44,25 @@ def discriminator_metrics(real: Tensor, fake: Tensor, boundary: float | None) ->
     }
 
 
-def mode_counts(points: Tensor, mixture: GaussianMixture) -> Tensor:
-    """High-quality points among `points` (n, 2), counted by their nearest mode: (modes,) int64."""
+def nearest_modes(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
+    """Distance (n,) of points (n, 2) from the nearest mode, in its standard deviations, and the mode's index (n,)."""
     distance, nearest = torch.cdist(points.double(), mixture.modes.double().to(points.device)).min(1)
-    return torch.bincount(nearest[distance <= HIGH_QUALITY_STDS * mixture.mode_std], minlength=len(mixture.modes))
+    return distance / mixture.mode_std, nearest
+
+
+def fraction_within(stds: float) -> float:
+    """Fraction of a Gaussian in the plane within so many standard deviations of its center."""
+    return 1 - math.exp(-0.5 * stds**2)
+
+
+# half of a mode's high-quality points are within so many standard deviations
+MEDIAN_STDS = math.sqrt(-2 * math.log(1 - 0.5 * fraction_within(HIGH_QUALITY_STDS)))
+
+
+def mode_counts(points: Tensor, mixture: GaussianMixture, stds: float = HIGH_QUALITY_STDS) -> Tensor:
+    """Points of `points` (n, 2) within so many standard deviations of their nearest mode, by that mode: (modes,) int64."""
+    distance, nearest = nearest_modes(points, mixture)
+    return torch.bincount(nearest[distance <= stds], minlength=len(mixture.modes))
 
 
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
@@ -58,14 +73,16 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         high_quality: Fraction of high-quality points, within three standard deviations of their nearest mode.
         reverse_kl: KL divergence, in nats, of the high-quality points' distribution over the modes from the uniform one; it
             is log(modes) for points at a single mode, and for none at all.
-        total_variation: Total variation distance between the points and the mixture, over the modes and one bin for all
-            that is near none: 0 is perfect, 1 the worst. Both quality and balance count in it.
+        total_variation: Total variation distance between the points and the mixture, over an inner and an outer half of
+            each mode and one bin for all that is near none: 0 is perfect, 1 the worst. Quality, balance and spread count.
     """
     counts = mode_counts(points, mixture).double()
+    inner = mode_counts(points, mixture, MEDIAN_STDS).double()
     num_modes, total = len(counts), float(counts.sum())
     fraction = counts / max(total, 1.0)
-    near = 1 - math.exp(-0.5 * HIGH_QUALITY_STDS**2)  # of the mixture's own points: 98.9 %
-    difference = (counts / len(points) - near / num_modes).abs().sum() + abs((1 - total / len(points)) - (1 - near))
+    near = fraction_within(HIGH_QUALITY_STDS)  # of the mixture's own points: 98.9 %
+    halves = torch.cat([inner, counts - inner]) / len(points)  # (2 modes,)
+    difference = (halves - 0.5 * near / num_modes).abs().sum() + abs((1 - total / len(points)) - (1 - near))
     return {
         "modes": float((counts > 0).sum()),
         "high_quality": total / len(points),
@@ -84,13 +101,11 @@ def mode_spread(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         spread_median: Median over the modes.
         spread_min: That of the worst mode.
     """
-    distance, nearest = torch.cdist(points.double(), mixture.modes.double().to(points.device)).min(1)
-    near = distance <= HIGH_QUALITY_STDS * mixture.mode_std
+    distance, nearest = nearest_modes(points, mixture)
+    near = distance <= HIGH_QUALITY_STDS
     groups = [distance[near & (nearest == mode)] for mode in range(len(mixture.modes))]
     radius = torch.stack([group.quantile(0.5) if len(group) else group.new_zeros(()) for group in groups])
-    # of a Gaussian in the plane a fraction 1 - exp(-r^2 / 2) lies within r standard deviations of the center
-    half = 0.5 * (1 - math.exp(-0.5 * HIGH_QUALITY_STDS**2))
-    spread = radius / (mixture.mode_std * math.sqrt(-2 * math.log(1 - half)))
+    spread = radius / MEDIAN_STDS
     return {"spread_median": float(spread.quantile(0.5)), "spread_min": float(spread.min())}
 
 
