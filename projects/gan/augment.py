@@ -17,12 +17,21 @@ Policy = Literal["color", "translation", "cutout"]
 NUM_RANDOM = 7  # random numbers for each image
 MAX_SHIFT = 1 / 8  # translation in each direction, as a fraction of the image's side
 CUTOUT_SIDE = 1 / 2  # side of the cutout box, as a fraction of the image's
-NOISE_FRACTION = 0.7  # of all iterations, in which instance noise falls
-NOISE_DECAY = 0.01  # its standard deviation at the end, as a fraction of that at the start
+ANNEALING_FRACTION = 0.6  # of all iterations, in which instance noise falls, and with it penalties and learning rate
+MIN_ANNEALING = 0.03  # the annealing factor at the end
+
+
+def annealing(progress: float) -> float:
+    """Annealing factor: it falls like a parabola from 1 to 0.03 within the first 60 % of the training, and stays there.
+
+    Args:
+        progress: Fraction of the training's iterations that are done.
+    """
+    return max(MIN_ANNEALING, (1 - min(1.0, progress / ANNEALING_FRACTION)) ** 2)
 
 
 def instance_noise_schedule(std: float, progress: float) -> float:
-    """Standard deviation of instance noise: it falls exponentially from `std` to a hundredth, and is then zero.
+    """Standard deviation of instance noise: it is annealed from `std` in the first 60 % of the training, and is then zero.
 
     Instance noise is Gaussian noise on real samples and fakes alike (Arjovsky and Bottou, arXiv 1701.04862, section 3). The
     generator first learns where there is data at all, while everything overlaps, and then the details.
@@ -31,8 +40,7 @@ def instance_noise_schedule(std: float, progress: float) -> float:
         std: Standard deviation at the start.
         progress: Fraction of the training's iterations that are done.
     """
-    done = progress / NOISE_FRACTION
-    return std * NOISE_DECAY**done if done < 1 else 0.0
+    return std * annealing(progress) if progress < ANNEALING_FRACTION else 0.0
 
 
 def diff_augment(images: Tensor, uniform: Tensor, policies: Sequence[Policy]) -> Tensor:

@@ -22,7 +22,7 @@ class MLPConfig:
 
     hidden_dim: PositiveInt = 128
     num_layers: PositiveInt = 3
-    fourier_octaves: NonNegativeInt = 4
+    fourier_octaves: NonNegativeInt = 6
     num_latent_codes: NonNegativeInt = 256
 
 

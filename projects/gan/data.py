@@ -62,7 +62,7 @@ class GANData(SourceDataModule):
     def __init__(
         self,
         source: str = "grid25",
-        batch_size: PositiveInt = 256,
+        batch_size: PositiveInt = 512,
         n_critic: PositiveInt = 1,
         iterations_per_step: PositiveInt = 1,
         steps_per_epoch: PositiveInt = 25,

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from projects.gan.data import GANBatch, as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE, FeatureExtractor
-from projects.gan.metrics import FeatureMetrics, all_gather_rows, discriminator_metrics, mode_coverage
+from projects.gan.metrics import (
+    FeatureMetrics,
+    all_gather_rows,
+    discriminator_metrics,
+    distance_to_mixture,
+    mode_coverage,
+    mode_spread,
+)
 from projects.gan.synthetic import GaussianMixture
 
 # of the latent vectors: the same in every validation, so that curves are smooth, and others in the test
@@ -15,7 +22,7 @@ LATENT_SEEDS = {"val": 20_000, "test": 20_001}
 
 
 class Evaluator:
-    """Evaluation of a pass over `num_samples` of a split: points by mode coverage, or images (no `mixture`) by features."""
+    """Evaluation of a pass over `num_samples` of a split: points by their mixture, or images (no `mixture`) by features."""
 
     def __init__(
         self,
@@ -51,6 +58,9 @@ class Evaluator:
         real, fake = (all_gather_rows(torch.cat(logits)) for logits in (self.real_logits, self.fake_logits))
         metrics = {name: float(value) for name, value in discriminator_metrics(real, fake, boundary).items()}
         if self.mixture is not None:
-            return metrics | mode_coverage(all_gather_rows(torch.cat(self.points)), self.mixture)
+            points = all_gather_rows(torch.cat(self.points))
+            for metric in (mode_coverage, mode_spread, distance_to_mixture):
+                metrics |= metric(points, self.mixture)
+            return metrics
         assert self.feature_metrics is not None
         return metrics | self.feature_metrics.compute()

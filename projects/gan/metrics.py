@@ -1,4 +1,7 @@
-"""Metrics of generated samples: mode coverage of points; Fréchet distance, kernel distance and PRDC of image features.
+"""Metrics of generated samples.
+
+Of points: mode coverage, spread within modes, sliced Wasserstein distance. Of image features: Fréchet distance, kernel
+distance and PRDC.
 
 Fréchet and kernel distance measure how far the two sets are apart; precision and density how many fakes lie where real
 samples are, recall and coverage how many of the real samples the fakes reach: a collapsed generator has high precision and
@@ -19,6 +22,9 @@ from common.errors import UserError
 from projects.gan.synthetic import GaussianMixture
 
 HIGH_QUALITY_STDS = 3.0  # a point within so many standard deviations of its nearest mode is of high quality
+NUM_PROJECTIONS = 64  # of the sliced Wasserstein distance
+NUM_DATA_SAMPLES = 10  # that points are compared with
+DATA_SEED = 20_003
 NUM_NEIGHBORS = 5
 MAX_KEPT_FEATURES = 10_000  # of each side in memory, for the metrics that compare samples one by one
 KERNEL_SUBSET_SIZE = 1000
@@ -38,10 +44,25 @@ def discriminator_metrics(real: Tensor, fake: Tensor, boundary: float | None) ->
     }
 
 
-def mode_counts(points: Tensor, mixture: GaussianMixture) -> Tensor:
-    """High-quality points among `points` (n, 2), counted by their nearest mode: (modes,) int64."""
+def nearest_modes(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
+    """Distance (n,) of points (n, 2) from the nearest mode, in its standard deviations, and the mode's index (n,)."""
     distance, nearest = torch.cdist(points.double(), mixture.modes.double().to(points.device)).min(1)
-    return torch.bincount(nearest[distance <= HIGH_QUALITY_STDS * mixture.mode_std], minlength=len(mixture.modes))
+    return distance / mixture.mode_std, nearest
+
+
+def fraction_within(stds: float) -> float:
+    """Fraction of a Gaussian in the plane within so many standard deviations of its center."""
+    return 1 - math.exp(-0.5 * stds**2)
+
+
+# half of a mode's high-quality points are within so many standard deviations
+MEDIAN_STDS = math.sqrt(-2 * math.log(1 - 0.5 * fraction_within(HIGH_QUALITY_STDS)))
+
+
+def mode_counts(points: Tensor, mixture: GaussianMixture, stds: float = HIGH_QUALITY_STDS) -> Tensor:
+    """Points of `points` (n, 2) within so many standard deviations of their nearest mode, by that mode: (modes,) int64."""
+    distance, nearest = nearest_modes(points, mixture)
+    return torch.bincount(nearest[distance <= stds], minlength=len(mixture.modes))
 
 
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
@@ -52,19 +73,67 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         high_quality: Fraction of high-quality points, within three standard deviations of their nearest mode.
         reverse_kl: KL divergence, in nats, of the high-quality points' distribution over the modes from the uniform one; it
             is log(modes) for points at a single mode, and for none at all.
-        total_variation: Total variation distance between the points and the mixture, over the modes and one bin for all
-            that is near none: 0 is perfect, 1 the worst. Both quality and balance count in it.
+        total_variation: Total variation distance between the points and the mixture, over an inner and an outer half of
+            each mode and one bin for all that is near none: 0 is perfect, 1 the worst. Quality, balance and spread count.
     """
     counts = mode_counts(points, mixture).double()
+    inner = mode_counts(points, mixture, MEDIAN_STDS).double()
     num_modes, total = len(counts), float(counts.sum())
     fraction = counts / max(total, 1.0)
-    near = 1 - math.exp(-0.5 * HIGH_QUALITY_STDS**2)  # of the mixture's own points: 98.9 %
-    difference = (counts / len(points) - near / num_modes).abs().sum() + abs((1 - total / len(points)) - (1 - near))
+    near = fraction_within(HIGH_QUALITY_STDS)  # of the mixture's own points: 98.9 %
+    halves = torch.cat([inner, counts - inner]) / len(points)  # (2 modes,)
+    difference = (halves - 0.5 * near / num_modes).abs().sum() + abs((1 - total / len(points)) - (1 - near))
     return {
         "modes": float((counts > 0).sum()),
         "high_quality": total / len(points),
         "reverse_kl": float(torch.xlogy(fraction, fraction * num_modes).sum()) if total else math.log(num_modes),
         "total_variation": float(0.5 * difference),
+    }
+
+
+def mode_spread(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
+    """Spread of generated points (n, 2) within the modes, which mode coverage does not see: 1 is the data's.
+
+    The spread of a mode is the median distance from its center of the high-quality points that are nearest to it, over
+    the same of the mixture's own points. It is 0 where all lie at the center, and for a mode without points.
+
+    Returns:
+        spread_median: Median over the modes.
+        spread_min: That of the worst mode.
+    """
+    distance, nearest = nearest_modes(points, mixture)
+    near = distance <= HIGH_QUALITY_STDS
+    groups = [distance[near & (nearest == mode)] for mode in range(len(mixture.modes))]
+    radius = torch.stack([group.quantile(0.5) if len(group) else group.new_zeros(()) for group in groups])
+    spread = radius / MEDIAN_STDS
+    return {"spread_median": float(spread.quantile(0.5)), "spread_min": float(spread.min())}
+
+
+def sliced_wasserstein_distance(a: Tensor, b: Tensor) -> float:
+    """Sliced Wasserstein distance of two sets of points (n, 2): mean 1-Wasserstein distance of their projections on lines.
+
+    Between two sets on a line the optimal transport pairs the points in their order (Rabin et al., 2011, "Wasserstein
+    barycenter and its application to texture mixing"). The lines' directions are evenly spaced over a half-turn.
+    """
+    angles = torch.arange(NUM_PROJECTIONS, dtype=a.dtype, device=a.device) * (math.pi / NUM_PROJECTIONS)
+    lines = torch.stack([angles.cos(), angles.sin()])  # (2, projections)
+    return float(((a @ lines).sort(0).values - (b.to(a) @ lines).sort(0).values).abs().mean())
+
+
+def distance_to_mixture(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
+    """Sliced Wasserstein distance of generated points (n, 2) from fresh samples of the mixture, and that of such samples.
+
+    Returns:
+        sliced_wasserstein: Mean distance from `NUM_DATA_SAMPLES` samples of n points.
+        sliced_wasserstein_data: Mean distance between two such samples: what a perfect generator has.
+    """
+    rng = torch.Generator().manual_seed(DATA_SEED)
+    data = [mixture.sample(len(points), rng)[0].to(points.device) for _ in range(NUM_DATA_SAMPLES)]
+    distances = [sliced_wasserstein_distance(points, sample) for sample in data]
+    pairs = [sliced_wasserstein_distance(a, b) for a, b in zip(data, data[1:] + data[:1], strict=True)]
+    return {
+        "sliced_wasserstein": sum(distances) / len(distances),
+        "sliced_wasserstein_data": sum(pairs) / len(pairs),
     }
 
 

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.options import Fraction
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
-from projects.gan.augment import NUM_RANDOM, Policy, diff_augment, instance_noise_schedule
+from projects.gan.augment import NUM_RANDOM, Policy, annealing, diff_augment, instance_noise_schedule
 from projects.gan.config import DCGANConfig, MLPConfig, ResNetConfig
 from projects.gan.data import GANBatch
 from projects.gan.evaluation import Evaluator
@@ -60,18 +60,19 @@ class GANModule(LightningModule):
         iterations_per_step: Iterations in a training step. Nothing depends on it but the time: an MLP iteration takes less
             than the Trainer's overhead per step.
         r1_weight: Weight gamma of R1, half the mean squared gradient norm of D at real samples (Mescheder et al., arXiv
-            1801.04406).
+            1801.04406). With instance noise it is the weight at the start, and falls with the cube of the noise.
         r2_weight: Weight of R2, the same at fakes.
         gp_weight: Weight lambda of the WGAN-GP penalty, which pulls D's gradient norm between them to 1 (Gulrajani et al.,
             arXiv 1704.00028).
         augment: DiffAugment policies for real images and fakes: of `color`, `translation`, `cutout`.
-        instance_noise_std: Initial standard deviation of instance noise, in units of `data_std`; it falls to a hundredth in
-            the first 70 % of the training, and is then zero (Arjovsky and Bottou, arXiv 1701.04862).
+        instance_noise_std: Initial standard deviation of instance noise, in units of `data_std`; it is annealed in
+            the first 60 % of the training, and is then zero (Arjovsky and Bottou, arXiv 1701.04862).
         ema_decay: Decay of the exponential moving average (EMA) of the generator, which is evaluated and kept; 0 for none.
         lr: Learning rate of the generator.
         d_lr: Learning rate of the discriminator; unset, the same.
         betas: Adam's betas, of both.
-        schedule: Learning-rate schedule: `constant`, or `linear`: constant for a quarter of the training, then to zero.
+        schedule: Learning-rate schedule: `constant`; `linear`: constant for a quarter of the training, then to zero;
+            `annealed`: falls like instance noise to the power of 1.5, then to zero.
         features: Feature extractor of image metrics: `pixels`, `inception`, or `PACKAGE.MODULE:FUNCTION`; see `features.py`.
         features_checkpoint: File with the feature extractor's weights.
     """
@@ -93,16 +94,16 @@ class GANModule(LightningModule):
         loss: Literal["non_saturating", "hinge", "least_squares", "wasserstein", "relativistic"] = "relativistic",
         n_critic: PositiveInt = 1,
         iterations_per_step: PositiveInt = 20,
-        r1_weight: NonNegativeFloat = 0.05,
-        r2_weight: NonNegativeFloat = 0.05,
+        r1_weight: NonNegativeFloat = 1.0,
+        r2_weight: NonNegativeFloat = 1.0,
         gp_weight: NonNegativeFloat = 0.0,
         augment: tuple[Policy, ...] = (),
-        instance_noise_std: NonNegativeFloat = 1.0,
-        ema_decay: Fraction = 0.999,
-        lr: PositiveFloat = 0.003,
+        instance_noise_std: NonNegativeFloat = 0.3,
+        ema_decay: Fraction = 0.99,
+        lr: PositiveFloat = 0.002,
         d_lr: PositiveFloat | None = None,
         betas: tuple[Fraction, Fraction] = (0.5, 0.99),
-        schedule: Literal["constant", "linear"] = "linear",
+        schedule: Literal["constant", "linear", "annealed"] = "annealed",
         features: str = "pixels",
         features_checkpoint: str | None = None,
     ) -> None:
@@ -163,7 +164,7 @@ class GANModule(LightningModule):
                         real_logits, fake_logits = self.discriminate(real_aug, fake_aug, labels)  # (B,), (B,)
                         d_loss = self.loss.discriminator(real_logits, fake_logits)
                         penalties = self.gradient_penalties(real_logits, fake_logits, real_aug, fake_aug, labels, rng)
-                        penalty = sum(h[f"{name}_weight"] * value for name, value in penalties.items())
+                        penalty = sum(self.penalty_weight(name) * value for name, value in penalties.items())
                     update(opt_d.optimizer, self.discriminator, d_loss + penalty, self.trainer.world_size)
                 if self.discriminator_only:
                     continue
@@ -216,6 +217,15 @@ class GANModule(LightningModule):
         real_logits, fake_logits = self.discriminator(torch.cat([real, fake]), labels.repeat(2)).to(real.dtype).chunk(2)
         return real_logits, fake_logits
 
+    def penalty_weight(self, name: str) -> float:
+        """Weight of a penalty in this iteration: that of R1 and R2 falls with the cube of the instance noise.
+
+        As the noise falls, the discriminator must tell closer points apart, for which its gradient has to grow.
+        """
+        h: Any = self.hparams
+        annealed = name in ("r1", "r2") and h.instance_noise_std and self.total_iterations
+        return h[f"{name}_weight"] * (annealing(self.iteration / self.total_iterations) ** 3 if annealed else 1.0)
+
     @property
     def penalized(self) -> bool:
         """Whether the discriminator's loss has a gradient penalty."""
@@ -251,7 +261,7 @@ class GANModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam of the generator, then of the discriminator; `training_step` steps their schedules each iteration."""
         h: Any = self.hparams
-        if h.schedule == "linear" or h.instance_noise_std:
+        if h.schedule != "constant" or h.instance_noise_std:
             self.total_iterations = training_steps(self.trainer) * h.iterations_per_step
         networks = [(self.generator, h.lr), (self.discriminator, h.d_lr or h.lr)]
         pairs = [adam(net.parameters(), lr, h.betas, self.total_iterations, h.schedule) for net, lr in networks]
@@ -345,7 +355,7 @@ class GANModule(LightningModule):
             return loss
         if torch.is_grad_enabled():
             penalties = self.gradient_penalties(*logits, real_aug, fake_aug, labels, rng)
-            loss = loss + sum(self.hparams[f"{name}_weight"] * value for name, value in penalties.items())
+            loss = loss + sum(self.penalty_weight(name) * value for name, value in penalties.items())
         return loss + self.loss.generator(*logits)
 
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from common.nn.distributed import all_reduce_mean
 from common.nn.optim import lr_factor
+from projects.gan.augment import ANNEALING_FRACTION, annealing
 
 
 def update(
@@ -50,9 +51,25 @@ def autocast_without_cache(device: torch.device) -> AbstractContextManager[Any]:
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], iterations: int, schedule: str
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam and its learning-rate schedule, `constant`, or `linear`: constant for a quarter, then linearly to zero."""
+    """Adam and its learning-rate schedule.
+
+    Args:
+        parameters: The network's parameters.
+        lr: Learning rate at the start.
+        betas: Adam's betas.
+        iterations: Iterations of the training.
+        schedule: `constant`; `linear`: constant for a quarter, then linearly to zero; `annealed`: like `annealing` to the
+            power of 1.5, and linearly to zero in the last 40 %.
+    """
+
+    def factor(step: int) -> float:
+        if schedule == "annealed":
+            progress = min(1.0, step / iterations)
+            return annealing(progress) ** 1.5 * min(1.0, (1 - progress) / (1 - ANNEALING_FRACTION))
+        return lr_factor(step, iterations, schedule, constant_fraction=0.25)
+
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
-    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, iterations, schedule, constant_fraction=0.25))
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from projects.gan.data import GANData
 from projects.gan.module import GANModule
 from projects.gan.plots import SamplePlots
 
-# of points the true mixture is known, and total variation to it counts quality and balance; images have features alone
+# the true mixture of points is known: total variation to it counts quality, balance and spread; of images there are features
 MONITOR = {"points": "val/total_variation", "images": "val/frechet_distance"}
 
 PROJECT = Project(

@@ -112,7 +112,7 @@ def test_iterations_in_one_step_are_steps_of_one_iteration():
     states = {}
     for iterations in (1, 5):
         torch.manual_seed(0)
-        options = {"r1_weight": 0.3, "instance_noise_std": 0.5, "schedule": "linear", "ema_decay": 0.9}
+        options = {"r1_weight": 0.3, "instance_noise_std": 0.5, "schedule": "annealed", "ema_decay": 0.9}
         module = point_gan(n_critic=2, iterations_per_step=iterations, **options)
         sizes = {"batch_size": 12, "n_critic": 2, "iterations_per_step": iterations, "eval_samples": 50}
         assert fit(module, GANData("ring8", steps_per_epoch=10 // iterations, **sizes)).global_step == 10 // iterations
@@ -120,7 +120,7 @@ def test_iterations_in_one_step_are_steps_of_one_iteration():
     assert all(torch.equal(states[1][name], weight) for name, weight in states[5].items())
 
 
-def test_instance_noise_falls_to_a_hundredth_and_then_to_nothing_for_real_and_fake_alike():
+def test_instance_noise_is_annealed_and_then_zero_for_real_and_fake_alike():
     module = point_gan(data_std=2.0, instance_noise_std=0.5)
     module.total_iterations = 10
     spread = []
@@ -129,13 +129,44 @@ def test_instance_noise_falls_to_a_hundredth_and_then_to_nothing_for_real_and_fa
         noisy = module.augment(torch.ones(4000, 2), torch.Generator().manual_seed(iteration))
         torch.testing.assert_close(noisy.mean(0), torch.ones(2), rtol=0, atol=0.08)
         spread.append(noisy.std().item())
-    expected = [0.5 * 2.0 * 0.01 ** (iteration / 7) if iteration < 7 else 0.0 for iteration in range(10)]
+    expected = [max(0.03, (1 - iteration / 6) ** 2) if iteration < 6 else 0.0 for iteration in range(10)]
     assert spread == pytest.approx(expected, rel=0.05)
     calls = []
     original = module.augment
     module.augment = lambda samples, rng: calls.append((module.iteration, len(samples))) or original(samples, rng)
     fit(module, points_data(steps=2))
     assert calls == [(i, 12) for i in (0, 1) for _ in range(4)], "real and fake, for the discriminator and the generator"
+
+
+def test_weights_of_r1_and_r2_fall_with_the_cube_of_instance_noise():
+    weights = {"r1_weight": 0.3, "r2_weight": 0.2, "gp_weight": 0.1}
+    module, still = (point_gan(instance_noise_std=std, **weights) for std in (0.5, 0.0))
+    module.total_iterations = still.total_iterations = 10
+    for iteration in range(10):
+        module.iteration = still.iteration = iteration
+        cube = max(0.03, (1 - min(iteration, 6) / 6) ** 2) ** 3
+        found = [module.penalty_weight(name) for name in ("r1", "r2", "gp")]
+        assert found == pytest.approx([0.3 * cube, 0.2 * cube, 0.1])
+        assert [still.penalty_weight(name) for name in ("r1", "r2", "gp")] == [0.3, 0.2, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1.0] * 11),
+        ("linear", [1, 1, 1, 0.7 / 0.75, 0.8, 0.5 / 0.75, 0.4 / 0.75, 0.4, 0.2 / 0.75, 0.1 / 0.75, 0]),
+        (
+            "annealed",
+            [1, 125 / 216, 64 / 216, 27 / 216, 8 / 216, *(0.03**1.5 * part for part in (1, 1, 0.75, 0.5, 0.25, 0))],
+        ),
+    ],
+)
+def test_learning_rate_of_each_schedule(schedule, expected):
+    optimizer, scheduler = gan_optim.adam([torch.nn.Parameter(torch.zeros(1))], 0.2, (0.5, 0.9), 10, schedule)
+    for factor in expected:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * factor, abs=1e-12)
+        optimizer.step()
+        scheduler.step()
 
 
 def test_a_network_learns_from_its_own_loss_alone():

@@ -69,7 +69,7 @@ def test_hyperparameters_of_a_checkpoint_are_builtins_and_build_the_module_again
     checkpoint = last_checkpoint(two_and_one[0])  # by torch.load(weights_only=True)
     options = dict(checkpoint["hyper_parameters"])
     assert plain_builtins(options), options
-    expected = {"mlp": {"hidden_dim": 16, "num_layers": 3, "fourier_octaves": 4, "num_latent_codes": 256}}
+    expected = {"mlp": {"hidden_dim": 16, "num_layers": 3, "fourier_octaves": 6, "num_latent_codes": 256}}
     expected |= {"latent_dim": 4, "n_critic": 2, "gp_weight": 0.5, "betas": (0.4, 0.9), "num_classes": 8}
     assert {name: options[name] for name in expected} == expected
     pipeline = load(newest_checkpoint(two_and_one[0])[1])

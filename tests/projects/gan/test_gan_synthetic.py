@@ -1,4 +1,4 @@
-"""The mixtures are those of PacGAN, and how much of one is found is what a loop over points counts."""
+"""The mixtures are those of PacGAN; how much of one is found, and how well, is what loops, SciPy and geometry say."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from projects.gan.metrics import mode_counts, mode_coverage
+from projects.gan.metrics import (
+    NUM_PROJECTIONS,
+    distance_to_mixture,
+    mode_counts,
+    mode_coverage,
+    mode_spread,
+    sliced_wasserstein_distance,
+)
 from projects.gan.synthetic import MIXTURES, GaussianMixture
 
 mixtures = pytest.mark.parametrize("name", MIXTURES)
 
 
-def slow_counts(points: Tensor, mixture: GaussianMixture) -> list[int]:
+def slow_counts(points: Tensor, mixture: GaussianMixture, stds: float = 3) -> list[int]:
     counts = [0] * len(mixture.modes)
     for point in points.tolist():
         distances = [math.dist(point, mode) for mode in mixture.modes.tolist()]
-        if min(distances) <= 3 * mixture.mode_std:
+        if min(distances) <= stds * mixture.mode_std:
             counts[distances.index(min(distances))] += 1
     return counts
 
@@ -27,8 +34,10 @@ def slow_counts(points: Tensor, mixture: GaussianMixture) -> list[int]:
 def slow_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
     counts, n = slow_counts(points, mixture), len(points)
     near = stats.chi2(2).cdf(9)  # squared distance from a mode, in variances
-    bins = [*(count / n for count in counts), 1 - sum(counts) / n]
-    expected = [*([near / len(counts)] * len(counts)), 1 - near]
+    inner = slow_counts(points, mixture, stats.chi2(2).ppf(near / 2) ** 0.5)
+    outer = [a - b for a, b in zip(counts, inner, strict=True)]
+    bins = [*(count / n for count in inner + outer), 1 - sum(counts) / n]
+    expected = [*([near / 2 / len(counts)] * 2 * len(counts)), 1 - near]
     return {
         "modes": sum(count > 0 for count in counts),
         "high_quality": sum(counts) / n,
@@ -101,7 +110,10 @@ def test_a_large_true_sample_is_almost_perfect(name):
     got = mode_coverage(mixture.sample(200_000, torch.Generator().manual_seed(0))[0], mixture)
     assert got["modes"] == len(mixture.modes)
     assert got["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=1e-3)
-    assert got["reverse_kl"] < 1e-3 and got["total_variation"] < 0.01
+    assert got["reverse_kl"] < 1e-3 and got["total_variation"] < 0.015
+    points, which = mixture.sample(200_000, torch.Generator().manual_seed(0))
+    tight = mixture.modes[which] + 0.5 * (points - mixture.modes[which])
+    assert mode_coverage(tight, mixture)["total_variation"] > 0.4, "too little spread within the modes"
 
 
 @mixtures
@@ -111,7 +123,7 @@ def test_a_collapsed_generator_has_one_mode(name):
     assert got == pytest.approx(slow_coverage(mixture.modes[3].expand(100, 2), mixture))
     assert (got["modes"], got["high_quality"]) == (1, 1)
     assert got["reverse_kl"] == pytest.approx(math.log(modes))
-    assert got["total_variation"] == pytest.approx(1 - (1 - math.exp(-4.5)) / modes)
+    assert got["total_variation"] == pytest.approx(1 - (1 - math.exp(-4.5)) / 2 / modes)
 
 
 @mixtures
@@ -121,3 +133,49 @@ def test_points_near_nothing_are_all_wrong(name):
     assert (got["modes"], got["high_quality"]) == (0, 0)
     assert got["reverse_kl"] == pytest.approx(math.log(len(mixture.modes)))
     assert got["total_variation"] == pytest.approx(1, abs=0.012), "a ninetieth of the mixture itself is near no mode"
+
+
+@mixtures
+def test_spread_is_one_for_the_data_and_follows_a_contraction_of_one_mode(name):
+    mixture = MIXTURES[name]()
+    points, which = mixture.sample(100_000, torch.Generator().manual_seed(0))
+    assert mode_spread(points, mixture) == pytest.approx({"spread_median": 1, "spread_min": 1}, abs=0.04)
+    centers = mixture.modes[which]
+    scale = torch.where(which == 2, 0.1, 0.5)[:, None]
+    got = mode_spread(centers + scale * (points - centers), mixture)
+    assert got == pytest.approx({"spread_median": 0.5, "spread_min": 0.1}, rel=0.05)
+
+
+def test_spread_by_hand():
+    """Of three points at a mode the middle distance counts, far points do not, and a mode without points has none."""
+    mixture = GaussianMixture(torch.tensor([[0.0, 0.0], [10.0, 0.0]]), mode_std=1.0)
+    data = float(stats.rayleigh.ppf(0.5 * stats.rayleigh.cdf(3)))
+    points = torch.tensor([[0.0, 0.3], [1.2, 0.0], [0.0, -2.9], [0.0, 3.1], [0.0, 4.0], [10.0, 0.4], [9.4, 0.0]])
+    assert mode_spread(points, mixture) == pytest.approx({"spread_median": (1.2 + 0.5) / 2 / data, "spread_min": 0.5 / data})
+    assert mode_spread(points[:3], mixture)["spread_min"] == 0 == mode_spread(points[3:5], mixture)["spread_median"]
+
+
+def test_sliced_wasserstein_distance_is_scipys_on_each_line():
+    rng = torch.Generator().manual_seed(0)
+    a, b = 3 * torch.randn(50, 2, generator=rng), torch.rand(50, 2, generator=rng)
+    angles = [math.pi * i / NUM_PROJECTIONS for i in range(NUM_PROJECTIONS)]
+    lines = [torch.tensor([math.cos(angle), math.sin(angle)]) for angle in angles]
+    expected = [stats.wasserstein_distance((a @ line).numpy(), (b @ line).numpy()) for line in lines]
+    assert sliced_wasserstein_distance(a, b) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert sliced_wasserstein_distance(a, a.flip(0)) == 0
+    # of a shift: the mean of |cos| over all directions is 2 / pi
+    assert sliced_wasserstein_distance(a, a + torch.tensor([0.0, 5.0])) == pytest.approx(10 / math.pi, rel=1e-3)
+
+
+@mixtures
+def test_distance_to_the_mixture_is_beside_that_of_the_data(name):
+    mixture = MIXTURES[name]()
+    points, which = mixture.sample(1000, torch.Generator().manual_seed(5))
+    got = distance_to_mixture(points, mixture)
+    assert got["sliced_wasserstein"] == pytest.approx(got["sliced_wasserstein_data"], rel=0.3)
+    assert 0 < got["sliced_wasserstein_data"] < 0.1 * mixture.data_std
+    worse = distance_to_mixture(points[which != 0], mixture)
+    assert worse["sliced_wasserstein"] > 1.5 * got["sliced_wasserstein"], "a mode is missing"
+    collapsed = distance_to_mixture(points[:1].expand(1000, 2), mixture)
+    assert collapsed["sliced_wasserstein"] > 0.5 * mixture.data_std
+    assert collapsed["sliced_wasserstein_data"] == got["sliced_wasserstein_data"]
