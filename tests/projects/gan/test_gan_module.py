@@ -297,11 +297,11 @@ def test_metrics_of_points_are_those_counted_by_hand(split, monkeypatch):
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     real, labels = (torch.cat(part) for part in list(zip(*loader, strict=True))[:2])
     fake = generate(module, Evaluator(split, 101, 4, None, None, torch.device("cpu")).latents, labels)
-    near = torch.cdist(fake, modes) <= 0.03
-    counts = near.sum(0).double()
-    fractions = torch.cat([counts / 101, (~near.any(1)).double().mean()[None]])
     inside = 1 - math.exp(-4.5)  # of a normal distribution in the plane, within three standard deviations
-    target = torch.tensor([*[inside / 8] * 8, 1 - inside], dtype=torch.double)
+    near, inner = (torch.cdist(fake, modes) <= radius for radius in (0.03, 0.01 * math.sqrt(-2 * math.log(1 - inside / 2))))
+    counts, halves = near.sum(0).double(), torch.cat([inner.sum(0), (near & ~inner).sum(0)]).double()
+    fractions = torch.cat([halves / 101, (~near.any(1)).double().mean()[None]])
+    target = torch.tensor([*[inside / 16] * 16, 1 - inside], dtype=torch.double)
     with torch.no_grad():
         real_logits, fake_logits = module.discriminator(real), module.discriminator(fake)
     boundary = float(real_logits.mean() + fake_logits.mean()) / 2  # of the relativistic loss
