@@ -11,15 +11,21 @@ PRDC = ["precision", "recall", "density", "coverage"]
 
 
 def results_table() -> str:
-    """Covered modes and sample quality on each mixture of Gaussians."""
-    header = ["recipe", "data", "modes", "high-quality samples", "reverse KL", "steps", "training time", "seeds", "hardware"]
-    body = []
+    """Modes, quality and spread on each mixture of Gaussians: means and worst seeds; then what each training took."""
+    scores, cost = [], []
     for result in map(results.read_result, POINT_RECIPES):
-        mean = result["mean"]
-        row = [f"`{result['recipe']}`", f"`{result['data_source']}`", f"{mean['test/modes']:.1f}"]
-        row += [percent(result, "test/high_quality"), f"{mean['test/reverse_kl']:.2f}", f"{result['steps']:,}"]
-        body.append([*row, duration(mean["train_seconds"]), str(len(result["seeds"])), hardware(result)])
-    return markdown_table(header, body)
+        mean, worst = result["mean"], {name: min(values) for name, values in result["per_seed"].items()}
+        recipe, of_data = f"`{result['recipe']}`", mean["test/sliced_wasserstein_data"]
+        distances = (mean["test/sliced_wasserstein"], max(result["per_seed"]["test/sliced_wasserstein"]))
+        scores.append([recipe, f"{mean['test/modes']:.1f}", f"{worst['test/modes']:.0f}"])
+        scores[-1] += [percent(result, "test/high_quality"), f"{100 * worst['test/high_quality']:.1f} %"]
+        scores[-1] += [f"{mean['test/spread_median']:.2f}", f"{worst['test/spread_min']:.2f}"]
+        scores[-1] += [f"{distance / of_data:.2f}" for distance in distances]
+        cost.append([recipe, f"`{result['data_source']}`", f"{result['steps']:,}", duration(mean["train_seconds"])])
+        cost[-1] += [str(len(result["seeds"])), hardware(result)]
+    score_header = ["recipe", "modes", "worst", "high quality", "worst", "spread", "worst mode", "sliced distance", "worst"]
+    cost_header = ["recipe", "data", "steps", "training time", "seeds", "hardware"]
+    return markdown_table(score_header, scores) + "\n" + markdown_table(cost_header, cost)
 
 
 def images_table() -> str:

@@ -14,7 +14,7 @@ from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from common.cli.flags import TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
+from common.cli.flags import MAX_INTEGER, TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
 from common.data.sources import SourceDataModule
 from common.errors import UserError
@@ -143,10 +143,12 @@ class CapstoneCLI(LightningCLI):
 
 
 def check_numbers(config: Namespace) -> None:
-    """Raises UserError for a number that no type of the parser refuses: infinity, and those of the Trainer."""
+    """Raises UserError for a number that no type of the parser refuses: too large a one, and those of the Trainer."""
     for key, value in config.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{key} {value}: use a finite number")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise UserError(f"--{key} {value}: use a number of at most {MAX_INTEGER}")
     for name, minimum in TRAINER_MINIMA.items():
         value = config.trainer[name]
         is_fraction = name.startswith(("limit_", "val_check")) and isinstance(value, float)  # else a number of batches

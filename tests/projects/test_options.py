@@ -72,6 +72,7 @@ def test_every_number_has_bounds(name):
         ("policy_gradient", "model.gamma", "1.1"),
         ("policy_gradient", "model.log_std_init", "99"),
         ("seq2seq", "model.decoding.length_penalty", "1e9"),
+        ("seq2seq", "data.eval_batch_size", "100000000000000000000"),
         ("seq2seq", "model.muon_lr", "0"),
         ("seq2seq", "model.recurrent.dropout", "-0.1"),
     ],
