@@ -20,8 +20,8 @@ TRAINER_FLAGS: dict[str, tuple[str, str]] = {
     "max_steps": ("int", "Optimizer steps, if training is to stop before max_epochs."),
     "fast_dev_run": ("bool|int", "One batch (or as many) of train, validation and test, writing nothing."),
 }
-# the least that a number of the Trainer may be: it would take others, or end in a traceback
 MAX_INTEGER = 2**62  # above it an integer fits no tensor
+# the least that a number of the Trainer may be: it would take others, or end in a traceback
 TRAINER_MINIMA: dict[str, int] = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
