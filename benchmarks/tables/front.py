@@ -19,14 +19,16 @@ def front() -> str:
     cartpole, lander = map(merge_runs, ("default", "lunarlander"))
     modes, distances = points["mean"]["test/modes"], [each["mean"]["test/frechet_distance"] for each in (images, dcgan)]
     quality = "test/high_quality"
-    worst = f"{100 * min(points['per_seed'][quality]):.1f} %"
+    mean, std, worst = (
+        100 * value for value in (points["mean"][quality], points["std"][quality], min(points["per_seed"][quality]))
+    )
     parameters = f"{bert['parameters'] / 1e6:.1f} M parameters"
     body = [
         row("cifar10", "test accuracy with TTA", percent(cnn, "test/accuracy_tta"), cnn),
         row("seq2seq", "BLEU en-de, lower case: LSTM", f"{lstm['mean']['test/bleu_moses_lc']:.2f}", lstm),
         row("", "the same: Transformer", f"{transformer['mean']['test/bleu_moses_lc']:.2f}", transformer),
         row("bert_sentiment", f"accuracy, {parameters}", percent(bert, "test/accuracy"), bert),
-        row("gan", "modes of 25; high quality; worst seed", f"{modes:.1f}; {percent(points, quality)}; {worst}", points),
+        row("gan", f"{modes:.0f} modes: quality; worst seed", f"{mean:.1f} ± {std:.1f} %; {worst:.1f} %", points),
         row("", "Fréchet distance; of DCGAN", f"{distances[0]:.1f}; {distances[1]:.1f}", images),
         row("policy_gradient", "mean return; worst seed", mean_and_worst(cartpole), cartpole),
         row("", "mean return; worst seed", mean_and_worst(lander), lander),
