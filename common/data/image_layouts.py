@@ -45,7 +45,7 @@ def listed_files(source: Source, columns: Columns) -> Layout | None:
     images, passed_over = list_images(path) if source.kind == "folder" else ([], Counter[str]())
     if not images and source.kind != "file":
         return None
-    root, files = (path, find_tables(path)) if source.kind == "folder" else (path.parent, [path])
+    root, files = (path, find_image_tables(path)) if source.kind == "folder" else (path.parent, [path])
     beside_classes = source.kind == "folder" and columns == Columns() and has_classes(path)
     for file in files:
         table = load_splits(Source("file", str(file)))["train"]
@@ -68,7 +68,7 @@ def has_classes(root: Path) -> bool:
     return len({name for files in list_image_folder(root)[0].values() for _, name in files}) > 1
 
 
-def find_tables(root: Path) -> list[Path]:
+def find_image_tables(root: Path) -> list[Path]:
     """Tables in and below `root` that are not hidden: those called `metadata` if there are any, else all."""
     found = [path for path in sorted(walk_files(root)) if path.suffix.lower() in TABLES and not path.name.startswith(".")]
     return [path for path in found if path.stem.lower() == "metadata"] or found
