@@ -95,6 +95,25 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "data",
+        "Data: datasets, batches, padding, splits, augmentation",
+        3,
+        "every capstone",
+        "write any dataset and loader, repeat each batch by seed, and keep validation data out of training",
+        (
+            "predict_batches",
+            "dataset",
+            "dataloader",
+            "pad_collate",
+            "bucket_batches",
+            "worker_seeds",
+            "grouped_split",
+            "augmentations",
+            "vocabulary",
+            "fast_loader",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds

@@ -78,6 +78,7 @@ def _receive(connection: Connection, seconds: float) -> tuple[Any, str]:
 def _entry(connection: Connection, output: str, function: str, args: tuple[Any, ...]) -> None:
     """Runs in the process: redirects its output, limits it, and sends what `function` returns."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    vars(multiprocessing.current_process())["_config"]["daemon"] = False  # a DataLoader may start workers
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
