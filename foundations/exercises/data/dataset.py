@@ -154,7 +154,8 @@ def dataset_with(fault: str) -> type:
 
 
 exercise.wrong(
-    "ImageDataset", "index % len never raises IndexError, so `for sample in dataset` does not end: Python stops at that error."
+    "ImageDataset",
+    "index % len never raises IndexError, so `for sample in dataset` does not end: Python stops at that error.",
 )(dataset_with("wraps"))
 exercise.wrong(
     "ImageDataset", "A dict raises KeyError at the end; the loop over a dataset ends at an IndexError alone: keep a list."
@@ -163,12 +164,12 @@ exercise.wrong(
     "ImageDataset",
     "The transform gets a view of what you store and writes into it: the second epoch sees other images. Hand it a copy.",
 )(dataset_with("view"))
-exercise.wrong("ImageDataset", "The transform runs once, in __init__: a random one would give the same image in every epoch.")(
-    dataset_with("frozen")
-)
-exercise.wrong("ImageDataset", "A label of shape (1,) makes batches of (B, 1), which a loss broadcasts or refuses: a number.")(
-    dataset_with("list")
-)
+exercise.wrong(
+    "ImageDataset", "The transform runs once, in __init__: a random one would give the same image in every epoch."
+)(dataset_with("frozen"))
+exercise.wrong(
+    "ImageDataset", "A label of shape (1,) makes batches of (B, 1), which a loss broadcasts or refuses: a number."
+)(dataset_with("list"))
 exercise.wrong("ImageDataset", "A label as float becomes float64 in the batch; cross-entropy wants whole numbers, int64.")(
     dataset_with("float")
 )
