@@ -1,6 +1,7 @@
 """Exercise bucket_batches: next to no padding, and still random."""
 
 import copy
+import itertools
 import random
 from collections.abc import Callable
 from types import ModuleType
@@ -37,7 +38,7 @@ def batches_of(answer: ModuleType, lengths: list[int], max_tokens: int, seed: in
     good = isinstance(got, list) and all(isinstance(b, list) and all(isinstance(i, int) for i in b) for b in got)
     check_that(good, "a list of lists of whole numbers is expected", got=got, **shown)
     check_that(all(got), "a batch is empty", got=got, **shown)
-    found, expected = sorted(sum(got, [])), list(range(len(lengths)))
+    found, expected = sorted(i for batch in got for i in batch), list(range(len(lengths)))
     check_that(found == expected, "the indices of all batches, sorted", expected, found, **shown)
     return got
 
@@ -121,7 +122,7 @@ def order(answer: ModuleType, rng: random.Random) -> None:
     lengths = many_lengths()[:200]
     for seed in range(4):
         longest = [max(lengths[i] for i in batch) for batch in batches_of(answer, lengths, 100, seed)]
-        steps = [a <= b for a, b in zip(longest, longest[1:], strict=False)]
+        steps = [a <= b for a, b in itertools.pairwise(longest)]
         rising = sum(steps) / len(steps)
         check_that(0.2 < rising < 0.8, "how often a batch is at least as long as the one before it", "about half", rising)
 
@@ -186,7 +187,7 @@ MESSAGES = {
     "exact": "A batch that fits exactly is cut: `at most max_tokens` allows equality.",
     "unsorted": "The sequences are not sorted by length: half of the budget is padding.",
     "last": "The last batch, which is still open when the loop ends, is lost.",
-    "global": "random.seed sets Python's global generator, which others use too: random.Random(seed) is a generator of your own.",
+    "global": "random.seed sets Python's global generator, which others use too: random.Random(seed) is one of your own.",
 }
 for _fault, _message in MESSAGES.items():
     exercise.wrong("bucket_batches", _message)(batches_with(_fault))

@@ -21,7 +21,7 @@ exercise = Exercise(
     hints=(
         "First the order of the indices, then pieces of batch_size of it, then of each piece the samples, collated.",
         "order = permutation of 0 … len - 1 by a generator of its own, whose seed is made of seed and epoch.",
-        "torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch)); `if samples: yield` at the end.",
+        "rng = torch.Generator().manual_seed(1_000_003 * seed + epoch); torch.randperm(n, generator=rng); yield the rest.",
     ),
     source="torch.utils.data.sampler:RandomSampler.__iter__",
     look_at=(
@@ -86,14 +86,16 @@ def complete(answer: ModuleType, rng: random.Random) -> None:
         got = call(lambda n, b: read_batches(answer, n, b), count, size)
         sizes = [len(batch) for batch in in_order(range(count), size)]
         check_that([len(b) for b in got] == sizes, "sizes of the batches", sizes, list(map(len, got)), len_dataset=count)
-        flat = sorted(sum(got, []))
+        flat = sorted(i for batch in got for i in batch)
         check_that(flat == list(range(count)), "samples of an epoch, sorted", list(range(count)), flat, batch_size=size)
 
 
 @exercise.property("another order each epoch, the same for the same seed")
 def orders(answer: ModuleType, rng: random.Random) -> None:
     first = read_batches(answer, 12, 4, seed=0, epoch=0)
-    check_that(sum(first, []) != list(range(12)), "the order of the dataset, though shuffle is on", got=first)
+    check_that(
+        [i for batch in first for i in batch] != list(range(12)), "the order of the dataset, though shuffle is on", got=first
+    )
     torch.rand(3)
     random.random()
     again = read_batches(answer, 12, 4, seed=0, epoch=0)
@@ -191,7 +193,7 @@ def loader_with(fault: str) -> Callable[..., Iterator[Any]]:
 MESSAGES = {
     "same": "The epoch does not enter the seed: every epoch has the same order, so the same samples always meet.",
     "last": "The last batch is left out where it is short: its samples would be missing from validation.",
-    "replaced": "Indices drawn with replacement: a third of the samples is missing from each epoch. A permutation is needed.",
+    "replaced": "Indices drawn with replacement: a third of the samples is missing from each epoch. Use a permutation.",
     "global": (
         "torch.manual_seed sets the generator that dropout and initialization use: they would repeat as well. "
         "Give the order a torch.Generator of its own."

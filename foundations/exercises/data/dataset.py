@@ -24,7 +24,7 @@ exercise = Exercise(
     hints=(
         "Read the file once, in __init__, into a list of (row, label). The image is made in __getitem__, anew each time.",
         "image = images[row] / 255 with the channels first; label = position of the class in the sorted names.",
-        "csv.DictReader(file) gives a dict for each line; images[row].permute(2, 0, 1).float() / 255; lists raise IndexError.",
+        "csv.DictReader(file) gives a dict for each line; images[row].permute(2, 0, 1).float() / 255; a list knows its end.",
     ),
     source="torch.utils.data.dataset:TensorDataset",
     look_at="The whole of it is three methods. What raises the IndexError here?",
@@ -125,7 +125,7 @@ def dataset_with(fault: str) -> type:
     class ImageDataset(torch.utils.data.Dataset):
         def __init__(self, images: Tensor, csv_path: Path, transform: Any = None) -> None:
             self.transform = transform
-            with open(csv_path, newline="") as file:
+            with Path(csv_path).open(newline="") as file:
                 lines = [(int(line["image"]), line["label"]) for line in csv.DictReader(file)]
             names = dict.fromkeys(label for _, label in lines)
             self.classes = list(names) if fault == "unsorted" else sorted(names)

@@ -18,9 +18,9 @@ exercise = Exercise(
     link="projects.seq2seq.data:collate",
     why="each batch of sentence pairs is padded to its own longest sentence, with a mask from the lengths",
     hints=(
-        "The lengths say everything: the rectangle's width, and the mask, by comparing positions with lengths.",
-        "mask[b, t] = t < lengths[b]; start from a tensor full of the padding, and write each sequence to the front of its row.",
-        "mask = torch.arange(T) < lengths[:, None]; tokens[mask] = torch.cat(all_tokens): a mask is filled row by row.",
+        "The lengths say everything: the width of the rectangle, and which positions are padding.",
+        "mask[b, t] = t < lengths[b]; begin with a tensor of padding, write each sequence to the front of its row.",
+        "mask = torch.arange(T) < lengths[:, None]; tokens[mask] = torch.cat(all_tokens): it is filled row by row.",
     ),
     source="torch.nn.utils.rnn:pad_sequence",
     look_at="Which dimension comes first unless you say batch_first? And what does it give you to tell padding from a token?",

@@ -10,9 +10,9 @@ import random
 def bucket_batches(lengths: list[int], max_tokens: int, seed: int) -> list[list[int]]:
     """Batches of one epoch; each sequence stands in one of them.
 
-    A batch's size is its number of sequences times the longest of them. It is at most `max_tokens`; a sequence that is longer
-    by itself makes a batch alone. Of sequences of one length as many as fit share a batch. If sequences are many and short
-    against the budget, at least 70 % of the budget of all batches together is filled with tokens.
+    A batch's size is its number of sequences times the longest of them. It is at most `max_tokens`; a sequence that is
+    longer by itself makes a batch alone. Of sequences of one length as many as fit share a batch. If sequences are many and
+    short against the budget, at least 70 % of the budget of all batches together is filled with tokens.
 
     The batches come in random order, not by length, and which sequences of equal length share a batch is random, too. Both
     depend on `seed` alone: equal seeds give equal batches. The global random states are neither used nor changed.

@@ -1,7 +1,7 @@
 """DataLoader: batches of a dataset, written by hand
 
-An order of indices, cut into batches, each read and collated: that is all. The order is a function of seed and epoch, so that
-a run can be repeated, whatever else draws random numbers.
+An order of indices, cut into batches, each read and collated: that is all. The order is a function of seed and epoch, so
+that a run can be repeated, whatever else draws random numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator

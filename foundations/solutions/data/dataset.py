@@ -32,7 +32,7 @@ class ImageDataset(Dataset):
 
     def __init__(self, images: Tensor, csv_path: Path, transform: Callable[[Tensor], Tensor] | None = None) -> None:
         self.images, self.transform = images, transform
-        with open(csv_path, newline="") as file:
+        with csv_path.open(newline="") as file:
             lines = [(int(line["image"]), line["label"]) for line in csv.DictReader(file)]
         self.classes = sorted({label for _, label in lines})
         self.samples = [(row, self.classes.index(label)) for row, label in lines]
