@@ -23,7 +23,7 @@ exercise = Exercise(
         "mask = torch.arange(T) < lengths[:, None]; tokens[mask] = torch.cat(all_tokens): it is filled row by row.",
     ),
     source="torch.nn.utils.rnn:pad_sequence",
-    look_at="Which dimension comes first unless you say batch_first? And what does it give you to tell padding from a token?",
+    look_at="Which dimension comes first unless you say batch_first? And how does it tell padding from a token?",
     barred=(
         "pad_sequence",
         "torch.nn.utils.rnn.pad_sequence",
