@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -245,7 +246,7 @@ def describe(value: Any) -> str:
         return f"{value:.6g}"
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
-    return repr(value)[:240]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:240]
 
 
 def value_digest(value: Any) -> str:
