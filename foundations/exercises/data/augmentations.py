@@ -84,7 +84,7 @@ def changes_of(transform: Any, batch: Batch, pad: int, flips: list[tuple[int, ..
 
 @exercise.property("flips with p = 0 and p = 1")
 def certain_flips(answer: ModuleType, rng: random.Random) -> None:
-    for shape in [(1, 1, 1, 3), (1, 1, 2, 1), (2, 1, 2, 3), (3, 3, 3, 3), (2, 4, 3, 2)]:
+    for shape in [(1, 1, 1, 3), (2, 1, 2, 3), (3, 3, 3, 3)]:
         images, masks = batch_of(*shape)
         for dim in (-1, -2):
             expected = images.flip(dim), masks.flip(dim)
@@ -171,7 +171,7 @@ def validation(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("labels are kept, and no flip is forgotten")
 def labels_kept(answer: ModuleType, rng: random.Random) -> None:
     for data, allowed in (("digits", []), ("arrows", [(-2,)]), ("photos", [(-1,)]), ("chirps", [])):
-        images, masks, labels = make_images(data, 32, rng)
+        images, masks, labels = make_images(data, 20, rng)
         transform = answer.build_augmentation(data, True)
         found = changes_of(transform, (images, masks), 1, list(FLIPS))
         new_images = run(transform, images, masks)[0]
