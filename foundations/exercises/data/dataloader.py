@@ -21,7 +21,7 @@ exercise = Exercise(
     hints=(
         "First the order of the indices, then pieces of batch_size of it, then of each piece the samples, collated.",
         "order = permutation of 0 … len - 1 by a generator of its own, whose seed is made of seed and epoch.",
-        "rng = torch.Generator().manual_seed(1_000_003 * seed + epoch); torch.randperm(n, generator=rng); yield the rest.",
+        'order = list(range(n)); random.Random(f"{seed} {epoch}").shuffle(order); after the loop yield what is left.',
     ),
     source="torch.utils.data.sampler:RandomSampler.__iter__",
     look_at=(
@@ -98,6 +98,7 @@ def orders(answer: ModuleType, rng: random.Random) -> None:
     )
     torch.rand(3)
     random.random()
+    check_that(read_batches(answer, 12, 4) == first, "seed and epoch are 0 where they are not said", first)
     again = read_batches(answer, 12, 4, seed=0, epoch=0)
     check_that(first == again, "the same seed and epoch give another order the second time", first, again)
     for options in ({"seed": 0, "epoch": 1}, {"seed": 0, "epoch": 7}, {"seed": 1, "epoch": 0}, {"seed": 2, "epoch": 0}):

@@ -24,7 +24,7 @@ exercise = Exercise(
     hints=(
         "Read the file once, in __init__, into a list of (row, label). The image is made in __getitem__, anew each time.",
         "image = images[row] / 255 with the channels first; label = position of the class in the sorted names.",
-        "csv.DictReader(file) gives a dict for each line; images[row].permute(2, 0, 1).float() / 255; a list knows its end.",
+        "csv.DictReader(lines) gives a dict for each line; images[row].permute(2, 0, 1).float() / 255; a list ends.",
     ),
     source="torch.utils.data.dataset:TensorDataset",
     look_at="The whole of it is three methods. What raises the IndexError here?",

@@ -89,6 +89,8 @@ def orders(answer: ModuleType, rng: random.Random) -> None:
     for a, b in itertools.combinations(epochs, 2):
         check_that(a != b, "two epochs have the same order", got=a)
     check_that([i for b in epochs[0] for i in b] != list(range(24)), "not shuffled", got=epochs[0])
+    same = read(answer.FastLoader(x, y, 5), 1) == read(answer.FastLoader(x, y, 5, seed=0), 1)
+    check_that(same, "the seed is 0 where it is not said")
     other = read(answer.FastLoader(x, y, 5, seed=2), 0)
     check_that(other != epochs[0], "two seeds give the same order", got=other)
     torch.rand(2)

@@ -20,8 +20,8 @@ exercise = Exercise(
     why="an image's crop and flip depend on seed and epoch alone, however the data is split over processes",
     hints=(
         "Do not keep a generator: make one in __getitem__, whose seed is made of seed, epoch and index.",
-        "key = (seed * P + epoch) * P + index with a P larger than any epoch or index, so that no two keys are equal.",
-        "rng = torch.Generator().manual_seed(key); sample + std * torch.randn(sample.shape, generator=rng)",
+        "No two keys may be equal: (seed * P + epoch) * P + index with a large P, or a text of all three as seed.",
+        'key = random.Random(f"{seed} {epoch} {index}").getrandbits(63); torch.randn(shape, generator=Generator().manual_seed(key))',
     ),
     source="torch.utils.data._utils.worker:_worker_loop",
     look_at=(
@@ -41,8 +41,9 @@ def read(answer: ModuleType, count: int, indices: Any, seed: int = 0, epoch: int
 
 @exercise.property("length, shape, dtype, size of the noise")
 def sizes(answer: ModuleType, rng: random.Random) -> None:
-    for n, shape in [(2, (3,)), (3, (3,)), (2, (2, 1)), (2, ())]:
-        x = torch.randn(n, *shape, dtype=torch.float64 if n == 3 else torch.float32)
+    dtypes = {2: torch.float32, 3: torch.float64, 4: torch.bfloat16}
+    for n, shape in [(2, (3,)), (3, (3,)), (4, (2, 1)), (2, ())]:
+        x = torch.randn(n, *shape, dtype=dtypes[n])
         for std in (0.0, 0.5):
             data = answer.NoisyDataset(x, std, 0)
             check_that(len(data) == n, "len", n, len(data))

@@ -4,6 +4,7 @@ An order of indices, cut into batches, each read and collated: that is all. The 
 that a run can be repeated, whatever else draws random numbers.
 """
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -57,8 +58,9 @@ def dataloader(
         Of 5 samples, batch_size=2 and shuffle=False read samples 0 1, then 2 3, then 4.
     """
     if sampler is None:
-        rng = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        sampler = torch.randperm(len(dataset), generator=rng).tolist() if shuffle else range(len(dataset))
+        sampler = list(range(len(dataset)))
+        if shuffle:
+            random.Random(f"{seed} {epoch}").shuffle(sampler)  # a text as seed: no two pairs of numbers are equal
     samples = []
     for index in sampler:
         samples.append(dataset[index])

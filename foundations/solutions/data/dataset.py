@@ -32,8 +32,8 @@ class ImageDataset(Dataset):
 
     def __init__(self, images: Tensor, csv_path: Path, transform: Callable[[Tensor], Tensor] | None = None) -> None:
         self.images, self.transform = images, transform
-        with csv_path.open(newline="") as file:
-            lines = [(int(line["image"]), line["label"]) for line in csv.DictReader(file)]
+        table = csv.DictReader(csv_path.read_text().splitlines())
+        lines = [(int(line["image"]), line["label"]) for line in table]
         self.classes = sorted({label for _, label in lines})
         self.samples = [(row, self.classes.index(label)) for row, label in lines]
 

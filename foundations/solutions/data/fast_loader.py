@@ -4,6 +4,7 @@ A data set that fits into memory needs no items and no workers: a batch is one i
 loop over its samples. And an order that is a function of seed and epoch can be entered anywhere.
 """
 
+import random
 from collections.abc import Iterator
 
 import torch
@@ -43,7 +44,7 @@ class FastLoader:
         Example:
             batches(3, start=2) gives the third batch of epoch 3, then the fourth, and so on.
         """
-        rng = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        rng = torch.Generator().manual_seed(random.Random(f"{self.seed} {epoch}").getrandbits(63))
         order = torch.randperm(len(self.x), generator=rng)
         for batch in order.split(self.batch_size)[start:]:
             if len(batch):  # split gives one empty piece of an empty tensor

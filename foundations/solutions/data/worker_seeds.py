@@ -4,6 +4,8 @@ Each worker of a DataLoader has a copy of the dataset. Randomness that is a func
 every copy; randomness that lives in an object is not.
 """
 
+import random
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -39,6 +41,6 @@ class NoisyDataset(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         """Sample with its noise, (...) in the dtype of x."""
         sample = self.x[index]
-        key = (1_000_003 * self.seed + self.epoch) * 1_000_003 + index  # another number for each of the three
+        key = random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63)  # a text cannot be equal for two samples
         rng = torch.Generator().manual_seed(key)
         return sample + self.std * torch.randn(sample.shape, generator=rng, dtype=sample.dtype)
