@@ -21,7 +21,7 @@ exercise = Exercise(
     hints=(
         "Do not keep a generator: make one in __getitem__, whose seed is made of seed, epoch and index.",
         "No two keys may be equal: (seed * P + epoch) * P + index with a large P, or a text of all three as seed.",
-        'key = random.Random(f"{seed} {epoch} {index}").getrandbits(63); torch.randn(shape, generator=Generator().manual_seed(key))',
+        'key = random.Random(f"{seed} {epoch} {index}").getrandbits(63); rng = torch.Generator().manual_seed(key)',
     ),
     source="torch.utils.data._utils.worker:_worker_loop",
     look_at=(

@@ -85,7 +85,7 @@ def build_augmentation(data: str, training: bool) -> Compose:
     In validation: nothing.
 
     Args:
-        data: "digits": handwritten digits, upright.
+        data: "digits": the digits of a display, upright.
             "arrows": road signs with an arrow; the class is its direction, left or right.
             "photos": scenes; the class says whether something stands on the ground or flies above it.
             "chirps": spectrograms, time to the right and pitch upward; the class is a rising or a falling tone.

@@ -1,6 +1,6 @@
 """Padding: sequences of unequal length in one tensor
 
-A batch is a rectangle. What is filled in must be told from the tokens by position, never by value, and must not be learned.
+A batch is a rectangle. Padding is known by its position, never by its value, and must not be learned.
 """
 
 import torch
