@@ -15,6 +15,13 @@ MAX_SHOWN_NUMBERS = 24
 isclose = torch.isclose  # as it is before a learner's code can patch it
 
 
+class Note(str):
+    """Words in place of an expected value, shown as they are: two failures that differ in them alone count as the same.
+
+    For what is random in an answer, such as the order that it has drawn.
+    """
+
+
 class Failure(Exception):
     """A property does not hold.
 
@@ -231,6 +238,8 @@ def describe_type(value: Any) -> str:
 
 def describe(value: Any) -> str:
     """A value for a failure's lines: shape and dtype of a tensor, and its entries if they are few."""
+    if isinstance(value, Note):
+        return str(value)
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {' '.join(str(value).split())}"[:240]
     if isinstance(value, Tensor):

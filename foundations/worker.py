@@ -12,7 +12,7 @@ import torch
 
 from foundations.barring import Barred, barred
 from foundations.catalog import load_exercise, solution_path
-from foundations.comparing import Failure, describe, value_digest
+from foundations.comparing import Failure, Note, describe, value_digest
 from foundations.exercise import Exercise, Variant, replace
 from foundations.imports import ExerciseFinder, exercise_imports, forget_modules, import_answer
 from foundations.outcome import Outcome
@@ -68,7 +68,8 @@ def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome
             outcome.reason = failure.reason
             outcome.inputs = {name: describe(value) for name, value in failure.inputs.items()}
             outcome.expected = "" if failure.expected is None else describe(failure.expected)
-            outcome.got = "" if failure.got is None and failure.expected is None else describe(failure.got)
+            no_value = failure.expected is None or isinstance(failure.expected, Note)
+            outcome.got = "" if failure.got is None and no_value else describe(failure.got)
             outcome.got_digest = value_digest(failure.got)
             if isinstance(failure.got, BaseException):
                 outcome.line = _line_of(failure.got, exercise)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundations.comparing import Failure, call, check_equal, check_that
+from foundations.comparing import Failure, Note, call, check_equal, check_that, describe
 from foundations.exercise import Exercise
 from foundations.exercises.data.labeled_shapes import make_images, recognize
 
@@ -74,14 +74,15 @@ def changes_of(transform: Any, batch: Batch, pad: int, flips: list[tuple[int, ..
     new_images, new_masks = run(transform, images, masks, seed)
     found: list[tuple[Any, ...]] = []
     for i, change in enumerate(find_changes(images, new_images, pad, flips)):
-        check_that(change is not None, "no such flip or crop gives this image", got=new_images[i], image=images[i])
+        note = Note(f"{describe(images[i])} flipped or cropped, not {describe(new_images[i])}")
+        check_that(change is not None, "no such flip or crop gives this image", note)
         found.append(change or ())
     for change in dict.fromkeys(found):
         rows = [i for i, other in enumerate(found) if other == change]
         moved = changed(masks[rows], *change)
         for i in (moved != new_masks[rows]).flatten(1).any(1).nonzero()[:1, 0].tolist():
-            old, got = masks[rows][i], new_masks[rows][i]
-            raise Failure("the mask did not move with its image", {"image": images[rows][i], "mask": old}, moved[i], got)
+            note = Note(f"{describe(masks[rows][i])} becomes {describe(moved[i])}, not {describe(new_masks[rows][i])}")
+            raise Failure("the mask did not move with its image", expected=note)
     return found
 
 
@@ -101,8 +102,8 @@ def random_flips(answer: ModuleType, rng: random.Random) -> None:
         flip = answer.RandomFlip(dim) if p == 0.5 else answer.RandomFlip(dim, p)
         found = changes_of(flip, batch_of(100, 1, 2, 3), 0, [(), (dim,)])
         fraction = sum(change[0] == (dim,) for change in found) / len(found)
-        reason = "of 100 samples in a batch, the fraction that is flipped"
-        check_that(abs(fraction - p) < 0.2, reason, p, fraction, dim=dim)
+        check_that(0 < fraction < 1, "all samples of a batch are flipped, or none", dim=dim, p=p)
+        check_that(abs(fraction - p) < 0.2, "how many are flipped", Note(f"about {p}, not {fraction}"), dim=dim, p=p)
 
 
 @exercise.property("crops: each sample by itself, the mask with it")
@@ -114,7 +115,7 @@ def crops(answer: ModuleType, rng: random.Random) -> None:
         if len(found) < 80:
             continue
         places = {change[1:] for change in found}
-        check_that(len(places) > 1, "all samples of a batch are shifted alike", got=found[0][1:], pad=pad)
+        check_that(len(places) > 1, "all samples of a batch are shifted alike", pad=pad)
         for name, axis in (("rows", 1), ("columns", 2)):
             shifts = sorted({change[axis] for change in found})
             check_that(
@@ -178,7 +179,8 @@ def labels_kept(answer: ModuleType, rng: random.Random) -> None:
         new_images = run(transform, images, masks)[0]
         for label, new, change in zip(labels, new_images, found, strict=True):
             seen = recognize(data, new)
-            check_that(seen == label, f"{data}: an image that is {FLIPS[change[0]]}", f"still {label}", seen, data=data)
+            note = Note(f"still {label}, not {seen}")
+            check_that(seen == label, f"{data}: an image that is {FLIPS[change[0]]} has another label", note)
         for flip in allowed:
             used = any(change[0] == flip for change in found)
             check_that(used, f"{data}: no image is {FLIPS[flip]}, though that keeps every label", data=data)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundations.comparing import check_that
+from foundations.comparing import Note, check_that, describe
 from foundations.exercise import Exercise
 
 exercise = Exercise(
@@ -44,7 +44,11 @@ def read(loader: Any, epoch: int, start: int = 0) -> list[list[int]]:
     for x, y in loader.batches(epoch, start):
         good = isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == torch.float32 and y.dtype == torch.int64
         check_that(good and x.shape == (len(y), *x.shape[1:]), "inputs and targets of a batch", got=(x, y))
-        check_that(torch.equal(x.flatten(1)[:, 0].long(), y), "targets are not those of the inputs", x, y, inputs=x)
+        check_that(
+            torch.equal(x.flatten(1)[:, 0].long(), y),
+            "targets are not those of the inputs",
+            Note(f"{describe(x)} with {describe(y)}"),
+        )
         batches.append(y.tolist())
     return batches
 
@@ -62,9 +66,14 @@ def complete(answer: ModuleType, rng: random.Random) -> None:
             got = read(loader, epoch)
             check_that([len(b) for b in got] == sizes, "sizes of the batches", sizes, [len(b) for b in got], **shown)
             same = torch.equal(x, before[0]) and torch.equal(y, before[1])
-            check_that(same, "the data that the loader was given has changed", before, (x, y), **shown)
+            check_that(same, "the data that the loader was given has changed", **shown)
             flat = sorted(i for batch in got for i in batch)
-            check_that(flat == list(range(count)), "samples of an epoch, sorted", list(range(count)), flat, **shown)
+            check_that(
+                flat == list(range(count)),
+                "some samples are missing from an epoch, or come twice",
+                Note(f"not {flat}"),
+                **shown,
+            )
 
 
 @exercise.property("any shape and dtype")
@@ -87,20 +96,21 @@ def orders(answer: ModuleType, rng: random.Random) -> None:
     same = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
     check_that(same, "an epoch changes a global random state")
     for a, b in itertools.combinations(epochs, 2):
-        check_that(a != b, "two epochs have the same order", got=a)
-    check_that([i for b in epochs[0] for i in b] != list(range(24)), "not shuffled", got=epochs[0])
+        check_that(a != b, "two epochs have the same order")
+    check_that([i for b in epochs[0] for i in b] != list(range(24)), "not shuffled")
     same = read(answer.FastLoader(x, y, 5), 1) == read(answer.FastLoader(x, y, 5, seed=0), 1)
     check_that(same, "the seed is 0 where it is not said")
     other = read(answer.FastLoader(x, y, 5, seed=2), 0)
-    check_that(other != epochs[0], "two seeds give the same order", got=other)
+    check_that(other != epochs[0], "two seeds give the same order")
     torch.rand(2)
     for epoch in (2, 0, 1, 1):
         for name, one in (
-            ("of the same loader, read again", loader),
-            ("of a new loader", answer.FastLoader(x, y, 5, seed=1)),
+            ("when the same loader reads it again", loader),
+            ("in a new loader", answer.FastLoader(x, y, 5, seed=1)),
         ):
             got = read(one, epoch)
-            check_that(got == epochs[epoch], f"the order {name}", epochs[epoch], got, epoch=epoch)
+            note = Note(f"{epochs[epoch]}, not {got}")
+            check_that(got == epochs[epoch], f"the order of an epoch differs {name}", note)
 
 
 @exercise.property("begins at any batch")
@@ -112,7 +122,9 @@ def resumes(answer: ModuleType, rng: random.Random) -> None:
             for start in range(len(whole) + 1):
                 got = read(answer.FastLoader(x, y, size, seed=4), epoch, start)
                 shown = {"samples": count, "batch_size": size, "epoch": epoch, "start": start}
-                check_that(got == whole[start:], "batches from `start` on", whole[start:], got, **shown)
+                sizes = [len(batch) for batch in got], [len(batch) for batch in whole[start:]]
+                check_that(sizes[0] == sizes[1], "sizes of the batches from `start` on", sizes[1], sizes[0], **shown)
+                check_that(got == whole[start:], "batches from `start` on", Note(f"{whole[start:]}, not {got}"), **shown)
 
 
 @exercise.property("two epochs at once, and changed batches")
@@ -123,12 +135,12 @@ def independent(answer: ModuleType, rng: random.Random) -> None:
     expected = read(loader, 0), read(loader, 1)
     pairs = list(zip(loader.batches(0), loader.batches(1), strict=True))
     got = tuple([batch[side][1].tolist() for batch in pairs] for side in (0, 1))
-    check_that(got == expected, "two epochs that are read in turn", expected, got)
+    check_that(got == expected, "two epochs that are read in turn", Note(f"{expected}, not {got}"))
     for inputs, targets in loader.batches(0):
         inputs.mul_(0)
         targets.add_(50)
-    check_that(torch.equal(x, before[0]) and torch.equal(y, before[1]), "the data was changed", before, (x, y))
-    check_that(read(loader, 0) == expected[0], "the epoch, after a batch of it was changed", expected[0], read(loader, 0))
+    check_that(torch.equal(x, before[0]) and torch.equal(y, before[1]), "the data was changed")
+    check_that(read(loader, 0) == expected[0], "the epoch, after a batch of it was changed")
 
 
 def seconds(run: Any) -> float:
@@ -152,8 +164,10 @@ def fast(answer: ModuleType, rng: random.Random) -> None:
             torch.stack([x[i] for i in indices]), torch.stack([y[i] for i in indices])
 
     slow, mine = seconds(items), seconds(lambda: list(loader.batches(0)))
-    text = f"at most {1e3 * slow / TIMES:.1f} ms; the loop takes {1e3 * slow:.1f} ms, yours {1e3 * mine:.1f} ms"
-    check_that(mine * TIMES < slow, f"not {TIMES} times as fast as a loop over items", text, samples=len(x), batch_size=256)
+    note = f"at most {1e3 * slow / TIMES:.1f} ms; the loop takes {1e3 * slow:.1f} ms, yours {1e3 * mine:.1f} ms"
+    check_that(
+        mine * TIMES < slow, f"not {TIMES} times as fast as a loop over items", Note(note), samples=len(x), batch_size=256
+    )
 
 
 def loader_with(fault: str) -> type:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundations.comparing import call, check_equal, check_that
+from foundations.comparing import Note, call, check_equal, check_that
 from foundations.exercise import Exercise
 
 exercise = Exercise(
@@ -106,7 +106,13 @@ def links(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("no group, and no row, on both sides")
 def leaks(answer: ModuleType, rng: random.Random) -> None:
-    for sizes, copies in [([[2, 2]], 0), ([[2, 2, 2], [2, 2]], 0), ([[3, 1, 2], [2, 2, 4]], 0), ([[2, 2, 2, 2]] * 2, 2)]:
+    for sizes, copies in [
+        ([[6, 6]], 0),
+        ([[1, 1]], 1),
+        ([[2, 2, 2], [2, 2]], 0),
+        ([[3, 1, 2], [2, 2, 4]], 0),
+        ([[2, 2, 2, 2]] * 2, 2),
+    ]:
         for seed in range(3):
             data = patients(sizes, seed, copies)
             train, validation, shown = split(answer, data, 0.4, seed)
@@ -117,7 +123,14 @@ def leaks(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("classes in proportion")
 def proportions(answer: ModuleType, rng: random.Random) -> None:
-    cases = [[[1] * 4, [1] * 4], [[2] * 5, [1] * 5], [[1] * 40, [1] * 4], [[3, 1, 2, 2], [1, 1]], [[4, 4, 4], [2] * 6, [5]]]
+    cases = [
+        [[1] * 2] * 12,
+        [[1] * 4, [1] * 4],
+        [[2] * 5, [1] * 5],
+        [[1] * 40, [1] * 4],
+        [[3, 1, 2, 2], [1, 1]],
+        [[4, 4, 4], [2] * 6, [5]],
+    ]
     for fraction in (0.5, 0.25, 0.2):
         for seed, sizes in enumerate(cases):
             data = patients(sizes, seed)
@@ -126,14 +139,13 @@ def proportions(answer: ModuleType, rng: random.Random) -> None:
             held = Counter(labels[i] for i in validation)
             for label, of_class in enumerate(sizes):
                 if len(of_class) == 1:
-                    check_that(
-                        not held[label], f"rows of class {label}, a single group, in validation", 0, held[label], **shown
-                    )
+                    check_that(not held[label], "a class of a single group is in validation", Note(f"no {label}"), **shown)
                     continue
                 rows = sum(of_class)
-                check_that(0 < held[label] < rows, f"class {label} is on one side alone", "both sides", held, **shown)
-                reason = f"rows of class {label} in validation are off by a whole group or more"
-                check_that(abs(held[label] - fraction * rows) < max(of_class), reason, fraction * rows, held[label], **shown)
+                check_that(0 < held[label] < rows, "a class is on one side alone", Note(f"{label} on both"), **shown)
+                reason = "rows of a class in validation are off by a whole group or more"
+                note = Note(f"of class {label} about {fraction * rows:.1f}, not {held[label]}")
+                check_that(abs(held[label] - fraction * rows) < max(of_class), reason, note, **shown)
 
 
 @exercise.property("random by seed")
@@ -146,8 +158,8 @@ def seeds(answer: ModuleType, rng: random.Random) -> None:
     torch.rand(1)
     random.random()
     again = split(answer, data, 0.34, 0)[1]
-    check_that(again == splits[0], "validation rows, the second time with the same seed", splits[0], again)
-    check_that(len({tuple(rows) for rows in splits}) > 3, "twelve seeds give next to the same split", got=splits[0])
+    check_that(again == splits[0], "the same seed gives another split the second time", Note(f"{splits[0]}, not {again}"))
+    check_that(len({tuple(rows) for rows in splits}) > 3, "twelve seeds give next to the same split")
     used = sorted({i for rows in splits for i in rows})
     check_that(len(used) > 15, "of 21 rows, those that are ever in validation, in 12 seeds", "nearly all", len(used))
 
