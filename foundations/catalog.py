@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +95,29 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "loops",
+        "Training loops: modes, gradients, validation, best weights",
+        4,
+        "every capstone",
+        "write a training loop for any problem, and say what is wrong with someone else's",
+        (
+            "image_loop",
+            "regression_loop",
+            "sequence_loop",
+            "imbalanced_loop",
+            "multilabel_loop",
+            "lightning_modules",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
+NEEDS = {  # exercise -> module and package that its check needs besides torch
+    "image_loop": ("sklearn", "scikit-learn"),
+    "regression_loop": ("sklearn", "scikit-learn"),
+    "lightning_modules": ("lightning", "lightning"),
+}
 RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: what was passed stays passed
 
 
@@ -125,6 +145,12 @@ def solution_path(exercise: str) -> Path:
 def is_prediction(exercise: str) -> bool:
     """Whether the exercise is a set of questions instead of a file to be written."""
     return exercise.startswith("predict_")
+
+
+def missing_package(exercise: str) -> str:
+    """Package that the exercise's check needs and that is not installed; empty if there is none."""
+    module, package = NEEDS.get(exercise, ("", ""))
+    return package if module and importlib.util.find_spec(module) is None else ""
 
 
 def load_exercise(exercise: str) -> Exercise:
