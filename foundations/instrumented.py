@@ -116,7 +116,8 @@ class Recorder:
         found = [self.known.get(_key(row)) for row in inputs]
         if None in found:
             where = "; padding goes behind a sequence, as zeros" if self.padded else ""
-            raise Failure(f"the model gets a sample that is not in the data{where}", got=inputs)
+            unknown = [row.tolist() for row, sample in zip(inputs, found, strict=True) if sample is None]
+            raise Failure(f"the model gets a sample that is not in the data{where}", got=torch.tensor(min(unknown)))
         samples = [sample for sample in found if sample]
         splits, ids = {split for split, _, _ in samples}, [i for _, i, _ in samples]
         lengths = [length if self.padded else None for _, _, length in samples]

@@ -119,6 +119,8 @@ def check_loss(loop: Loop, answer: ModuleType) -> None:
         pairs = [pair for f in step.forwards for pair in zip(f.ids, f.outputs, f.grads, strict=True)]
         ordered = sorted(pairs, key=lambda item: item[0])
         leaves = [output.clone().requires_grad_() for _, output, _ in ordered]
+        leaked = max(forward.leaked for forward in step.forwards)
+        check_that(leaked == 0, "the loss depends on outputs at padding", 0.0, leaked, **recording.shown)
         seen = [targets[i] for i in ids]
         expected = torch.autograd.grad(loop.loss(leaves, seen, targets), leaves)
         got = [grad for _, _, grad in ordered]
@@ -128,8 +130,6 @@ def check_loss(loop: Loop, answer: ModuleType) -> None:
             says = f"gradient of the loss with respect to the outputs: {reason}"
             check_that(not reason, says, _joined(expected), _joined(got), **shown)
         check_that(not reason, "the gradient is right for all samples at once, not for a part of them", **recording.shown)
-        leaked = max(forward.leaked for forward in step.forwards)
-        check_that(leaked == 0, "the loss depends on outputs at padding", 0.0, leaked, **recording.shown)
 
 
 def check_batches(loop: Loop, answer: ModuleType) -> None:
