@@ -28,7 +28,7 @@ class Loop:
             validation targets, epochs, batch_size, seed).
         case: (number of training, of validation samples) -> network and data, the same for the same global seed.
         metric: (outputs, targets, training targets) -> metric, from the output of each validation sample in order.
-        loss: (outputs, targets, all training targets) -> loss of a batch, of lists; None if the batches are not prescribed either.
+        loss: (outputs, targets, all training targets) -> loss of a batch, of lists; None if neither loss nor batches are prescribed.
         higher: Whether a higher metric is better.
         lr: Learning rate at which a few steps on a case learn something.
         history: Result -> metric of each epoch.
@@ -114,7 +114,9 @@ def how_often(ids: list[int], count: int) -> str:
     counts = {ids.count(i) for i in range(count)}
     if len(counts) == 1:
         return ONCE if counts == {1} else f"all {counts.pop()} times"
-    return "some several times" if 0 not in counts else "some never" if max(counts) == 1 else "some never, some several times"
+    return (
+        "some several times" if 0 not in counts else "some never" if max(counts) == 1 else "some never, some several times"
+    )
 
 
 def check_loss(loop: Loop, answer: ModuleType) -> None:

@@ -22,7 +22,7 @@ exercise = Exercise(
     why="the same loop, with what Lightning does left to Lightning",
     hints=(
         "Two parts an epoch: steps in training mode, then the validation in evaluation mode. Then: is it the best so far?",
-        "A step: loss = F.cross_entropy(model(x), y), zero_grad(), backward(), step(). Orders: torch.randperm(n, generator=rng).",
+        "A step: F.cross_entropy(model(x), y), zero_grad(), backward(), step(). Orders: torch.randperm(n, generator=rng).",
         "if history[-1] == max(history): best = copy.deepcopy(model.state_dict()); at the end model.load_state_dict(best).",
     ),
     source="torch.utils.data.sampler:RandomSampler.__iter__",
@@ -128,9 +128,9 @@ exercise.wrong("train_images", "zero_grad() between backward() and step() clears
 exercise.wrong("train_images", "After the validation the model stays in evaluation mode: call train() in every epoch.")(
     train_with("never_train_again")
 )
-exercise.wrong("train_images", "The validation runs in training mode: batch statistics and dropout change what it measures.")(
-    train_with("train_mode")
-)
+exercise.wrong(
+    "train_images", "The validation runs in training mode: batch statistics and dropout change what it measures."
+)(train_with("train_mode"))
 exercise.wrong("train_images", "eval() does not stop autograd: the validation still builds graphs. Use torch.no_grad().")(
     train_with("graph")
 )

@@ -23,11 +23,11 @@ exercise = Exercise(
     why="each text has a weight in the loss, which says how much it counts",
     hints=(
         "Three choices: a loss in which positives count as much as negatives, a metric that sees them, a threshold.",
-        "pos_weight = negatives / positives. F1 = 2 TP / (2 TP + FP + FN), at every validation probability as the threshold.",
-        "F.binary_cross_entropy_with_logits(logits.squeeze(1), y.float(), pos_weight=w); evaluate takes the threshold as it is.",
+        "pos_weight = negatives / positives. F1 = 2 TP / (2 TP + FP + FN), with every validation probability as threshold.",
+        "F.binary_cross_entropy_with_logits(logits.squeeze(1), y.float(), pos_weight=w); evaluate takes its threshold.",
     ),
     source="torch.utils.data.sampler:WeightedRandomSampler",
-    look_at="It wants one weight for each sample and draws with replacement. Which samples does it draw if it is given two weights?",
+    look_at="It wants one weight for each sample and draws with replacement. Which samples does it draw, given two weights?",
 )
 
 Result = tuple[list[float], float]
@@ -210,9 +210,9 @@ def train_with(fault: str) -> Any:
 exercise.wrong("train_imbalanced", "Every sample weighs the same: the few positives hardly count in the loss.")(
     train_with("unweighted")
 )
-exercise.wrong("train_imbalanced", "The sampler wants one weight for each sample; two weights make it draw samples 0 and 1 only.")(
-    train_with("weights_of_classes")
-)
+exercise.wrong(
+    "train_imbalanced", "The sampler wants one weight for each sample; two weights make it draw samples 0 and 1 only."
+)(train_with("weights_of_classes"))
 exercise.wrong("train_imbalanced", "Weighted loss and weighted draw at once: the positives are counted twice.")(
     train_with("both")
 )
@@ -225,9 +225,9 @@ exercise.wrong("train_imbalanced", "F1 is taken at 0.5: find the threshold that 
 exercise.wrong("train_imbalanced", "The validation data is resampled too: it is to be as imbalanced as what comes later.")(
     train_with("validation_resampled")
 )
-exercise.wrong("train_imbalanced", "The threshold is the last epoch's, the weights are the best epoch's: keep them together.")(
-    train_with("last_threshold")
-)
+exercise.wrong(
+    "train_imbalanced", "The threshold is the last epoch's, the weights are the best epoch's: keep them together."
+)(train_with("last_threshold"))
 exercise.wrong(
     "train_imbalanced", "The weights at the end are the last epoch's: keep a copy of the best state dict, and load it."
 )(train_with("moving"))

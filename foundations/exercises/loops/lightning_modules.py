@@ -25,12 +25,12 @@ exercise = Exercise(
     link="projects.blank.module:BlankModule",
     why="a capstone's module has the same three parts: a step, a validation step, the optimizer",
     hints=(
-        "training_step returns the loss, and does nothing else. validation_step logs. Modes and gradients are Lightning's part.",
-        "log(name, mean, batch_size=n): the epoch's value is sum(n * mean) / sum(n). A schedule per step has interval 'step'.",
+        "training_step returns the loss and does nothing else. validation_step logs. Modes and gradients are Lightning's.",
+        "log(name, mean, batch_size=n): the epoch has sum(n * mean) / sum(n). A schedule per step has interval 'step'.",
         'return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}',
     ),
     source="lightning.pytorch.loops.optimization.automatic:_AutomaticOptimization._make_closure",
-    look_at="The closure is the inner part of your loops: training_step, zero_grad, backward; the optimizer's step calls it. "
+    look_at="The closure is the inner part of your loops: training_step, zero_grad, backward. The optimizer's step calls it. "
     "What does it do where training_step returns None?",
     uses=("imbalanced_loop",),
 )
@@ -242,7 +242,9 @@ def best_weights(answer: ModuleType, rng: random.Random) -> None:
             )
         with torch.no_grad():
             expected = case.metric([(net(inputs), targets) for inputs, targets in val])
-        check_that(not difference(score, expected, 1e-4, 1e-5), "score, against that of the weights", expected, score, **shown)
+        check_that(
+            not difference(score, expected, 1e-4, 1e-5), "score, against that of the weights", expected, score, **shown
+        )
         last = run("fit", shown, lambda trainer, m=module, v=val: trainer.validate(m, loader(v), verbose=False))
         check_that(abs(last[0][case.metric_name] - score) < 1e-4, "the module at the end is not that of the best epoch")
 
@@ -286,18 +288,19 @@ def image_module(fault: str) -> Callable[..., Any]:
     return make
 
 
-exercise.wrong("ImageModule", "training_step returns nothing: Lightning skips the step, with a warning at most. Return the loss.")(
-    image_module("no_loss")
-)
 exercise.wrong(
-    "ImageModule", "backward() and step() inside of training_step: Lightning does both itself, with the loss that you return."
+    "ImageModule", "training_step returns nothing: Lightning skips the step, with a warning at most. Return the loss."
+)(image_module("no_loss"))
+exercise.wrong(
+    "ImageModule",
+    "backward() and step() inside of training_step: Lightning does both itself, with the loss that you return.",
 )(image_module("stepped"))
 exercise.wrong(
     "ImageModule", 'The learning rate moves once an epoch, which is Lightning\'s default: say "interval": "step".'
 )(image_module("per_epoch"))
-exercise.wrong("ImageModule", "The sum of right answers is logged, and its mean over batches means nothing: log the fraction.")(
-    image_module("sum")
-)
+exercise.wrong(
+    "ImageModule", "The sum of right answers is logged, and its mean over batches means nothing: log the fraction."
+)(image_module("sum"))
 exercise.wrong("ImageModule", "Batches of unequal size weigh the same in the metric: batch_size is the number of samples.")(
     image_module("mean_of_means")
 )

@@ -115,9 +115,9 @@ def train_with(fault: str) -> Any:
     return train_multilabel
 
 
-exercise.wrong("train_multilabel", "A softmax makes the labels compete: their probabilities sum to one. Use a sigmoid for each.")(
-    train_with("softmax")
-)
+exercise.wrong(
+    "train_multilabel", "A softmax makes the labels compete: their probabilities sum to one. Use a sigmoid for each."
+)(train_with("softmax"))
 exercise.wrong(
     "train_multilabel",
     "cross_entropy is for one class of K: with several labels it takes them for a distribution that sums to more than one.",
@@ -134,9 +134,9 @@ exercise.wrong("train_multilabel", "argmax predicts one label for each sample, b
 exercise.wrong("train_multilabel", "This is the exact match: a sample counts only if all of its labels are right.")(
     train_with("exact_match")
 )
-exercise.wrong("train_multilabel", "The threshold 0.5 belongs to probabilities; a logit is over 0 where those are over 0.5.")(
-    train_with("half")
-)
+exercise.wrong(
+    "train_multilabel", "The threshold 0.5 belongs to probabilities; a logit is over 0 where those are over 0.5."
+)(train_with("half"))
 exercise.wrong(
     "train_multilabel", "The weights at the end are the last epoch's: keep a copy of the best state dict, and load it."
 )(train_with("moving"))

@@ -25,7 +25,7 @@ exercise = Exercise(
         "F.mse_loss(predictions * std + mean, val_targets).sqrt().item(), and the best epoch is the one with min(history).",
     ),
     source="torch.nn.functional:mse_loss",
-    look_at="It warns where the shapes differ, then broadcasts all the same. With (B, 1) and (B,) that is B * B differences.",
+    look_at="It warns where the shapes differ, then broadcasts. With (B, 1) and (B,) that is B * B differences.",
 )
 
 WEIGHTS = torch.tensor([3.0, -2.0])
@@ -127,10 +127,12 @@ def train_with(fault: str) -> Any:
 
 exercise.wrong(
     "train_regression",
-    "(B, 1) minus (B,) is (B, B): every prediction is compared with every target, and torch only warns. Squeeze the outputs.",
+    "(B, 1) minus (B,) is (B, B): every prediction meets every target, and torch only warns. Squeeze the outputs.",
     "https://discuss.pytorch.org/t/target-size-that-is-different-to-the-input-size/59759",
 )(train_with("every_pair"))
-exercise.wrong("train_regression", "The targets are not standardized: the outputs begin far from them, at 0.")(train_with("raw"))
+exercise.wrong("train_regression", "The targets are not standardized: the outputs begin far from them, at 0.")(
+    train_with("raw")
+)
 exercise.wrong(
     "train_regression", "Mean and std come from all targets: what validation is to measure has leaked into the training."
 )(train_with("all_rows"))
@@ -147,7 +149,8 @@ exercise.wrong("train_regression", "The root is missing: this is the mean square
     train_with("no_root")
 )
 exercise.wrong(
-    "train_regression", "The weights at the end are the last epoch's: keep a copy of those with the lowest error, and load it."
+    "train_regression",
+    "The weights at the end are the last epoch's: keep a copy of those with the lowest error, and load it.",
 )(train_with("moving"))
 
 

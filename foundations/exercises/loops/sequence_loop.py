@@ -22,8 +22,8 @@ exercise = Exercise(
     why="a batch of translations is padded too, and its loss is a mean over real tokens",
     hints=(
         "Pad tokens and labels of a batch to the same length. A label that the loss ignores marks the padding.",
-        "Loss: sum over real tokens / number of real tokens. Accuracy: count right and real tokens over all batches, then divide.",
-        "F.cross_entropy(logits.flatten(0, 1), targets.flatten()) with labels padded by pad_sequence(..., padding_value=-100).",
+        "Loss: sum over real tokens / their number. Accuracy: count right and real tokens over all batches, then divide.",
+        "F.cross_entropy(logits.flatten(0, 1), targets.flatten()), labels padded by pad_sequence(..., padding_value=-100).",
     ),
     source="torch.nn.utils.rnn:pad_sequence",
     look_at="batch_first is False unless you say so, and padding_value is 0, which is a class like any other for labels.",
@@ -145,9 +145,9 @@ def train_with(fault: str) -> Any:
 exercise.wrong("train_tagger", "The padding has a class in the loss, and is learned like any token: mark it with -100.")(
     train_with("padding_in_loss")
 )
-exercise.wrong("train_tagger", "The sum of the real tokens' losses is divided by all positions, padding too: the steps shrink.")(
-    train_with("divided_by_all")
-)
+exercise.wrong(
+    "train_tagger", "The sum of the real tokens' losses is divided by all positions, padding too: the steps shrink."
+)(train_with("divided_by_all"))
 exercise.wrong("train_tagger", "A mean of each sequence's mean weighs a token of a short sequence more than one of a long.")(
     train_with("mean_of_sequences")
 )
@@ -160,12 +160,12 @@ exercise.wrong("train_tagger", "The padding stands in front of the tokens: the n
 exercise.wrong("train_tagger", "The padding counts in the accuracy: divide by the number of real tokens.")(
     train_with("padding_in_accuracy")
 )
-exercise.wrong("train_tagger", "A mean of the batches' accuracies: batches have unequal numbers of tokens. Count, then divide.")(
-    train_with("mean_of_batches")
-)
-exercise.wrong("train_tagger", "The weights at the end are the last epoch's: keep a copy of the best state dict, and load it.")(
-    train_with("moving")
-)
+exercise.wrong(
+    "train_tagger", "A mean of the batches' accuracies: batches have unequal numbers of tokens. Count, then divide."
+)(train_with("mean_of_batches"))
+exercise.wrong(
+    "train_tagger", "The weights at the end are the last epoch's: keep a copy of the best state dict, and load it."
+)(train_with("moving"))
 
 
 @exercise.also_right("train_tagger")

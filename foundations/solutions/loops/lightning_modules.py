@@ -48,7 +48,7 @@ class ImageModule(LoopModule):
 
 
 class RegressionModule(LoopModule):
-    """Mean squared error of predictions (B, 1) to (targets (B,) - mean) / std; logs `val/mse`, in the targets' units, squared.
+    """Mean squared error of predictions (B, 1) to (targets (B,) - mean) / std; logs `val/mse`, in squared target units.
 
     Args:
         model: Network.
@@ -94,7 +94,7 @@ class SequenceModule(LoopModule):
 
 
 class ImbalancedModule(LoopModule):
-    """Binary cross-entropy of logits (B, 1) and labels (B,), positives weighted; logs `val/f1`, the highest over all thresholds.
+    """Binary cross-entropy of logits (B, 1) and labels (B,), positives weighted; logs `val/f1`, at the best threshold.
 
     Args:
         model: Network.
