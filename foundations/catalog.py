@@ -112,7 +112,9 @@ CHAPTERS = (
     ),
 )
 
-TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
+TRAINING: frozenset[str] = frozenset(
+    {"lightning_modules"}
+)  # exercises whose check trains and may take longer than five seconds
 NEEDS = {  # exercise -> module and package that its check needs besides torch
     "image_loop": ("sklearn", "scikit-learn"),
     "regression_loop": ("sklearn", "scikit-learn"),

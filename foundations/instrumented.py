@@ -6,7 +6,8 @@ backward pass, the gradient of the loss with respect to them; every step with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,24 +185,48 @@ class RecordedModel(nn.Module):
         return result
 
 
-class RecordedSGD(torch.optim.SGD):
-    """Stochastic gradient descent whose steps are recorded."""
+class PlainSGD(torch.optim.Optimizer):
+    """Stochastic gradient descent that does not import torch._dynamo, for which torch.optim's take a second at first use."""
 
-    def __init__(self, parameters: list[nn.Parameter], recorder: Recorder) -> None:
-        super().__init__(parameters, lr=0.1)
-        self.recorder = recorder
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "differentiable": False})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        inspect.unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
 
     def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.update()
+        return loss
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves every parameter that has a gradient against it."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter -= group["lr"] * parameter.grad
+
+
+class RecordedSGD(PlainSGD):
+    """Stochastic gradient descent whose steps are recorded."""
+
+    def __init__(self, parameters: list[nn.Parameter], recorder: Recorder) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.recorder = recorder
+
+    def update(self) -> None:
         self.recorder.add_step()
-        super().step()
+        super().update()
         step = self.recorder.events[-1]
         assert isinstance(step, Step)
         step.weights = [parameter.detach().clone() for parameter in self.recorder.parameters]
-        return loss
 
 
 def _key(row: Tensor) -> tuple[int | float, ...]:

@@ -28,7 +28,7 @@ class Loop:
             validation targets, epochs, batch_size, seed).
         case: (number of training, of validation samples) -> network and data, the same for the same global seed.
         metric: (outputs, targets, training targets) -> metric, from the output of each validation sample in order.
-        loss: (outputs, targets, all training targets) -> loss of a batch, of lists; None if neither loss nor batches are prescribed.
+        loss: (outputs, targets, all training targets) -> loss of a batch, from lists; None if that is left open.
         higher: Whether a higher metric is better.
         lr: Learning rate at which a few steps on a case learn something.
         history: Result -> metric of each epoch.

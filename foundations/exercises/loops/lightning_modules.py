@@ -30,7 +30,7 @@ exercise = Exercise(
         'return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}',
     ),
     source="lightning.pytorch.loops.optimization.automatic:_AutomaticOptimization._make_closure",
-    look_at="The closure is the inner part of your loops: training_step, zero_grad, backward. The optimizer's step calls it. "
+    look_at="The closure is the inner part of your loops: training_step, zero_grad, backward. The step calls it. "
     "What does it do where training_step returns None?",
     uses=("imbalanced_loop",),
 )
