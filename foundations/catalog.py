@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +115,91 @@ CHAPTERS = (
             "fast_loader",
         ),
     ),
+    Chapter(
+        "loops",
+        "Training loops: five of them, evaluation, early stopping, resuming",
+        5,
+        "every capstone",
+        "write the training loop for any problem, evaluate it exactly, and resume it where it was killed",
+        (
+            "evaluate",
+            "image_loop",
+            "regression_loop",
+            "sequence_loop",
+            "imbalanced_loop",
+            "multilabel_loop",
+            "early_stopping",
+            "gan_step",
+            "policy_gradient_step",
+            "lightning_modules",
+            "resume",
+        ),
+    ),
+    Chapter(
+        "architectures",
+        "Architectures: convolutions, recurrent networks, attention, Transformers",
+        5,
+        "cifar10, seq2seq, bert_sentiment",
+        "build a residual network, an LSTM or a Transformer from its parts, and load torch's weights into it",
+        (
+            "predict_sizes",
+            "conv2d_pooling",
+            "residual_block",
+            "rnn",
+            "lstm_gru",
+            "packed_sequence",
+            "last_hidden_state",
+            "attention",
+            "multihead_attention",
+            "positional_encoding",
+            "encoder_layer",
+            "decoder_layer",
+            "tiny_translator",
+        ),
+    ),
+    Chapter(
+        "debugging",
+        "Debugging: broken trainings that run without an error",
+        5,
+        "every capstone",
+        "say from a curve what is wrong with a training, and prove it before you change the code",
+        (
+            "unstable_loss",
+            "stuck_loss",
+            "too_good",
+            "wont_generalize",
+            "two_faults",
+        ),
+    ),
+    Chapter(
+        "tricks",
+        "Tricks that win: views, ensembles, schedules, mixed precision, fine-tuning, search",
+        4,
+        "every capstone",
+        "say what a trick buys, with its spread, and build a paper from its formulas",
+        (
+            "tta_ensemble",
+            "clip_grad_norm",
+            "pseudo_labels",
+            "lr_schedule",
+            "mixed_precision",
+            "fine_tune",
+            "data_parallel",
+            "beam_search",
+            "from_a_paper",
+            "competition",
+        ),
+    ),
 )
 
-TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
+CASES = frozenset({"unstable_loss", "stuck_loss", "too_good", "wont_generalize", "two_faults"})  # broken trainings to mend
+# exercises whose check trains and may take longer than five seconds
+TRAINING = CASES | {"lightning_modules", "tiny_translator", "competition"}
+NEEDS = {  # exercise -> module and package that its check needs besides torch
+    "image_loop": ("sklearn", "scikit-learn"),
+    "regression_loop": ("sklearn", "scikit-learn"),
+    "lightning_modules": ("lightning", "lightning"),
+}
 RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: what was passed stays passed
 
 
@@ -154,3 +237,9 @@ def load_exercise(exercise: str) -> Exercise:
 def load_questions(exercise: str) -> Any:
     """The families of questions of a prediction; imports torch."""
     return importlib.import_module(f"foundations.exercises.{find_chapter(exercise).name}.{exercise}").families
+
+
+def missing_package(exercise: str) -> str:
+    """Package that the exercise's check needs and that is not installed; empty if there is none."""
+    module, package = NEEDS.get(exercise, ("", ""))
+    return package if module and importlib.util.find_spec(module) is None else ""

@@ -16,6 +16,7 @@ from foundations.catalog import (
     find_chapter,
     is_prediction,
     load_exercise,
+    missing_package,
     solution_path,
 )
 from foundations.progress import FILE, Progress, digest, load_progress
@@ -131,6 +132,9 @@ def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
     path = progress.path(name)
     if not path.is_file():
         raise UserError(f"{path}: no such file; `python -m foundations start` writes what is missing")
+    if package := missing_package(name):
+        print(f"{name}  NOT CHECKED: it needs {package}: pip install {package}")
+        return 1
     limit = SECONDS[name in TRAINING]
     if name in TRAINING:
         print(f"{name} trains: it may take longer than five seconds.", flush=True)

@@ -7,6 +7,7 @@ import random
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -87,14 +88,26 @@ def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome
     return Outcome(passed=titles)
 
 
-def diagnose(task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder) -> str:
-    """Message of the known wrong answer that fails as `outcome` did; empty if none does."""
-    own = finder.files[exercise]
+def diagnose(
+    task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder, known: dict[int, Any] | None = None
+) -> str:
+    """Message of the known wrong answer that fails as `outcome` did; empty if none does.
+
+    Args:
+        task: The exercise.
+        exercise: Its id.
+        outcome: How the answer failed.
+        finder: Finder of the exercises' files.
+        known: How the wrong answers fail, by position; what it lacks is found out and put into it.
+    """
+    known, own = {} if known is None else known, finder.files[exercise]
     finder.files[exercise] = solution_path(exercise)
     try:
-        for variant in task.wrong_answers:
-            forget_modules(finder)
-            if try_answer(task, exercise, variant).fingerprint == outcome.fingerprint:
+        for i, variant in enumerate(task.wrong_answers):
+            if i not in known:
+                forget_modules(finder)
+                known[i] = try_answer(task, exercise, variant).fingerprint
+            if known[i] == outcome.fingerprint:
                 return variant.message
         return ""
     finally:
@@ -107,14 +120,15 @@ def check_variants(exercise: str) -> tuple[Outcome, list[Outcome], list[Outcome]
     task = load_exercise(exercise)
     with exercise_imports({}) as finder, barred_for(task, [str(solution_path(exercise))]):
         solution = try_answer(task, exercise)
-        groups = []
+        groups: list[list[Outcome]] = []
+        known: dict[int, Any] = {}
         for variants in (task.wrong_answers, task.other_answers):
             outcomes = []
             for variant in variants:
                 forget_modules(finder)
                 outcome = try_answer(task, exercise, variant)
                 if outcome.failed:
-                    outcome.probably = diagnose(task, exercise, outcome, finder)
+                    outcome.probably = diagnose(task, exercise, outcome, finder, known)
                 outcomes.append(outcome)
             groups.append(outcomes)
     return solution, groups[0], groups[1]
