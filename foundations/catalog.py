@@ -95,6 +95,20 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "loops",
+        "Training loops: five of them, evaluation, early stopping, two networks, resuming",
+        5,
+        "every capstone",
+        "write the training loop for any problem, evaluate it exactly, and resume it where it was killed",
+        (
+            "evaluate",
+            "early_stopping",
+            # "gan_step",
+            # "policy_gradient_step",
+            # "resume",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
