@@ -104,7 +104,7 @@ CHAPTERS = (
         (
             "evaluate",
             "early_stopping",
-            # "gan_step",
+            "gan_step",
             # "policy_gradient_step",
             # "resume",
         ),
