@@ -105,7 +105,7 @@ CHAPTERS = (
             "evaluate",
             "early_stopping",
             "gan_step",
-            # "policy_gradient_step",
+            "policy_gradient_step",
             # "resume",
         ),
     ),

@@ -25,7 +25,7 @@ exercise = Exercise(
         "self.best_weights = copy.deepcopy(model.state_dict()); later model.load_state_dict(self.best_weights)",
     ),
     source="torch.optim.lr_scheduler:ReduceLROnPlateau.step",
-    look_at="It counts bad epochs as you do, then lowers the learning rate. After how many does it act: patience, or one more?",
+    look_at="It counts bad epochs as you do, then lowers the learning rate. After how many: patience, or one more?",
 )
 
 NAN = math.nan

@@ -18,7 +18,7 @@ exercise = Exercise(
     link="projects.bert_sentiment.module:BertSentimentModule.on_validation_epoch_end",
     why="the logits of all texts are put together before a metric is computed: no mean of means",
     hints=(
-        "Add up over samples, divide once at the end. Before that: eval() and no_grad(); after that: each module's own mode.",
+        "Add up over samples, divide once at the end. Before: eval() and no_grad(); afterwards: each module's own mode.",
         "loss = sum of all samples' losses / N, accuracy = number of right ones / N, with N = sum of the batches' sizes.",
         'total += F.cross_entropy(logits, labels, reduction="sum").item(); modes = {m: m.training for m in model.modules()}',
     ),
@@ -30,7 +30,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class Classifier(nn.Module):
-    """Classifier with dropout and batch normalization; records of each forward pass the modes, and whether a graph begins."""
+    """Classifier with dropout and batch normalization; records each forward pass's mode, and whether it has a graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ exercise.wrong("evaluate", "eval() is missing: dropout and the batch's own stati
 exercise.wrong("evaluate", "The model is left in evaluation mode: the next epoch would train without dropout.")(
     evaluate_with("left_in_eval")
 )
-exercise.wrong("evaluate", "train() at the end, whatever it was before: a model in evaluation mode is switched to training.")(
+exercise.wrong("evaluate", "train() at the end, whatever it was before: a model that was in evaluation mode would train.")(
     evaluate_with("always_train")
 )
 exercise.wrong(

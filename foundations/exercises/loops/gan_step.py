@@ -21,7 +21,7 @@ exercise = Exercise(
     hints=(
         "D's loss must not reach G: detach the fakes. G's loss must reach G through D: do not. Clear before each backward.",
         "d_loss = bce(D(real), 1) + bce(D(G(z).detach()), 0), step of D; then g_loss = bce(D(G(z)), 1), step of G.",
-        "F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)); opt_d.zero_grad() right before d_loss.backward()",
+        "F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits)); opt_d.zero_grad(); d_loss.backward()",
     ),
     source="torch._decomp.decompositions:binary_cross_entropy_with_logits",
     look_at="The loss is (1 - y) * x - logsigmoid(x). Why is it right where sigmoid(x), rounded, is exactly 1?",
