@@ -106,7 +106,7 @@ CHAPTERS = (
             "early_stopping",
             "gan_step",
             "policy_gradient_step",
-            # "resume",
+            "resume",
         ),
     ),
 )
