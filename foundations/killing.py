@@ -33,13 +33,14 @@ class Kill:
 
     def now(self) -> None:
         """Raises Killed. What is written to the folder from now on does not happen: a killed process has no `finally`."""
-        self.files = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        self.files = {path.name: path.read_bytes() for path in self.folder.iterdir() if path.is_file()}
         raise Killed
 
     def bury(self) -> None:
         """Leaves the folder as it was at the moment of the kill."""
         for path in self.folder.iterdir():
-            path.unlink()
+            if path.is_file():
+                path.unlink()
         for name, content in (self.files or {}).items():
             (self.folder / name).write_bytes(content)
 
@@ -62,7 +63,7 @@ def deadly_writes(kill: Kill) -> Iterator[None]:
             Path(file).write_bytes(content)
         return kill.now()
 
-    torch.save = half
+    torch.save = half  # type: ignore[assignment]
     try:
         yield
     finally:
