@@ -273,40 +273,41 @@ def finished(answer: ModuleType, rng: random.Random) -> None:
     check_that(not difference(runs[1][2], runs[0][2], 0.0, 0.0), "the second call ends with other weights")
 
 
-def save_with(fault: str) -> Callable[..., None]:
-    """Saving with one of the known faults."""
-
-    def save_training(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
-        state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-        state = {name: value.state_dict() for name, value in state.items() if name != fault}
-        state |= {} if fault == "random" else {"random": torch.get_rng_state()}
-        file = path if fault == "in_place" else path.with_suffix(".new")
-        torch.save(state | {"progress": progress}, file)
-        file.replace(path)
-
-    return save_training
+def save(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any, file: Path | None = None) -> None:
+    """Saves all to another file, by default, and renames it."""
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    state = {name: value.state_dict() for name, value in state.items()}
+    file = file or path.with_suffix(".new")
+    torch.save(state | {"random": torch.get_rng_state(), "progress": progress}, file)
+    file.replace(path)
 
 
-def load_with(path: Path, model: Any, optimizer: Any, scheduler: Any) -> Any:
-    """Loads what there is."""
-    state = torch.load(path)
-    for name, value in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
-        if name in state:
-            value.load_state_dict(state[name])
-    if "random" in state:
-        torch.set_rng_state(state["random"])
-    return state["progress"]
+def load_with(forgotten: int | None) -> Callable[..., Any]:
+    """Loading that forgets a part."""
+
+    def load_training(path: Path, *objects: Any) -> Any:
+        state = torch.load(path)
+        for i, (value, name) in enumerate(zip(objects, ("model", "optimizer", "scheduler"), strict=True)):
+            if i != forgotten:
+                value.load_state_dict(state[name])
+        if forgotten != len(objects):
+            torch.set_rng_state(state["random"])
+        return state["progress"]
+
+    return load_training
+
+
+load = load_with(None)
 
 
 def train_with(fault: str) -> Callable[..., float]:
     """Training with one of the known faults."""
-    save = save_with("")
 
     def train(model, optimizer, scheduler, data, validate, epochs, size, path):
         x, y = data
         at = {"epoch": 0, "batch": 0, "order": None, "best": math.inf, "kept": None}
         if path.exists():
-            at |= load_with(path, model, optimizer, scheduler)
+            at |= load(path, model, optimizer, scheduler)
             at |= {"epoch_again": {"batch": 0, "order": None}, "new_order": {"order": None}}.get(fault, {})
             at |= {"best": math.inf} if fault == "best_forgotten" else {}
         for epoch in range(at["epoch"], epochs):
@@ -334,18 +335,25 @@ def train_with(fault: str) -> Callable[..., float]:
     return train
 
 
-exercise.wrong("save_training", "The optimizer is not saved: Adam's moments begin at zero again.")(save_with("optimizer"))
-exercise.wrong("save_training", "The schedule is not saved: it begins anew, with its first learning rate.")(
-    save_with("scheduler")
+exercise.wrong("load_training", "The optimizer is not saved, or not loaded: Adam's moments begin at zero again.")(
+    load_with(1)
 )
+exercise.wrong("load_training", "The schedule is not saved, or not loaded: it begins anew.")(load_with(2))
 exercise.wrong(
-    "save_training",
-    "The state of the random generator is not saved: dropout and the next order differ from the uninterrupted run's.",
-)(save_with("random"))
-exercise.wrong(
+    "load_training",
+    "The state of the random generator does not come back: dropout and the next order differ from the uninterrupted run's.",
+)(load_with(3))
+exercise.also_right("load_training")(load)
+
+
+@exercise.wrong(
     "save_training",
     "The file is written over the old one: a kill meanwhile leaves half of it and nothing else. Write another, then rename.",
-)(save_with("in_place"))
+)
+def in_place(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
+    save(path, model, optimizer, scheduler, progress, path)
+
+
 exercise.wrong("train", "The best weights are the state dict itself, which goes on moving with the model: copy it.")(
     train_with("reference")
 )
@@ -370,14 +378,13 @@ exercise.wrong(
     "train", "The end of an epoch is saved before its validation: killed in between, the run never validates that epoch."
 )(train_with("saved_too_early"))
 exercise.also_right("train")(train_with(""))
-exercise.also_right("save_training")(save_with(""))
 
 
 @exercise.also_right("train")
 def order_by_seed(model, optimizer, scheduler, data, validate, epochs, batch_size, path):
     seeds, done, best = torch.randint(10**6, (epochs,)).tolist(), 0, (math.inf, None)
     if path.exists():
-        seeds, done, *best = load_with(path, model, optimizer, scheduler)["all"]
+        seeds, done, *best = load(path, model, optimizer, scheduler)["all"]
     n = len(data[1])
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     plan = [part for rng in rngs for part in torch.randperm(n, generator=rng).split(batch_size)]
@@ -391,6 +398,6 @@ def order_by_seed(model, optimizer, scheduler, data, validate, epochs, batch_siz
             loss = validate(model)
             if loss < best[0]:
                 best = loss, {name: value.clone() for name, value in model.state_dict().items()}
-        save_with("")(path, model, optimizer, scheduler, {"all": [seeds, step, *best]})
+        save(path, model, optimizer, scheduler, {"all": [seeds, step, *best]})
     model.load_state_dict(best[1])
     return best[0]
