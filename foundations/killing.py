@@ -45,6 +45,11 @@ class Kill:
             (self.folder / name).write_bytes(content)
 
 
+def in_words(kills: tuple[tuple[str, int], ...]) -> str:
+    """Kills, for a failure's lines."""
+    return ", then ".join(f"at {what} {number} of process {i}" for i, (what, number) in enumerate(kills, 1)) or "never"
+
+
 @contextmanager
 def deadly_writes(kill: Kill) -> Iterator[None]:
     """Context in which `torch.save` writes half of a file, and the process is killed, when that is due."""

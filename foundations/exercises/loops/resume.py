@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foundations.comparing import Failure, check_that, difference
 from foundations.exercise import Exercise
-from foundations.killing import Kill, Killed, deadly_writes
+from foundations.killing import Kill, Killed, deadly_writes, in_words
 
 exercise = Exercise(
     title="Resume: a training that can be killed at any moment",
@@ -131,11 +131,6 @@ def run(answer: ModuleType, task: Task, *kills: tuple[str, int]) -> Run:
             except Exception as error:
                 raise Failure(f"raises {type(error).__name__}", {"killed": in_words(kills[:process])}, got=error) from error
     raise AssertionError("the last process is not killed")
-
-
-def in_words(kills: tuple[tuple[str, int], ...]) -> str:
-    """Kills, for a failure's lines."""
-    return ", then ".join(f"at {what} {number} of process {i}" for i, (what, number) in enumerate(kills, 1)) or "never"
 
 
 def check_same(answer: ModuleType, task: Task, *cases: tuple[tuple[str, int], ...]) -> None:
