@@ -22,7 +22,7 @@ exercise = Exercise(
     hints=(
         "Remember the lowest loss, a copy of the weights that gave it, and how many epochs have passed since.",
         "loss < best: keep, bad = 0. Otherwise, and nan < best is False, bad = bad + 1. Stop if bad >= patience.",
-        "self.best_weights = copy.deepcopy(model.state_dict()); later model.load_state_dict(self.best_weights)",
+        "best = {name: value.clone() for name, value in model.state_dict().items()}; later model.load_state_dict(best)",
     ),
     source="torch.optim.lr_scheduler:ReduceLROnPlateau.step",
     look_at="It counts bad epochs as you do, then lowers the learning rate. After how many: patience, or one more?",

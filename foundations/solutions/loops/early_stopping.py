@@ -3,10 +3,9 @@
 A network that trains for too long memorizes. The validation loss says when it was best, after the fact: so remember.
 """
 
-import copy
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class EarlyStopping:
@@ -22,7 +21,7 @@ class EarlyStopping:
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.best_loss = math.inf
-        self.best_weights: dict | None = None
+        self.best_weights: dict[str, Tensor] = {}
         self.bad_epochs = 0
 
     def update(self, model: nn.Module, loss: float) -> bool:
@@ -37,7 +36,8 @@ class EarlyStopping:
         """
         if loss < self.best_loss:
             self.best_loss = loss
-            self.best_weights = copy.deepcopy(model.state_dict())  # the state dict itself shares memory with the model
+            # copies: the state dict shares its memory with the model
+            self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
             self.bad_epochs = 0
         else:
             self.bad_epochs += 1
@@ -48,5 +48,5 @@ class EarlyStopping:
 
         The optimizer of `model` still holds its parameters afterwards, and training on does not change what is kept.
         """
-        if self.best_weights is not None:
+        if self.best_weights:
             model.load_state_dict(self.best_weights)

@@ -3,7 +3,6 @@
 A run that was killed and goes on bit for bit, as if nothing had happened, has forgotten nothing.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +117,8 @@ def train(
         if batch == steps_per_epoch - 1:
             val_loss = validate(model)
             if val_loss < progress["best_loss"]:
-                progress["best_loss"], progress["best_weights"] = val_loss, copy.deepcopy(model.state_dict())
+                progress["best_loss"] = val_loss
+                progress["best_weights"] = {name: value.clone() for name, value in model.state_dict().items()}
         save_training(path, model, optimizer, scheduler, progress)
     model.load_state_dict(progress["best_weights"])
     return progress["best_loss"]
