@@ -176,9 +176,9 @@ exercise.wrong("rewards_to_go", "The sum runs forward: these are the rewards so 
 exercise.wrong("rewards_to_go", "gamma is not used: each step further away counts gamma times less.")(
     returns_with("undiscounted")
 )
-exercise.wrong("rewards_to_go", "The zeros to begin with are on the CPU, wherever the rewards are: new_zeros, zeros_like.")(
-    returns_with("cpu")
-)
+exercise.wrong(
+    "rewards_to_go", "The zeros to begin with are on the CPU, wherever the rewards are: take zeros_like, or 0.0."
+)(returns_with("cpu"))
 exercise.also_right("rewards_to_go")(returns_with(""))
 
 

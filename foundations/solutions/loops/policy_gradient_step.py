@@ -22,7 +22,7 @@ def rewards_to_go(rewards: Tensor, done: Tensor, gamma: float) -> Tensor:
         The rewards 1, 1, 1 of one environment with gamma = 0.5 and an end at the second step give 1.5, 1, 1.
     """
     returns = torch.zeros_like(rewards)
-    following = rewards.new_zeros(rewards.shape[1:])
+    following = 0.0  # nothing comes after the last row
     for t in reversed(range(len(rewards))):
         following = rewards[t] + gamma * following * ~done[t]
         returns[t] = following
