@@ -1,0 +1,75 @@
+"""Killing: a process that ends at a given moment, as the files see it, so that one can try to resume."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Kill:
+    """When to kill: at the `number`-th training step, validation or write of a file ("step", "validation", "write")."""
+
+    what: str = ""
+    number: int = 0
+    folder: Path = field(default_factory=Path)
+    count: dict[str, int] = field(default_factory=dict)
+    files: dict[str, bytes] | None = None
+
+    def is_due(self, what: str) -> bool:
+        """Counts an event, and tells whether it is the last."""
+        self.count[what] = self.count.get(what, 0) + 1
+        return what == self.what and self.count[what] == self.number
+
+    def now(self) -> None:
+        """Raises Killed. What is written to the folder from now on does not happen: a killed process has no `finally`."""
+        self.files = {path.name: path.read_bytes() for path in self.folder.iterdir() if path.is_file()}
+        raise Killed
+
+    def bury(self) -> None:
+        """Leaves the folder as it was at the moment of the kill."""
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+        for name, content in (self.files or {}).items():
+            (self.folder / name).write_bytes(content)
+
+
+def in_words(kills: tuple[tuple[str, int], ...]) -> str:
+    """Kills, for a failure's lines."""
+    return ", then ".join(f"at {what} {number} of process {i}" for i, (what, number) in enumerate(kills, 1)) or "never"
+
+
+@contextmanager
+def deadly_writes(kill: Kill) -> Iterator[None]:
+    """Context in which `torch.save` writes half of a file, and the process is killed, when that is due."""
+    save = torch.save
+
+    def half(value: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if not kill.is_due("write"):
+            return save(value, file, *args, **kwargs)
+        whole = io.BytesIO()
+        save(value, whole)
+        content = whole.getvalue()[: len(whole.getvalue()) // 2]
+        if hasattr(file, "write"):
+            file.write(content)
+            file.flush()
+        else:
+            Path(file).write_bytes(content)
+        return kill.now()
+
+    torch.save = half  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.save = save
