@@ -95,6 +95,22 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "architectures",
+        "Architectures: convolution, recurrence, attention, by hand",
+        5,
+        "cifar10, seq2seq, bert_sentiment",
+        "build a residual network, an LSTM and a Transformer, and mask what must not be seen",
+        (
+            "predict_sizes",
+            "conv2d_pooling",
+            "residual_block",
+            "rnn",
+            "lstm_gru",
+            "packed_sequence",
+            "last_hidden_state",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
