@@ -16,7 +16,7 @@ BARRED = (
     *("rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell", "rnn_tanh", "rnn_relu", "lstm", "gru"),
     *("torch.nn.modules.rnn.RNNBase", "torch.nn.modules.rnn.RNNCellBase"),
 )
-SIZES = [(1, 1, 1), (2, 3, 4), (3, 3, 3), (4, 1, 2), (1, 4, 3)]  # batch, input, hidden
+SIZES = [(1, 1, 1), (2, 3, 4), (3, 3, 3)]  # batch, input, hidden
 
 
 def cell_weights(module: nn.Module) -> list[Tensor]:
@@ -24,13 +24,12 @@ def cell_weights(module: nn.Module) -> list[Tensor]:
     return [getattr(module, name).detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
 
-def check_cell(cell: Callable[..., Any], theirs: type, operator: Callable[..., Any], states: int = 1) -> None:
-    """Checks a cell `(x, *state, w_ih, w_hh, b_ih, b_hh)`.
+def check_cell(cell: Callable[..., Any], theirs: type, states: int = 1) -> None:
+    """Checks the values of a cell `(x, *state, w_ih, w_hh, b_ih, b_hh)`.
 
     Args:
         cell: The learner's.
         theirs: Class of torch's cell.
-        operator: The same as a function of (x, state, *weights), for the gradients.
         states: Tensors of a state: two for an LSTM.
     """
     for batch, inputs, hidden in SIZES:
@@ -42,7 +41,14 @@ def check_cell(cell: Callable[..., Any], theirs: type, operator: Callable[..., A
 
 
 def check_cell_gradients(cell: Callable[..., Any], theirs: type, operator: Callable[..., Any], states: int = 1) -> None:
-    """Checks large and non-contiguous inputs and all gradients of a cell; arguments as for `check_cell`."""
+    """Checks large and non-contiguous inputs and all gradients of a cell.
+
+    Args:
+        cell: The learner's.
+        theirs: Class of torch's cell.
+        operator: torch's cell as a function of (x, state, *weights).
+        states: Tensors of a state: two for an LSTM.
+    """
     weights = cell_weights(theirs(3, 2))
     x, state = torch.randn(3, 4).t(), [torch.randn(2, 4).t() for _ in range(states)]
     expected = operator(1e4 * x, state[0] if states == 1 else state, *weights)
@@ -68,8 +74,10 @@ def check_layer(ours: type, theirs: type, batch_first: bool) -> None:
         batch_first: Whether inputs are (batch, time, inputs).
     """
     check_state_dict(ours(2, 3, batch_first=batch_first), theirs(2, 3, batch_first=batch_first))
-    for batch, time, inputs, hidden in [(1, 1, 1, 1), (2, 3, 1, 2), (2, 2, 2, 2), (3, 2, 4, 3), (3, 1, 2, 1)]:
-        mine, other = load_same(ours(inputs, hidden, batch_first=batch_first), theirs(inputs, hidden, batch_first=batch_first))
+    for batch, time, inputs, hidden in [(1, 1, 1, 1), (2, 3, 1, 2), (2, 2, 2, 2)]:
+        mine, other = load_same(
+            ours(inputs, hidden, batch_first=batch_first), theirs(inputs, hidden, batch_first=batch_first)
+        )
         x = torch.randn(batch, time, inputs) if batch_first else torch.randn(time, batch, inputs)
         with torch.no_grad():
             check_equal(mine, x, expected=other(x))
@@ -87,7 +95,7 @@ def check_layer(ours: type, theirs: type, batch_first: bool) -> None:
 def check_layer_gradients(ours: type, theirs: type) -> None:
     """Checks a layer's gradients, its initialization, and that it makes its first state on the device of its input."""
     mine, other = load_same(ours(3, 2, batch_first=True), theirs(3, 2, batch_first=True))
-    check_gradients_of(mine, other, torch.randn(3, 2, 4).transpose(1, 2))
+    check_gradients_of(mine, other, torch.randn(4, 3, 2).transpose(1, 2))
     layer = ours(3, 25)
     for name, parameter in layer.named_parameters():
         largest = parameter.abs().max().item()
@@ -96,7 +104,10 @@ def check_layer_gradients(ours: type, theirs: type) -> None:
     try:
         output = on_meta(torch.zeros(2, 2, 3, device="meta"))[0]
     except Exception as error:
-        failed = "device" in str(error) or "meta" in str(error)
-        check_that(not failed, "makes its first state on the CPU, whatever device its input is on", got=error)
+        check_that(
+            "expected device" not in str(error),
+            "makes its first state on the CPU, whatever device its input is on",
+            got=error,
+        )
         return  # it reads values: nothing can be said
     check_that(output.device.type == "meta", "the output is not on the device of the input", "meta", output.device.type)

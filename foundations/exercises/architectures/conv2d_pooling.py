@@ -12,7 +12,14 @@ from foundations.exercise import Exercise
 from foundations.modules import check_gradients_of, check_state_dict, load_same
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-POOLINGS = ("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool2d", "max_pool1d_with_indices")
+POOLINGS = (
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_pool2d_with_indices",
+    "adaptive_max_pool2d",
+    "max_pool1d_with_indices",
+)
 BARRED = (
     *(*CONVOLUTIONS, *POOLINGS, "_convolution", "mkldnn_convolution", "fractional_max_pool2d", "lp_pool2d", "conv_tbc"),
     *("torch.nn.modules.conv._ConvNd", "torch.nn.modules.pooling._MaxPoolNd", "torch.nn.modules.pooling._AdaptiveMaxPoolNd"),
@@ -28,7 +35,7 @@ exercise = Exercise(
         "Cut the windows once; a convolution then is a matrix product of flat windows and flat filters, pooling a maximum.",
         "Windows (N, H', W', C * k * k) times filters (C * k * k, O), then the channels back to second place. The dense "
         "matrix: convolve images of which one pixel is 1; each result is a column.",
-        "F.pad(x, (p, p, p, p), value=value).unfold(2, k, stride).unfold(3, k, stride), permute(0, 2, 3, 1, 4, 5), flatten(3).",
+        "F.pad(x, 4 * (p,), value=value).unfold(2, k, stride).unfold(3, k, stride); permute(0, 2, 3, 1, 4, 5).flatten(3).",
     ),
     source="torch._decomp.decompositions:im2col",
     look_at="The same windows by two index tensors. Find the formula of the output's size, and where dilation comes in.",
@@ -208,7 +215,7 @@ def by_shifts(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int
 @exercise.also_right("max_pool2d")
 def by_maximum(x: Tensor, kernel_size: int, stride: int, padding: int = 0) -> Tensor:
     columns = F.unfold(F.pad(x, (padding,) * 4, value=float("-inf")), kernel_size, stride=stride)
-    n, c, height, width = x.shape
+    n, c, height, _ = x.shape
     rows = (height + 2 * padding - kernel_size) // stride + 1
     return columns.view(n, c, kernel_size**2, rows, -1).max(dim=2).values
 

@@ -1,4 +1,4 @@
-"""Predictions about sizes: what comes out of convolutions, pooling and recurrent layers, and how many parameters they have."""
+"""Predictions about sizes: outputs of convolutions, pooling and recurrent layers, and their numbers of parameters."""
 
 import random
 
@@ -136,7 +136,7 @@ def conv_count(rng: random.Random) -> Question:
 
 
 def conv_any_image(rng: random.Random) -> Question:
-    size = rng.choice([64, 224, 512])
+    size = rng.choice([48, 64, 100])
     return Question(
         f"# a layer made for images of 32 x 32\nlayer = nn.Conv2d(3, 32, 3, padding=1)\n"
         f"layer(torch.zeros(1, 3, {size}, {size})).shape",
@@ -165,7 +165,7 @@ def flat_features(rng: random.Random) -> Question:
         f"net = nn.Sequential(nn.Conv2d(1, {out}, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())\n"
         f"net(torch.zeros(4, 1, {size}, {size})).shape",
         SHAPE,
-        f"{size} becomes {size - 2} by the convolution and {side} by the pooling: {out} * {side} * {side} features a sample.",
+        f"{size} becomes {size - 2} by the convolution and {side} by the pooling: {out} * {side} * {side} features.",
         {
             (4, out * (size // 2) ** 2): "Without padding the convolution takes a pixel off each side.",
             (4 * out * side**2,): "nn.Flatten keeps the batch.",
@@ -199,7 +199,7 @@ def recurrent_order(rng: random.Random) -> Question:
     return Question(
         f"output, h_n = nn.RNN(3, {h})(torch.zeros({b}, {t}, 3))\nh_n.shape",
         SHAPE,
-        f"Without batch_first=True it reads (time, batch, features): {b} steps of a batch of {t}. h_n holds (layers, batch, h).",
+        f"Without batch_first=True it reads (time, batch, features): {b} steps of a batch of {t}. h_n is (layers, batch, h).",
         {
             (1, b, h): f"The first dimension was read as time: the batch is {t}.",
             (b, h): "h_n has a first dimension for layers and directions.",

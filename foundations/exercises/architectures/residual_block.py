@@ -20,11 +20,11 @@ exercise = Exercise(
     hints=(
         "Two convolutions, each with a normalization; the input is added before the last ReLU.",
         "relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut): the shortcut is x, or downsample(x) where the shapes differ.",
-        "if stride != 1 or in_channels != out_channels: self.downsample = nn.Sequential(Conv2d(in, out, 1, stride, bias=False), "
-        "BatchNorm(out))",
+        "if stride != 1 or in_channels != out_channels: self.downsample = nn.Sequential("
+        "Conv2d(in_channels, out_channels, 1, stride, bias=False), BatchNorm(out_channels))",
     ),
     source="torchvision.models.resnet:BasicBlock",
-    look_at="Its nn.ReLU is in place and yet harmless. At which of the two places would it change the identity if it came first?",
+    look_at="Its nn.ReLU works in place, and yet the identity stays as it is. On what is it called each time?",
     uses=("conv2d_pooling", "batch_layer_norm"),
 )
 
@@ -130,22 +130,23 @@ exercise.wrong("ResidualBlock", "The shortcut's convolution has no normalization
 exercise.wrong(
     "ResidualBlock", "A convolution before a batch normalization needs no bias: the norm subtracts it with the mean."
 )(block(bias=True))
-exercise.wrong("ResidualBlock", "Without a downsample for stride 2 the shortcut is as large as x, and the sum cannot be made.")(
-    block(channels_only=True)
-)
+exercise.wrong(
+    "ResidualBlock", "Without a downsample for stride 2 the shortcut is as large as x, and the sum cannot be made."
+)(block(channels_only=True))
 exercise.wrong(
     "ResidualBlock", "The last ReLU stands before the sum: the block can then only add, and its output can be negative."
 )(block(relu_before=True))
 exercise.wrong("ResidualBlock", "The ReLU after the sum is missing.")(block(no_relu=True))
 exercise.wrong(
-    "ResidualBlock", "A ReLU in place has changed x, which the shortcut and the caller still need: relu_ overwrites its input."
+    "ResidualBlock",
+    "A ReLU in place has changed x, which the shortcut and the caller still need: relu_ overwrites its input.",
 )(block(in_place=True))
 exercise.wrong("ResidualBlock", "The shortcut's convolution lacks the stride: it stays as large as x.")(
     block(shortcut_without_stride=True)
 )
-exercise.wrong("ResidualBlock", "The stride belongs to the first convolution; the shapes are the same, the numbers are not.")(
-    block(stride_second=True)
-)
+exercise.wrong(
+    "ResidualBlock", "The stride belongs to the first convolution; the shapes are the same, the numbers are not."
+)(block(stride_second=True))
 exercise.also_right("ResidualBlock")(block())
 
 

@@ -19,7 +19,7 @@ exercise = Exercise(
     hints=(
         "The cell is two linear layers, added, and a tanh; the layer calls it for each step with the state of the last one.",
         "h' = tanh(x W_ih^T + b_ih + h W_hh^T + b_hh); the output is all h' stacked along the time, h_n the last of them.",
-        "for step in x.unbind(1 if self.batch_first else 0): h = rnn_cell(step, h, ...); torch.stack(states, 1 or 0), h[None].",
+        "for step in x.unbind(1 if self.batch_first else 0): h = rnn_cell(step, h, ...); torch.stack(states, dim).",
     ),
     source="torch._decomp.decompositions:one_layer_rnn",
     look_at="All products with the inputs are made before the loop. Why can those with the state not be?",
@@ -29,7 +29,7 @@ exercise = Exercise(
 
 @exercise.property("the cell")
 def cell(answer: ModuleType, rng: random.Random) -> None:
-    check_cell(answer.rnn_cell, nn.RNNCell, torch.rnn_tanh_cell)
+    check_cell(answer.rnn_cell, nn.RNNCell)
 
 
 @exercise.property("the layer, time first")
@@ -57,7 +57,7 @@ def rnn(**faults: Any) -> type:
             self.h, self.batch_first = hidden_size, batch_first
             sizes = [("weight_ih", (hidden_size, input_size)), ("weight_hh", (hidden_size, hidden_size))]
             for name, size in [*sizes, ("bias_ih", (hidden_size,)), ("bias_hh", (hidden_size,))]:
-                value = torch.zeros(size) if faults.get("zeros") else (2 * torch.rand(size) - 1) * hidden_size**-0.5
+                value = (2 * torch.rand(size) - 1) * hidden_size**-0.5
                 setattr(self, f"{name}_l0", nn.Parameter(value))
 
         def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,9 @@ def one_bias(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_h
     return torch.tanh(x @ w_ih.t() + h @ w_hh.t() + b_ih)
 
 
-@exercise.wrong("rnn_cell", "The new state is linear: without the tanh it grows or dies out, and steps add up to one product.")
+@exercise.wrong(
+    "rnn_cell", "The new state is linear: without the tanh it grows or dies out, and steps add up to one product."
+)
 def no_tanh(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
     return x @ w_ih.t() + b_ih + h @ w_hh.t() + b_hh
 
@@ -92,7 +94,9 @@ def no_tanh(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh
 exercise.wrong("RNN", "The last state is (B, H): torch gives (layers, B, H), here (1, B, H).")(rnn(bare_state=True))
 exercise.wrong("RNN", "The first state that was given is not used.")(rnn(forgets_start=True))
 exercise.wrong(
-    "RNN", "Each step is written into one tensor: all outputs are the last, and the state that was given changes, too."
+    "RNN",
+    "Each step is written into the tensor of the first state: whoever gave it finds it changed, and outputs that are not "
+    "copies all become the last.",
 )(rnn(in_place=True))
 exercise.wrong("RNN", "With batch_first the batch was read as the time: where B == T, even the shapes are right.")(
     rnn(always_time_first=True)
@@ -102,9 +106,6 @@ exercise.wrong("RNN", "batch_first is about the input and the output: the last s
 )
 exercise.wrong("RNN", "torch.zeros is on the CPU unless you say so: x.new_zeros, or device=x.device, for the first state.")(
     rnn(cpu=True)
-)
-exercise.wrong("RNN", "All weights begin as zeros: every hidden unit then gets the same gradient, and they stay equal.")(
-    rnn(zeros=True)
 )
 exercise.also_right("RNN")(rnn())
 

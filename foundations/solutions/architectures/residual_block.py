@@ -4,10 +4,9 @@ The sum with the input lets gradients pass unchanged, so that very deep networks
 """
 
 import torch
-from torch import Tensor, nn
-
 from architectures.conv2d_pooling import Conv2d
 from networks.batch_layer_norm import BatchNorm
+from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
@@ -19,8 +18,8 @@ class ResidualBlock(nn.Module):
     Attributes:
         conv1, bn1: First convolution and its batch normalization.
         conv2, bn2: Second convolution and its batch normalization.
-        downsample: nn.Sequential of a 1 x 1 convolution with the stride, without bias, and a batch normalization, if `stride`
-            is not 1 or the channels change; else None: the shortcut is x itself.
+        downsample: nn.Sequential of a 1 x 1 convolution with the stride, without bias, and a batch normalization, where
+            `stride` is not 1 or the channels change; else None: the shortcut is x itself.
 
     Example:
         ResidualBlock(64, 128, 2) takes (N, 64, 32, 32) to (N, 128, 16, 16).

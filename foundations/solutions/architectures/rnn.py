@@ -55,7 +55,8 @@ class RNN(nn.Module):
             h: (1, B, H), the first hidden state, in both orders; zeros if it is None.
 
         Returns:
-            The hidden states after all steps, (T, B, H), or (B, T, H) with batch_first, and the last, (1, B, H) in both orders.
+            The hidden states after all steps, (T, B, H), or (B, T, H) with batch_first; and the last, (1, B, H) in both
+            orders.
         """
         time = 1 if self.batch_first else 0
         state = x.new_zeros(x.shape[1 - time], self.hidden_size) if h is None else h[0]
