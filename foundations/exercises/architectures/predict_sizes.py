@@ -199,7 +199,7 @@ def recurrent_order(rng: random.Random) -> Question:
     return Question(
         f"output, h_n = nn.RNN(3, {h})(torch.zeros({b}, {t}, 3))\nh_n.shape",
         SHAPE,
-        f"Without batch_first=True it reads (time, batch, features): {b} steps of a batch of {t}. h_n is (layers, batch, h).",
+        f"Without batch_first=True it reads (time, batch, features): {b} steps of a batch of {t}. h_n is (layer, batch, h).",
         {
             (1, b, h): f"The first dimension was read as time: the batch is {t}.",
             (b, h): "h_n has a first dimension for layers and directions.",
