@@ -25,9 +25,9 @@ def draw(path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure = plt.figure(figsize=(12.6, 4.9), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.45, 1), wspace=0.04)
-    _draw_convolution(left)
-    _draw_attention(right)
+    panels: Any = figure.subfigures(1, 2, width_ratios=(1.45, 1), wspace=0.04)
+    _draw_convolution(panels[0])
+    _draw_attention(panels[1])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -89,6 +89,7 @@ def pooling(answer: ModuleType, rng: random.Random) -> None:
         check_equal(answer.max_pool2d, x, kernel, stride, padding, expected=expected)
     x = torch.randn(2, 4, 3, 2).transpose(1, 3)
     check_equal(answer.max_pool2d, x, 2, 1, 1, expected=F.max_pool2d(x, 2, 1, 1))
+    check_equal(answer.max_pool2d, x, 2, 1, expected=F.max_pool2d(x, 2, 1))
     check_gradients(answer.max_pool2d, F.max_pool2d, torch.randn(2, 2, 4, 5), 2, 2, 1)
 
 
@@ -146,6 +147,7 @@ def dense(answer: ModuleType, rng: random.Random) -> None:
     double = call(answer.dense_matrix, torch.ones(1, 1, 2, 2, dtype=torch.float64), 2, 3)
     expected = torch.tensor([[1.0, 1, 0, 1, 1, 0], [0, 1, 1, 0, 1, 1]], dtype=torch.float64)
     check_that(double.dtype == expected.dtype, "another dtype than the filters'", expected.dtype, double.dtype)
+    check_device(answer.dense_matrix, torch.ones(1, 1, 2, 2), 2, 3)
     check_that(torch.equal(double, expected), "of ones, for images of 2 x 3", expected, double)
 
 
