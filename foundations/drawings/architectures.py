@@ -62,7 +62,7 @@ def _draw_convolution(figure: Any) -> None:
         _number_cells(axis, values)
     top, across = AT
     axes[0].add_patch(Rectangle((across - 0.5, top - 0.5), 3, 3, fill=False, edgecolor=WINDOW, linewidth=3))
-    following = Rectangle((across + 0.5, top - 0.5), 3, 3, fill=False, edgecolor=WINDOW, linewidth=1.5, linestyle=(0, (4, 3)))
+    following = Rectangle((across + 0.5, top - 0.5), 3, 3, fill=False, edgecolor=WINDOW, lw=1.5, linestyle=(0, (4, 3)))
     axes[0].add_patch(following).set_clip_on(False)
     axes[1].add_patch(Rectangle((-0.5, -0.5), 3, 3, fill=False, edgecolor=WINDOW, linewidth=3, clip_on=False))
     axes[2].add_patch(Rectangle((across - 0.5, top - 0.5), 1, 1, fill=False, edgecolor=RESULT, linewidth=3, clip_on=False))
