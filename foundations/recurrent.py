@@ -16,7 +16,7 @@ BARRED = (
     *("rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell", "rnn_tanh", "rnn_relu", "lstm", "gru"),
     *("torch.nn.modules.rnn.RNNBase", "torch.nn.modules.rnn.RNNCellBase"),
 )
-SIZES = [(1, 1, 1), (2, 3, 4), (3, 3, 3)]  # batch, input, hidden
+SIZES = [(1, 1, 1), (2, 3, 6), (3, 3, 3)]  # batch, input, hidden
 
 
 def cell_weights(module: nn.Module) -> list[Tensor]:

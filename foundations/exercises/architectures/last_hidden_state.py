@@ -19,7 +19,7 @@ exercise = Exercise(
     hints=(
         "The forward direction is done at the last real step, the backward one, which reads from the end, at step 0.",
         "Forward half: output[b, lengths[b] - 1, :H]. Backward half: output[b, 0, H:]. In h_n: the last two entries.",
-        "output[torch.arange(B, device=output.device), lengths - 1, :H]; torch.cat([h_n[-2], h_n[-1]], -1).",
+        "output[torch.arange(B, device=output.device), lengths - 1, :H]; torch.cat([h_n[-2], h_n[-1]], 1).",
     ),
     source="torch._decomp.decompositions:_rnn_helper",
     look_at="The order in which the last states are appended, and the line that joins both directions for the next layer.",

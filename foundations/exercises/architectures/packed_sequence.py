@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from foundations.comparing import call, check_equal, check_gradients, check_that, difference
+from foundations.comparing import call, check_device, check_equal, check_gradients, check_that, difference
 from foundations.exercise import Exercise
 
 exercise = Exercise(
@@ -90,6 +90,18 @@ def elman(weights: list[Tensor], x: Tensor, h: Tensor) -> Tensor:
 def adding(x: Tensor, h: Tensor) -> Tensor:
     """Cell that counts its steps and adds up what it has read."""
     return h + x + 1
+
+
+@exercise.property("any number of features, tokens without any")
+def features(answer: ModuleType, rng: random.Random) -> None:
+    for more in (False, True):
+        x, n = torch.arange(36).view(2, 3, 2, 3) if more else torch.arange(6).view(2, 3), torch.tensor([3, 2])
+        data, batch_sizes, order = reference(x, n)
+        check_equal(answer.pack, x, n, expected=(data, batch_sizes, order))
+        padded = x.clone()
+        padded[1, 2] = 0
+        check_equal(answer.unpack, data, batch_sizes, order, expected=(padded, n))
+    check_device(answer.unpack, data.float(), batch_sizes, order)
 
 
 @exercise.property("a cell that adds up")

@@ -23,7 +23,7 @@ def last_hidden_state(output: Tensor, lengths: Tensor) -> Tensor:
     """
     hidden = output.shape[-1] // 2
     forward = output[torch.arange(len(output), device=output.device), lengths - 1, :hidden]
-    return torch.cat([forward, output[:, 0, hidden:]], -1)
+    return torch.cat([forward, output[:, 0, hidden:]], 1)
 
 
 def join_directions(h_n: Tensor) -> Tensor:
@@ -35,4 +35,4 @@ def join_directions(h_n: Tensor) -> Tensor:
     Returns:
         (B, 2 H).
     """
-    return torch.cat([h_n[-2], h_n[-1]], -1)
+    return torch.cat([h_n[-2], h_n[-1]], 1)
