@@ -101,6 +101,7 @@ def features(answer: ModuleType, rng: random.Random) -> None:
         padded = x.clone()
         padded[1, 2] = 0
         check_equal(answer.unpack, data, batch_sizes, order, expected=(padded, n))
+    check_device(answer.pack, x.float(), n)
     check_device(answer.unpack, data.float(), batch_sizes, order)
 
 

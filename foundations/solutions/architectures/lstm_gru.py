@@ -69,7 +69,7 @@ class LSTM(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool = False) -> None:
         super().__init__()
-        self.batch_first = batch_first
+        self.hidden_size, self.batch_first = hidden_size, batch_first
         _add_weights(self, 4, input_size, hidden_size)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -83,8 +83,8 @@ class LSTM(nn.Module):
             All h, (T, B, H) or (B, T, H), and the last h and c, (1, B, H) each.
         """
         time = 1 if self.batch_first else 0
-        zeros = x.new_zeros(x.shape[1 - time], self.weight_hh_l0.shape[1])
-        h, c = (zeros, zeros) if state is None else (state[0][0], state[1][0])
+        zeros = x.new_zeros(x.shape[1 - time], self.hidden_size)
+        h, c = (zeros, zeros) if state is None else (part[0] for part in state)
         states = []
         for step in x.unbind(time):
             h, c = lstm_cell(step, h, c, *self.parameters())
@@ -104,13 +104,13 @@ class GRU(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool = False) -> None:
         super().__init__()
-        self.batch_first = batch_first
+        self.hidden_size, self.batch_first = hidden_size, batch_first
         _add_weights(self, 3, input_size, hidden_size)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reads all steps: x (T, B, D) or (B, T, D), h (1, B, H) or None -> all h, and the last, as RNN does."""
         time = 1 if self.batch_first else 0
-        state = x.new_zeros(x.shape[1 - time], self.weight_hh_l0.shape[1]) if h is None else h[0]
+        state = x.new_zeros(x.shape[1 - time], self.hidden_size) if h is None else h[0]
         states = []
         for step in x.unbind(time):
             state = gru_cell(step, state, *self.parameters())

@@ -25,8 +25,9 @@ def pack(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Sequences [1] and [2, 3] give data [2, 1, 3], batch_sizes [2, 1] and order [1, 0].
     """
     order = lengths.argsort(descending=True)
-    goes_on = torch.arange(int(lengths.max()), device=x.device)[:, None] < lengths[order]  # (T, B)
-    return x[order].transpose(0, 1)[: len(goes_on)][goes_on], goes_on.sum(1), order
+    goes_on = torch.arange(x.shape[1], device=x.device)[:, None] < lengths[order]  # (T, B)
+    batch_sizes = goes_on.sum(1)
+    return x[order].transpose(0, 1)[goes_on], batch_sizes[batch_sizes > 0], order
 
 
 def unpack(data: Tensor, batch_sizes: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +65,7 @@ def run_packed(
     """
     h, states, ended = h[order], [], []
     for step in data.split(batch_sizes.tolist()):
-        ended.insert(0, h[len(step) :])  # ended before this step: they stand behind those that go on
+        ended = [h[len(step) :], *ended]  # ended before this step: they stand behind those that go on
         h = cell(step, h[: len(step)])
         states.append(h)
     return torch.cat(states), torch.cat([h, *ended])[order.argsort()]
