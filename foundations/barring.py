@@ -31,6 +31,12 @@ def called_from(folders: Sequence[str]) -> bool:
     return False
 
 
+@functools.cache
+def _resolved(function: Any) -> str:
+    """Last name by which torch knows a function; kept, as looking it up takes longer than most functions."""
+    return (resolve_name(function) or "").rpartition(".")[2]
+
+
 class BarredFunctions(TorchFunctionMode):
     """TorchFunctionMode that raises Barred for torch functions of the given last names, called as function or method.
 
@@ -45,7 +51,7 @@ class BarredFunctions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "") or ""
-        if (name in self.names or (resolve_name(func) or "").rpartition(".")[2] in self.names) and called_from(self.folders):
+        if (name in self.names or _resolved(func) in self.names) and called_from(self.folders):
             raise Barred(name)
         return func(*args, **(kwargs or {}))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 MEMORY_LIMIT = 4 * 2**30  # bytes beyond what the process has when it starts
 MAX_OUTPUT = 8 * 2**20  # bytes that a learner's code may print
+PRELOADED = ["foundations.worker"]  # modules that are imported before the first fork
 
 
 @dataclass
@@ -44,7 +45,7 @@ def run_sandboxed(function: str, *args: Any, seconds: float) -> SandboxResult:
     forks = "forkserver" in methods
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
-        context.set_forkserver_preload(["foundations.worker"])
+        context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
