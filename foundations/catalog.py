@@ -95,6 +95,21 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "architectures",
+        "Architectures: convolutions, recurrent networks, attention, Transformers",
+        5,
+        "cifar10, seq2seq, bert_sentiment",
+        "build a convolutional, recurrent or Transformer network from its parts, and load torch's weights into it",
+        (
+            "attention",
+            "multihead_attention",
+            "positional_encoding",
+            "encoder_layer",
+            "decoder_layer",
+            "tiny_translator",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
