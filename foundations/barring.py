@@ -31,6 +31,11 @@ def called_from(folders: Sequence[str]) -> bool:
     return False
 
 
+@functools.cache  # resolve_name sets up a filter of warnings at each call
+def _last_name(func: Any) -> str:
+    return (resolve_name(func) or "").rpartition(".")[2]
+
+
 class BarredFunctions(TorchFunctionMode):
     """TorchFunctionMode that raises Barred for torch functions of the given last names, called as function or method.
 
@@ -45,7 +50,7 @@ class BarredFunctions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "") or ""
-        if (name in self.names or (resolve_name(func) or "").rpartition(".")[2] in self.names) and called_from(self.folders):
+        if (name in self.names or _last_name(func) in self.names) and called_from(self.folders):
             raise Barred(name)
         return func(*args, **(kwargs or {}))
 

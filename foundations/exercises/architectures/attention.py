@@ -92,7 +92,9 @@ def nothing(answer: ModuleType, rng: random.Random) -> None:
 def large(answer: ModuleType, rng: random.Random) -> None:
     query, key, value = random_inputs((1,), 2, 3, 2, 2)
     mask = torch.tensor([[True, True, False], [False, True, True]])
-    check_equal(answer.attention, 100 * query, 100 * key, value, mask, expected=reference(100 * query, 100 * key, value, mask))
+    check_equal(
+        answer.attention, 100 * query, 100 * key, value, mask, expected=reference(100 * query, 100 * key, value, mask)
+    )
 
 
 @exercise.property("gradient, also where nothing is attended to")

@@ -30,12 +30,14 @@ exercise = Exercise(
 )
 
 
-def make_reference(dim: int, heads: int) -> nn.MultiheadAttention:
-    """torch's module with biases that are not zeros."""
-    module = nn.MultiheadAttention(dim, heads, batch_first=True)
-    nn.init.normal_(module.in_proj_bias)
-    nn.init.normal_(module.out_proj.bias)
-    return module
+def pair(answer: ModuleType, dim: int, heads: int) -> tuple[nn.Module, nn.Module]:
+    """Both modules, with biases that are not zeros; the random numbers that follow do not depend on the answer."""
+    theirs = nn.MultiheadAttention(dim, heads, batch_first=True)
+    nn.init.normal_(theirs.in_proj_bias)
+    nn.init.normal_(theirs.out_proj.bias)
+    with torch.random.fork_rng(devices=[]):
+        ours = answer.MultiheadAttention(dim, heads)
+    return load_same(ours, theirs)
 
 
 class Reference(nn.Module):
@@ -67,7 +69,7 @@ def compare(
 ) -> None:
     """Compares with torch's module; `sizes` are batch, queries, keys, dimension and heads."""
     b, t, s, dim, heads = sizes
-    ours, theirs = load_same(answer.MultiheadAttention(dim, heads), make_reference(dim, heads))
+    ours, theirs = pair(answer, dim, heads)
     inputs = (torch.randn(b, t, dim), torch.randn(b, s, dim), torch.randn(b, s, dim))
     kwargs = {"key_padding_mask": padding, "attn_mask": future}
     kwargs = {name: mask for name, mask in kwargs.items() if mask is not None}
@@ -104,16 +106,20 @@ def future(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("gradients")
 def gradients(answer: ModuleType, rng: random.Random) -> None:
-    ours, theirs = load_same(answer.MultiheadAttention(4, 2), make_reference(4, 2))
-    inputs = (torch.randn(2, 3, 4), torch.randn(2, 2, 4), torch.randn(2, 2, 4), torch.tensor([[False, True], [False, False]]))
+    ours, theirs = pair(answer, 4, 2)
+    inputs = (
+        torch.randn(2, 3, 4),
+        torch.randn(2, 2, 4),
+        torch.randn(2, 2, 4),
+        torch.tensor([[False, True], [False, False]]),
+    )
     check_gradients_of(Reference(ours), Reference(theirs), *inputs)
     check_gradients_of(Reference(ours, own=True), Reference(theirs, own=True), *inputs[:1], *inputs[:1], *inputs[:1])
 
 
 @exercise.property("a sample that is all padding")
 def all_padding(answer: ModuleType, rng: random.Random) -> None:
-    module = answer.MultiheadAttention(2, 1)
-    nn.init.normal_(module.out_proj.bias)
+    module, _ = pair(answer, 2, 1)
     x, mask = torch.randn(2, 1, 2, requires_grad=True), torch.tensor([[True], [False]])
     y = module(x, x, x, key_padding_mask=mask)
     want = module.out_proj.bias.detach()[None]
@@ -132,7 +138,7 @@ def start(answer: ModuleType, rng: random.Random) -> None:
     check_that(fits, f"in_proj_weight is not uniform in [-{bound:.3g}, {bound:.3g}]", bound, largest, dim=24)
     zeros = not module.in_proj_bias.any() and not module.out_proj.bias.any()
     check_that(zeros, "the biases of in_proj and out_proj do not begin as zeros", dim=24)
-    ours, theirs = load_same(answer.MultiheadAttention(4, 2), make_reference(4, 2))
+    ours, theirs = pair(answer, 4, 2)
     x = torch.randn(3, 2, 4).transpose(0, 1)
     check_equal(lambda x: ours(x, x, x), x, expected=theirs(x, x, x)[0].detach(), rtol=1e-4, atol=1e-5)
     module, hidden = module.to("meta"), torch.zeros(2, 3, dtype=torch.bool)
