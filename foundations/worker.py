@@ -86,14 +86,26 @@ def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome
     return Outcome(passed=titles)
 
 
-def diagnose(task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder) -> str:
-    """Message of the known wrong answer that fails as `outcome` did; empty if none does."""
+def diagnose(
+    task: Exercise,
+    exercise: str,
+    outcome: Outcome,
+    finder: ExerciseFinder,
+    known: dict[int, tuple[str, str, str, str]] | None = None,
+) -> str:
+    """Message of the known wrong answer that fails as `outcome` did; empty if none does.
+
+    `known` holds the fingerprints of known wrong answers, by their number; what is missing is found out and added.
+    """
+    known = {} if known is None else known
     own = finder.files[exercise]
     finder.files[exercise] = solution_path(exercise)
     try:
-        for variant in task.wrong_answers:
-            forget_modules(finder)
-            if try_answer(task, exercise, variant).fingerprint == outcome.fingerprint:
+        for number, variant in enumerate(task.wrong_answers):
+            if number not in known:
+                forget_modules(finder)
+                known[number] = try_answer(task, exercise, variant).fingerprint
+            if known[number] == outcome.fingerprint:
                 return variant.message
         return ""
     finally:
@@ -107,13 +119,14 @@ def check_variants(exercise: str) -> tuple[Outcome, list[Outcome], list[Outcome]
     with exercise_imports({}) as finder, barred_for(task, [str(solution_path(exercise))]):
         solution = try_answer(task, exercise)
         groups = []
+        known: dict[int, tuple[str, str, str, str]] = {}
         for variants in (task.wrong_answers, task.other_answers):
             outcomes = []
             for variant in variants:
                 forget_modules(finder)
                 outcome = try_answer(task, exercise, variant)
                 if outcome.failed:
-                    outcome.probably = diagnose(task, exercise, outcome, finder)
+                    outcome.probably = diagnose(task, exercise, outcome, finder, known)
                 outcomes.append(outcome)
             groups.append(outcomes)
     return solution, groups[0], groups[1]

@@ -20,13 +20,13 @@ exercise = Exercise(
     why="it computes all target positions at once in training, and one position of every hypothesis in the search",
     hints=(
         "A position reads its token and predicts the next one: it may see itself and what is before, nothing after.",
-        "ones(T, T).triu(1) is True above the diagonal. Queries come from the target, keys and values of the second attention "
-        "from the memory. Inputs are target[:, :-1], labels target[:, 1:].",
+        "ones(T, T).triu(1) is True above the diagonal. Queries come from the target; the second attention has keys and "
+        "values from the memory. Inputs are target[:, :-1], labels target[:, 1:].",
         "self.self_attn(y, y, y, attn_mask=causal_mask(T)), then self.multihead_attn(y, memory, memory, "
         "key_padding_mask=memory_padding), each with norm, dropout and residual.",
     ),
     source="torch.nn:TransformerDecoderLayer.forward",
-    look_at="Compare where norm1, norm2 and norm3 stand in the two branches. The memory gets no norm here: who normalizes it?",
+    look_at="Compare where the three norms stand in the two branches. The memory gets no norm here: who normalizes it?",
     barred=(
         *("torch.nn.TransformerDecoderLayer", "torch.nn.TransformerDecoder", "torch.nn.Transformer"),
         "torch.nn.modules.transformer._generate_square_subsequent_mask",

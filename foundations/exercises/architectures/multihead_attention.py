@@ -19,8 +19,8 @@ exercise = Exercise(
     hints=(
         "Project, split the features into heads, attend in all heads at once (they are a batch dimension), join, project.",
         "(B, T, dim) -> (B, T, heads, d) -> (B, heads, T, d). The way back: transpose first, then join the last two.",
-        "x.unflatten(2, (heads, -1)).transpose(1, 2), and result.transpose(1, 2).flatten(2). in_proj_weight.chunk(3) are the "
-        "three projections; key_padding_mask[:, None, None] is (B, 1, 1, S), and attention wants ~mask.",
+        "x.unflatten(2, (heads, -1)).transpose(1, 2), and result.transpose(1, 2).flatten(2). in_proj_weight.chunk(3) are "
+        "the three projections; key_padding_mask[:, None, None] is (B, 1, 1, S), and attention wants ~mask.",
     ),
     source="torch.nn.functional:multi_head_attention_forward",
     look_at="Batch first is turned round at the door, and heads join the batch. Near the end there are two paths: which one "

@@ -18,10 +18,11 @@ exercise = Exercise(
     link="projects.seq2seq.transformer:sinusoidal_embedding",
     why="without it the Transformer would translate a bag of words",
     hints=(
-        "A pair of features is a clock hand: one angle, its sine and its cosine. Each pair turns slower than the one before.",
+        "A pair of features is a clock's hand: one angle, its sine and its cosine. Each hand turns slower than the last.",
         "angle[position, i] = position / 10000^(2i / dim) for the pair i; feature 2i is its sine, 2i + 1 its cosine. The "
         "position in a sentence is the number of real tokens before it.",
-        "torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :dim]; positions = ((~padding).cumsum(1) - 1).clamp(min=0)",
+        "torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :dim]; positions = "
+        "((~padding).cumsum(1) - 1).clamp(min=0)",
     ),
     look_at="torch.nn.Transformer leaves positions to you: it takes vectors to which they were added.",
 )

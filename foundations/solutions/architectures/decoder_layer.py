@@ -80,8 +80,6 @@ class DecoderLayer(nn.Module):
             (self.norm3, lambda y: self.linear2(self.linear1(y).clamp(min=0))),
         )
         for norm, sublayer in sublayers:
-            if self.norm_first:
-                x = x + self.dropout(sublayer(norm(x)))
-            else:
-                x = norm(x + self.dropout(sublayer(x)))
+            y = self.dropout(sublayer(norm(x) if self.norm_first else x))
+            x = x + y if self.norm_first else norm(x + y)
         return x
