@@ -95,6 +95,20 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "debugging",
+        "Debugging: broken trainings that run without an error",
+        5,
+        "every capstone",
+        "say from a curve what is wrong with a training, and prove it before you change the code",
+        (
+            "unstable_loss",
+            "stuck_loss",
+            "too_good",
+            "wont_generalize",
+            "two_faults",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds

@@ -108,14 +108,15 @@ def check_variants(exercise: str) -> tuple[Outcome, list[Outcome], list[Outcome]
         solution = try_answer(task, exercise)
         groups = []
         for variants in (task.wrong_answers, task.other_answers):
-            outcomes = []
+            groups.append([])
             for variant in variants:
                 forget_modules(finder)
-                outcome = try_answer(task, exercise, variant)
-                if outcome.failed:
-                    outcome.probably = diagnose(task, exercise, outcome, finder)
-                outcomes.append(outcome)
-            groups.append(outcomes)
+                groups[-1].append(try_answer(task, exercise, variant))
+        known = list(zip(task.wrong_answers, groups[0], strict=True))
+        for outcome in (each for group in groups for each in group if each.failed):
+            # as `diagnose` finds it, without trying every wrong answer again for each
+            same = (variant.message for variant, other in known if other.fingerprint == outcome.fingerprint)
+            outcome.probably = next(same, "")
     return solution, groups[0], groups[1]
 
 
