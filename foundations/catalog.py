@@ -111,7 +111,10 @@ CHAPTERS = (
     ),
 )
 
-TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
+TRAINING: frozenset[str] = frozenset(  # exercises whose check trains and may take longer than five seconds
+    {"unstable_loss", "stuck_loss", "too_good", "wont_generalize", "two_faults"}
+)
+CASES = frozenset({"unstable_loss", "stuck_loss", "too_good", "wont_generalize", "two_faults"})  # broken trainings to mend
 RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: what was passed stays passed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from foundations.catalog import solution_path
@@ -34,7 +35,12 @@ PLANTS: dict[str, dict[str, tuple[Changes, ...]]] = {
     },
     "stuck_loss": {
         "softmax": (
-            (("HIDDEN, num_classes))\n    return", "HIDDEN, num_classes))\n    layers.append(nn.Softmax(dim=1))\n    return"),),
+            (
+                (
+                    "HIDDEN, num_classes))\n    return",
+                    "HIDDEN, num_classes))\n    layers.append(nn.Softmax(dim=1))\n    return",
+                ),
+            ),
             (("    return F.cross_entropy(model(x), y)", "    return F.cross_entropy(model(x).softmax(1), y)"),),
         ),
         "frozen": (
@@ -104,6 +110,37 @@ PLANTS: dict[str, dict[str, tuple[Changes, ...]]] = {
     },
 }
 
+PAIRS = (
+    ("zero_grad", "softmax"),
+    ("no_shuffle", "eval_mode"),
+    ("softmax", "eval_mode"),
+    ("zero_grad", "frozen"),
+    ("no_shuffle", "softmax"),
+    ("frozen", "eval_mode"),
+)
+SIZES = {  # the network varies from case to case
+    "unstable_loss": ("HIDDEN = 16\n", "HIDDEN = 20\n", "HIDDEN = 24\n"),
+    "stuck_loss": ("HIDDEN = 24\n", "HIDDEN = 28\n", "HIDDEN = 32\n"),
+    "too_good": ("HIDDEN = 32\n", "HIDDEN = 40\n", "HIDDEN = 48\n"),
+    "wont_generalize": ("HIDDEN = 48\n", "HIDDEN = 56\n", "HIDDEN = 64\n"),
+    "two_faults": ("BATCH_SIZE = 32\n", "BATCH_SIZE = 30\n"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Broken training.
+
+    Args:
+        number: Its number, which says nothing of the fault; it stands in the learner's file.
+        faults: Names of the faults.
+        changes: Parts of the solution's text that are replaced.
+    """
+
+    number: int
+    faults: tuple[str, ...]
+    changes: Changes
+
 
 def plant(exercise: str, changes: Changes) -> str:
     """Text of a solution with parts replaced. Raises ValueError if a part does not stand there once."""
@@ -113,3 +150,35 @@ def plant(exercise: str, changes: Changes) -> str:
             raise ValueError(f"{exercise}: {old!r} stands there {text.count(old)} times")
         text = text.replace(old, new)
     return text
+
+
+def all_cases(exercise: str) -> list[Case]:
+    """All broken trainings of an exercise, in the order of their numbers."""
+    plants, (old, *sizes) = PLANTS[exercise], SIZES[exercise]
+    chosen = PAIRS if exercise == "two_faults" else [(fault,) for fault in plants]
+    contents = []
+    for faults in chosen:
+        for i, size in enumerate([old, *sizes]):
+            changes = [change for fault in faults for change in plants[fault][i % len(plants[fault])]]
+            contents.append((faults, (*changes, (old, size))))
+    random.Random(exercise).shuffle(contents)
+    return [Case(number, faults, changes) for number, (faults, changes) in enumerate(contents, 1)]
+
+
+def find_case(exercise: str, text: str) -> Case:
+    """Case of a learner's file, by the number in it; the first if there is none."""
+    cases = all_cases(exercise)
+    number = re.search(r"^# Case (\d+)", text, re.MULTILINE)
+    return cases[min(int(number[1]), len(cases)) - 1] if number and int(number[1]) else cases[0]
+
+
+def draw_case(exercise: str, seed: int, found: Collection[str]) -> int:
+    """Number of a case whose faults were not found yet; of any where all were."""
+    cases = all_cases(exercise)
+    left = [case.number for case in cases if not set(case.faults) & set(found)]
+    return random.Random(f"{seed}-{exercise}-{len(found)}").choice(left or [case.number for case in cases])
+
+
+def faults_to_find(exercise: str) -> int:
+    """Number of faults that have to be found in an exercise."""
+    return 2 if exercise == "two_faults" else len(PLANTS[exercise])

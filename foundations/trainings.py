@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -108,6 +109,8 @@ class Run:
         optimized: Ids of the parameters that the optimizer has.
         first_norms: Norm of each parameter's gradient in the first step.
         clips: Calls of torch's functions that clip gradients.
+        beginning: Copy of the model before the first step.
+        optimizer: Class and defaults of the optimizer.
     """
 
     model: Any = None
@@ -117,6 +120,8 @@ class Run:
     optimized: set[int] = field(default_factory=set)
     first_norms: dict[str, float] = field(default_factory=dict)
     clips: int = 0
+    beginning: Any = None
+    optimizer: Any = None
 
     def left_out(self) -> list[str]:
         """Names of the model's parameters that the optimizer does not have, or that require no gradient."""
@@ -160,6 +165,7 @@ class _Recorder:
         self.run, self.data, self.depth = Run(), rows_of.flatten(1), 0
         self.rows, self.training = torch.empty(0, dtype=torch.int64), True
         self.names: dict[int, str] = {}
+        self.module: nn.Module | None = None
         self.last: dict[int, Tensor] = {}  # id of a parameter -> its gradient from the last backward pass alone
 
     @contextlib.contextmanager
@@ -202,7 +208,7 @@ class _Recorder:
         if not torch.is_grad_enabled():
             self.run.evaluations.append((rows, any(modes)))
             return
-        self.rows, self.training = rows, all(modes)
+        self.rows, self.training, self.module = rows, all(modes), module
         for name, parameter in module.named_parameters():
             is_lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
             if parameter.requires_grad and not is_lazy and id(parameter) not in self.names:
@@ -221,7 +227,10 @@ class _Recorder:
         if not parameters:
             return
         if not self.run.steps:
-            self.run.first_norms = {self.names.get(id(p), ""): p.grad.norm().item() for p in parameters if p.grad is not None}
+            self.run.beginning, self.run.optimizer = copy.deepcopy(self.module), (type(optimizer), dict(optimizer.defaults))
+            self.run.first_norms = {
+                self.names.get(id(p), ""): p.grad.norm().item() for p in parameters if p.grad is not None
+            }
         used = torch.cat([p.grad.detach().flatten() for p in parameters])
         fresh = torch.cat([self.last.get(id(p), torch.zeros_like(p)).flatten() for p in parameters])
         norm, fresh_norm = used.norm().item(), max(fresh.norm().item(), 1e-30)

@@ -106,7 +106,7 @@ def check_variants(exercise: str) -> tuple[Outcome, list[Outcome], list[Outcome]
     task = load_exercise(exercise)
     with exercise_imports({}) as finder, barred_for(task, [str(solution_path(exercise))]):
         solution = try_answer(task, exercise)
-        groups = []
+        groups: list[list[Outcome]] = []
         for variants in (task.wrong_answers, task.other_answers):
             groups.append([])
             for variant in variants:

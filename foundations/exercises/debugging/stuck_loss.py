@@ -20,7 +20,7 @@ exercise = Exercise(
     why="every run logs which layers are dead or saturated, and names those without living units",
     hints=(
         "A loss stands still where no gradient arrives, where nobody takes the step, or where the loss cannot go lower.",
-        "Compare the gradient norms of the first and the last layer; then the loss with its lowest value for right answers.",
+        "Compare activations and gradients layer by layer; then the loss with its lowest value for right answers.",
         "Print for each of model.named_parameters(): requires_grad, grad.norm(), and whether it changed after a step.",
     ),
     source="torch.nn.init:calculate_gain",
@@ -45,9 +45,9 @@ def falls(answer: ModuleType, rng: random.Random) -> None:
         x, y = spirals(500, seed, 3)
         with torch.no_grad():
             accuracy = (run.model(x).argmax(1) == y).float().mean().item()
-        if not (accuracy > 0.93 and run.last_losses(15) < 0.25):
+        if not (accuracy > 0.93 and run.last_losses(15) < 0.45):
             text = f"accuracy {accuracy:.2f}, loss of the last steps {run.last_losses(15):.3g}"
-            raise Failure(f"the result{symptom(run, seed)}", expected="accuracy over 0.93, loss under 0.25", got=Seen(text))
+            raise Failure(f"the result{symptom(run, seed)}", expected="accuracy over 0.93, loss under 0.45", got=Seen(text))
 
 
 def symptom(run: Run, seed: int) -> str:
@@ -63,7 +63,7 @@ def symptom(run: Run, seed: int) -> str:
         )
     norms = list(run.first_norms.values())
     if norms[0] < 1e-3 * norms[-1]:
-        return "; the first layer's gradient is a thousandth of the last one's" + (
+        return "; the first weight's gradient is under a thousandth of the last bias's" + (
             ", and gradients are clipped" if clipped(run) else ""
         )
     if run.steps[0].norm / min(run.steps[0].scale, 1.0) > 100:
@@ -104,14 +104,14 @@ OPTIMIZER = "    optimizer = torch.optim.SGD(model.parameters(),"
 HEAD_ONLY = ((OPTIMIZER, "    optimizer = torch.optim.SGD(model[-1].parameters(),"),)
 
 WRONG = {
-    "As it was: the loss stops far above 0 although the answers are right. What is its lowest value for a perfect row?": SOFTMAX,
+    "As it was: the loss stops far above 0 although the answers are right. How low can it be?": SOFTMAX,
     "A higher learning rate arrives sooner at the same floor: the loss is still computed from numbers between 0 and 1.": (
         *SOFTMAX,
         *HIGHER,
     ),
     "As it was: most of the network is after the training what it was before.": FROZEN,
     "Now all parameters have gradients, and the optimizer has never been given most of them.": HEAD_ONLY,
-    "As it was: compare the gradient norm of the first layer with that of the last.": VANISHING,
+    "As it was: print the size of each layer's activations in the first step. Where does the signal end?": VANISHING,
     "Clipping makes large gradients shorter. These are too small, from the first step on.": (*VANISHING, *CLIP),
     "As it was: the first loss is far above log(5), what a guess costs. How large are the activations of the last layer?": (
         EXPLODING
@@ -135,7 +135,7 @@ def with_tanh(x, y, val_x, val_y, seed):
     net(x[:2])
     opt = torch.optim.AdamW(net.parameters(), 0.01)
     train_losses, val_losses = [], []
-    for _ in range(20):
+    for _ in range(15):
         net.train()
         for rows in torch.randperm(len(x)).chunk(15):
             opt.zero_grad()

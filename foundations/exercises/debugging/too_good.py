@@ -86,7 +86,9 @@ def check_accuracy(run: Run, x: Tensor, y: Tensor) -> None:
         raise Failure("samples that neither training nor validation uses", expected=0, got=Seen(str(left)))
     text = f"{accuracies[-1]:.3f}"
     if not abs(accuracies[-1] - exact) < 1e-4:
-        raise Failure("the last val/accuracy, and that of all held-out samples", expected=Seen(f"{exact:.3f}"), got=Seen(text))
+        raise Failure(
+            "the last val/accuracy, and that of all held-out samples", expected=Seen(f"{exact:.3f}"), got=Seen(text)
+        )
 
 
 @exercise.property("the model works for new patients")

@@ -20,7 +20,7 @@ exercise = Exercise(
     why="the first question to any capstone: `--debug overfit`, before the long training",
     hints=(
         "One fault hides the other. Mend what you are sure of, then look at the new curve as if it were another training.",
-        "In order: does each step take the right gradient, of a mixed batch, of the right loss, for all parameters? Which mode?",
+        "In order: the right gradient, of a mixed batch, of the right loss, for all parameters? In which mode?",
         "Set EPOCHS = 1 and one batch, and print for each step: y[rows], loss, grad.norm(), requires_grad, model.training.",
     ),
     source="torch.nn:Module.train",
@@ -75,7 +75,7 @@ def curves(answer: ModuleType, rng: random.Random) -> None:
 
 def symptom(run: Run, seed: int) -> str:
     """How many of the faults are seen, and what was changed besides."""
-    x, y = spirals(480, seed, 1)
+    y = spirals(480, seed, 1)[1]
     count = sum(
         (
             min(step.similarity for step in run.steps[1:]) < 0.9,

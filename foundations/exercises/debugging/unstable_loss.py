@@ -92,7 +92,12 @@ def check_result(run: Run, x: Tensor, y: Tensor) -> None:
 
 FAULTS = {name: changes[-1] for name, changes in PLANTS["unstable_loss"].items()}
 LOWER = (("LR = 0.2\n", "LR = 0.01\n"),)
-CLIP = (("            optimizer.step()", "            nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n            optimizer.step()"),)
+CLIP = (
+    (
+        "            optimizer.step()",
+        "            nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n            optimizer.step()",
+    ),
+)
 LARGER = (("BATCH_SIZE = 10\n", "BATCH_SIZE = 80\n"),)
 
 WRONG = {
@@ -142,5 +147,7 @@ def with_a_loader(x: Tensor, y: Tensor, val_x: Tensor, val_y: Tensor, seed: int)
     return net, curves
 
 
-CLEARED = (("            optimizer.zero_grad()\n", "            for p in model.parameters():\n                p.grad = None\n"),)
+CLEARED = (
+    ("            optimizer.zero_grad()\n", "            for p in model.parameters():\n                p.grad = None\n"),
+)
 exercise.also_right("train")(load_training("unstable_loss", (*CLEARED, ("LR = 0.2\n", "LR = 0.1\n"), *CLIP)).train)

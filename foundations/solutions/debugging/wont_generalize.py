@@ -15,9 +15,7 @@ LR = 0.01
 
 def make_model(in_dim: int) -> nn.Module:
     """Network from inputs (N, in_dim) to forecasts (N, 1)."""
-    return nn.Sequential(
-        nn.Linear(in_dim, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Dropout(0.1), nn.Linear(HIDDEN, 1)
-    )
+    return nn.Sequential(nn.Linear(in_dim, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Dropout(0.1), nn.Linear(HIDDEN, 1))
 
 
 def make_pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
