@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from foundations.catalog import RENAMED, find_chapter
+from foundations.catalog import CASES, RENAMED, all_exercises, find_chapter
+from foundations.faults import draw_case
 
 FILE = ".progress.json"
 
@@ -22,11 +23,13 @@ class Entry:
         passed: Digest of the file that passed; of a prediction "answered"; empty if none did.
         hints: Hints that were shown.
         shown: Whether the solution was shown before it was passed.
+        found: Faults of a broken training that were found and mended.
     """
 
     passed: str = ""
     hints: int = 0
     shown: bool = False
+    found: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -61,6 +64,10 @@ class Progress:
     def changed_since(self, exercise: str) -> bool:
         """Whether it was passed by a file that has changed since."""
         return bool(self.entry(exercise).passed) and not self.has_passed(exercise)
+
+    def cases(self) -> dict[str, int]:
+        """Number of the case that comes next in each of the broken trainings."""
+        return {name: draw_case(name, self.seed, self.entry(name).found) for name in all_exercises() if name in CASES}
 
     def save(self) -> None:
         """Writes the progress, atomically."""

@@ -27,22 +27,25 @@ class Asker:
     def ask(self, question: Question, heading: str) -> bool:
         """Asks `question`, says whether the answer is right and why, and returns it. Raises UserError without an answer."""
         print(f"{heading}\n{question.text}")
-        if self.given is None:
-            try:
-                text = input("  > ")
-            except EOFError:
-                raise UserError("no answer: run it in a terminal, or give the answers as `--answers ANSWER ...`") from None
-        else:
-            text = next(self.given, "")
-            if not text:
-                raise UserError("fewer answers than questions: give one for each, as `--answers ANSWER ...`")
-            print(f"  > {text}")
-        answer = parse_answer(text)
+        answer = parse_answer(self.read())
         if is_right(question, answer):
             print(f"  Right. {question.reason}\n")
             return True
         print(f"  It is {question.answer}. {question.message(answer)}\n")
         return False
+
+    def read(self) -> str:
+        """The next answer as it is typed. Raises UserError without one."""
+        if self.given is None:
+            try:
+                return input("  > ")
+            except EOFError:
+                raise UserError("no answer: run it in a terminal, or give the answers as `--answers ANSWER ...`") from None
+        text = next(self.given, "")
+        if not text:
+            raise UserError("fewer answers than questions: give one for each, as `--answers ANSWER ...`")
+        print(f"  > {text}")
+        return text
 
 
 def ask_prediction(progress: Progress, exercise: str, answers: Sequence[str] | None) -> int:

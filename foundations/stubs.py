@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
-from foundations.catalog import find_chapter, is_prediction, solution_path
+from foundations.catalog import CASES, find_chapter, is_prediction, solution_path
+from foundations.faults import all_cases, plant
 
 TODO = "raise NotImplementedError"
 
 
-def make_stub(exercise: str) -> str:
+def make_stub(exercise: str, case: int = 1) -> str:
     """Text of the learner's file: the solution's imports, signatures and docstrings, as percent cells.
 
-    Names that begin with an underscore are the solution's own helpers and are left out.
+    Names that begin with an underscore are the solution's own helpers and are left out. Of a broken training the file
+    is the solution with the faults of the case of that number.
     """
+    if exercise in CASES:
+        return _make_broken(exercise, case)
     text = solution_path(exercise).read_text(encoding="utf-8")
     tree = ast.parse(text)
     title = (ast.get_docstring(tree) or exercise).splitlines()
@@ -29,6 +34,15 @@ def make_stub(exercise: str) -> str:
             code.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
     cells.append("# %%\n" + "\n".join(code).strip("\n"))
     return "\n\n".join(cells) + "\n"
+
+
+def _make_broken(exercise: str, case: int) -> str:
+    """The learner's file of a broken training."""
+    text = plant(exercise, all_cases(exercise)[case - 1].changes)
+    tree = ast.parse(text)
+    title = [*(ast.get_docstring(tree) or exercise).splitlines(), "", f"Case {case}."]
+    code = "\n".join(text.splitlines()[tree.body[0].end_lineno :]).strip("\n")
+    return f"{_heading(exercise, title)}\n\n# %%\n{code}\n"
 
 
 def _heading(exercise: str, title: list[str]) -> str:
@@ -68,14 +82,20 @@ def _head_end(node: ast.FunctionDef | ast.ClassDef, first: int) -> int:
     return body.lineno - 1 - len(getattr(body, "decorator_list", []))
 
 
-def write_stubs(folder: Path, exercises: list[str]) -> list[str]:
-    """Writes the stubs that `folder` lacks; returns their ids. A file that exists is never overwritten."""
+def write_stubs(folder: Path, exercises: list[str], cases: Mapping[str, int] | None = None) -> list[str]:
+    """Writes the stubs that `folder` lacks; returns their ids. A file that exists is never overwritten.
+
+    Args:
+        folder: The learner's folder.
+        exercises: Their ids.
+        cases: Number of the case for each broken training; the first where there is none.
+    """
     written = []
     for exercise in exercises:
         path = folder / find_chapter(exercise).name / f"{exercise}.py"
         if is_prediction(exercise) or path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(make_stub(exercise), encoding="utf-8")
+        path.write_text(make_stub(exercise, (cases or {}).get(exercise, 1)), encoding="utf-8")
         written.append(exercise)
     return written

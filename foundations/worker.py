@@ -88,26 +88,14 @@ def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome
     return Outcome(passed=titles)
 
 
-def diagnose(
-    task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder, known: dict[int, Any] | None = None
-) -> str:
-    """Message of the known wrong answer that fails as `outcome` did; empty if none does.
-
-    Args:
-        task: The exercise.
-        exercise: Its id.
-        outcome: How the answer failed.
-        finder: Finder of the exercises' files.
-        known: How the wrong answers fail, by position; what it lacks is found out and put into it.
-    """
-    known, own = {} if known is None else known, finder.files[exercise]
+def diagnose(task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder) -> str:
+    """Message of the known wrong answer that fails as `outcome` did; empty if none does."""
+    own = finder.files[exercise]
     finder.files[exercise] = solution_path(exercise)
     try:
-        for i, variant in enumerate(task.wrong_answers):
-            if i not in known:
-                forget_modules(finder)
-                known[i] = try_answer(task, exercise, variant).fingerprint
-            if known[i] == outcome.fingerprint:
+        for variant in task.wrong_answers:
+            forget_modules(finder)
+            if try_answer(task, exercise, variant).fingerprint == outcome.fingerprint:
                 return variant.message
         return ""
     finally:
@@ -121,16 +109,16 @@ def check_variants(exercise: str) -> tuple[Outcome, list[Outcome], list[Outcome]
     with exercise_imports({}) as finder, barred_for(task, [str(solution_path(exercise))]):
         solution = try_answer(task, exercise)
         groups: list[list[Outcome]] = []
-        known: dict[int, Any] = {}
         for variants in (task.wrong_answers, task.other_answers):
-            outcomes = []
+            groups.append([])
             for variant in variants:
                 forget_modules(finder)
-                outcome = try_answer(task, exercise, variant)
-                if outcome.failed:
-                    outcome.probably = diagnose(task, exercise, outcome, finder, known)
-                outcomes.append(outcome)
-            groups.append(outcomes)
+                groups[-1].append(try_answer(task, exercise, variant))
+        known = list(zip(task.wrong_answers, groups[0], strict=True))
+        for outcome in (each for group in groups for each in group if each.failed):
+            # as `diagnose` finds it, without trying every wrong answer again for each
+            same = (variant.message for variant, other in known if other.fingerprint == outcome.fingerprint)
+            outcome.probably = next(same, "")
     return solution, groups[0], groups[1]
 
 

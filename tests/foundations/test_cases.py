@@ -1,0 +1,145 @@
+"""Broken trainings: every case has its faults and no other change, is caught, and its file can be mended."""
+
+import pytest
+
+from foundations import cases, cli
+from foundations.catalog import CASES, load_exercise, solution_path
+from foundations.faults import NAMES, PLANTS, all_cases, draw_case, faults_to_find, find_case, plant
+from foundations.outcome import Outcome
+from foundations.progress import Progress, load_progress
+from foundations.sandbox import SandboxResult, run_sandboxed
+from foundations.signs import CURVES, REPORTS
+from foundations.stubs import make_stub
+
+EVERY = [(name, case.number) for name in sorted(CASES) for case in all_cases(name)]
+
+
+def test_the_triples_hold_the_twelve_faults():
+    triples = [set(PLANTS[name]) for name in CASES - {"two_faults"}]
+    assert all(len(faults) == 3 for faults in triples) and set().union(*triples) == set(NAMES) and len(NAMES) == 12
+    assert set(CURVES) == set(REPORTS) == set(NAMES) and set(PLANTS["two_faults"]) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name, number", EVERY)
+def test_a_broken_file_is_the_solution_but_for_its_faults(name, number):
+    case = all_cases(name)[number - 1]
+    text = make_stub(name, number)
+    assert find_case(name, text) == case
+    title, _, code = text.partition("\n# %%\n")
+    solution = solution_path(name).read_text().partition('"""\n\n')[2]
+    compile(code, name, "exec")
+    removed, added = set(solution.splitlines()) - set(code.splitlines()), set(code.splitlines()) - set(solution.splitlines())
+    assert 0 < len(removed | added) <= 16, "the faults and a size"
+    assert "#" not in code and not any(
+        word in title for fault in case.faults for word in NAMES[fault].split() if len(word) > 8
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_draws_go_on_until_all_faults_are_found(name):
+    for seed in range(5):
+        found: list[str] = []
+        for _ in range(3):
+            case = all_cases(name)[draw_case(name, seed, found) - 1]
+            assert case.number == draw_case(name, seed, found) and not set(case.faults) & set(found)
+            found += case.faults
+            if len(found) >= faults_to_find(name):
+                break
+        assert len(found) == faults_to_find(name)
+    assert len({draw_case(name, seed, []) for seed in range(20)}) > 3, "the learner's seed decides"
+
+
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["start"]) == 0
+    return tmp_path / "my_foundations"
+
+
+def mend(path, name):
+    """Writes the solution below the heading, as a learner who has mended the file."""
+    heading = path.read_text().partition("# %%\n")
+    path.write_text(heading[0] + heading[1] + solution_path(name).read_text())
+
+
+@pytest.mark.parametrize("name, rounds", [("unstable_loss", 3), ("two_faults", 1)])
+def test_an_exercise_is_passed_when_all_its_faults_were_found(folder, capsys, monkeypatch, name, rounds):
+    right = SandboxResult(Outcome(passed=["all"], link=load_exercise(name).link, why="because"), "", "")
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: right)
+    path = folder / "debugging" / f"{name}.py"
+    for number in range(1, rounds + 1):
+        assert not load_progress(folder).has_passed(name)
+        broken = path.read_text()
+        mend(path, name)
+        assert cli.main(["check", name]) == 0
+        out = capsys.readouterr().out
+        assert ("PASSED" in out) == (number == rounds) and ("MENDED" in out) == (number < rounds)
+        if number < rounds:
+            assert f"Found {number} of 3" in out and f"reset {name}" in out
+            assert cli.main(["check", name]) == 0 and f"Found {number} of 3" in capsys.readouterr().out, "not counted twice"
+            assert cli.main(["reset", name]) == 0
+            assert find_case(name, path.read_text()).faults != find_case(name, broken).faults
+    assert load_progress(folder).has_passed(name)
+
+
+def test_questions_come_before_the_code_and_never_say_the_answer(folder, capsys, monkeypatch):
+    monkeypatch.setattr(cases, "report_lines", lambda *args: ["the report"])
+    name = "unstable_loss"
+    path = folder / "debugging" / f"{name}.py"
+    fault = find_case(name, path.read_text()).faults[0]
+    wrong = str(1 + list(NAMES).index("leak"))
+    right = str(1 + list(NAMES).index(fault))
+    assert cli.main(["check", name, "--answers", wrong, "?"]) == 1
+    out = capsys.readouterr().out
+    assert f"Not that. {NAMES['leak']}: {CURVES['leak']}" in out and "Left open" in out and "Right" not in out
+    assert (
+        out.index("train/loss")
+        < out.index("12 ")
+        < out.index("the report")
+        < out.index(f"Now open {path.relative_to(folder.parent)}")
+    )
+    assert cli.main(["check", name, "--answers", wrong, right]) == 1
+    assert f"Right: {REPORTS[fault]}" in capsys.readouterr().out
+    assert load_progress(folder).entry(name).found == [], "found is what was mended"
+
+
+def test_the_report_is_what_debug_prints(tmp_path):
+    case = next(case for case in all_cases("stuck_loss") if case.faults == ("frozen",))
+    run, _ = cases.run_case("stuck_loss", case)
+    lines = cases.report_lines("stuck_loss", case, run)
+    assert any("2 of 12 parameters are trainable" in line for line in lines)
+    assert any("weights never changed" in line for line in lines) and any(
+        line.startswith("--debug shapes: 32x2") for line in lines
+    )
+
+
+def test_curves_are_drawn_whatever_their_values():
+    for curve in ([1.0, float("nan")], [1e9, 1e-9, float("inf")], [float("nan")], [2.0], [0.0, 0.0]):
+        lines = cases.plot_lines({"train/loss": curve, "val/loss": [0.5]})
+        assert len(lines) == cases.PLOT_ROWS + 1 and ("not finite" in lines[-1]) == any(
+            v != v or v == float("inf") for v in curve
+        )
+
+
+def test_a_progress_without_found_faults_is_read(tmp_path):
+    progress = Progress(tmp_path, seed=3)
+    progress.entry("stuck_loss").hints = 1
+    progress.save()
+    text = (tmp_path / ".progress.json").read_text()
+    assert '"found"' in text
+    (tmp_path / ".progress.json").write_text(text.replace(',\n   "found": []', ""))
+    assert load_progress(tmp_path).entry("stuck_loss").found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, number", EVERY)
+def test_every_case_is_caught_and_recognized_and_its_size_can_be_mended(tmp_path, name, number):
+    case = all_cases(name)[number - 1]
+    path = tmp_path / f"{name}.py"
+    path.write_text(make_stub(name, number))
+    outcome = run_sandboxed("foundations.worker:check_file", name, str(path), {}, seconds=120).value
+    assert outcome.failed and outcome.got, outcome
+    assert name == "two_faults" or outcome.probably.startswith("As it was"), outcome
+    path.write_text(plant(name, case.changes[-1:]))
+    outcome = run_sandboxed("foundations.worker:check_file", name, str(path), {}, seconds=120).value
+    assert not outcome.failed, outcome
