@@ -95,6 +95,18 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "tricks",
+        "Tricks that win: views, ensembles, pseudo-labels, fine-tuning, many processes",
+        3,
+        "cifar10, bert_sentiment, seq2seq",
+        "say what a trick buys, with its spread, and win with it on data that you have not seen",
+        (
+            "tta_ensemble",
+            "fine_tune",
+            "data_parallel",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
