@@ -138,7 +138,7 @@ def run(answer: ModuleType, options: dict[str, float], old: bool, mode: str, ste
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
     before = {name: value.clone() for name, value in model.body.state_dict().items()}
-    shown: dict[str, Any] = {"steps": steps, **options, "old gradients": old}
+    shown: dict[str, Any] = {"steps": steps, **options, "old gradients": old, "mode before": mode}
     losses = answer.fine_tune(model, iter(batches), lambda parameters: torch.optim.SGD(parameters, lr=0.1, **options))
     for name, value in model.body.state_dict().items():
         reason = difference(value, before[name], 0.0, 0.0)
@@ -251,8 +251,8 @@ exercise.wrong("load_body", "Nothing fits and nobody is warned: the model would 
 exercise.wrong("load_body", "The model's tensors are those of the state itself: copy the values.")(load_with("shared"))
 exercise.wrong(
     "fine_tune",
-    "The parameters are frozen, but batch normalization in training mode moves its running statistics. train() reaches every "
-    "submodule: the body's eval() has to come after it.",
+    "The parameters are frozen, but batch normalization in training mode moves its running statistics. train() reaches "
+    "every submodule: the body's eval() has to come after it.",
 )(tune_with("statistics"))
 exercise.wrong("fine_tune", "The body is left in the mode that it came in: put it into evaluation mode yourself.")(
     tune_with("mode_left")
