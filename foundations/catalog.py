@@ -103,6 +103,7 @@ CHAPTERS = (
         "say what a trick buys, with its spread, and win with it on data that you have not seen",
         (
             "tta_ensemble",
+            "pseudo_labels",
             "fine_tune",
             "data_parallel",
         ),
