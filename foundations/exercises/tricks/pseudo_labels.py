@@ -100,7 +100,7 @@ def none(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("gradient, for the student alone")
 def gradient(answer: ModuleType, rng: random.Random) -> None:
     student, teacher = torch.randn(3, 3), torch.tensor([[4.0, 0, 0], [0, 0.1, 0], [0, 0, 3.0]])
-    fixed = teacher.detach()
+    fixed = teacher.double()
     check_gradients(
         lambda student: answer.pseudo_label_loss(student, fixed, 0.6), lambda s: loss_reference(s, fixed, 0.6), student
     )
