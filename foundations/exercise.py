@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 Level = Literal["warm-up", "core", "challenge"]
+Check = Callable[[Any, random.Random], str | None]
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class Property:
 
     Args:
         title: A few words that end the sentence "checked: …".
-        check: Called with the learner's module and a random generator; raises `comparing.Failure` where it does not hold.
+        check: Called with the learner's module and a random generator; raises `comparing.Failure` where it does not hold. It
+            may return a line that is shown with an answer that passes, such as what was measured.
     """
 
     title: str
-    check: Callable[[Any, random.Random], None]
+    check: Check
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class Exercise:
     wrong_answers: list[Variant] = field(default_factory=list)
     other_answers: list[Variant] = field(default_factory=list)
 
-    def property(self, title: str) -> Callable[[Callable[[Any, random.Random], None]], Callable[[Any, random.Random], None]]:
+    def property(self, title: str) -> Callable[[Check], Check]:
         """Decorator: registers a property. They are checked in the order of the file, the easy ones first."""
 
-        def register(check: Callable[[Any, random.Random], None]) -> Callable[[Any, random.Random], None]:
+        def register(check: Check) -> Check:
             self.properties.append(Property(title, check))
             return check
 

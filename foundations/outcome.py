@@ -23,6 +23,7 @@ class Outcome:
         unwritten: Whether the stub still raises NotImplementedError.
         link: Object of a capstone that does the same.
         why: What that needs it for.
+        notes: Lines about what was measured, of the properties that hold.
     """
 
     passed: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Outcome:
     unwritten: bool = False
     link: str = ""
     why: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> tuple[str, str, str, str]:

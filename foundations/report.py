@@ -99,6 +99,7 @@ def passed_lines(exercise: str, outcome: Outcome, seconds: float, progress: Prog
     chapter = find_chapter(exercise)
     solved = sum(progress.has_passed(name) for name in chapter.exercises)
     lines = [f"{exercise}  PASSED  {len(outcome.passed)} properties  {seconds:.1f} s"]
+    lines += [f"  {note}" for note in outcome.notes]
     lines.append(f"  Used in: {locate(outcome.link)}: {outcome.why}")
     lines.append(f"  Compare: show {exercise} · torch's way: source {exercise}")
     following = next_exercise(progress, exercise)

@@ -59,12 +59,12 @@ def try_answer(task: Exercise, exercise: str, variant: Variant | None = None) ->
 
 def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome:
     """Tries the properties of `task` in order, until one fails."""
-    titles = [item.title for item in task.properties]
+    titles, notes = [item.title for item in task.properties], []
     for number, item in enumerate(task.properties):
         outcome = Outcome(passed=titles[:number], failed=item.title, not_reached=titles[number + 1 :])
         torch.manual_seed(SEED + number)
         try:
-            item.check(answer, random.Random(SEED + number))
+            notes.append(item.check(answer, random.Random(SEED + number)))
         except Failure as failure:
             outcome.reason = failure.reason
             outcome.inputs = {name: describe(value) for name, value in failure.inputs.items()}
@@ -85,7 +85,7 @@ def try_properties(task: Exercise, exercise: str, answer: ModuleType) -> Outcome
             outcome.got_digest = value_digest(error)
             outcome.line = _line_of(error, exercise)
             return outcome
-    return Outcome(passed=titles)
+    return Outcome(passed=titles, notes=[note for note in notes if note])
 
 
 def diagnose(task: Exercise, exercise: str, outcome: Outcome, finder: ExerciseFinder) -> str:
