@@ -95,6 +95,20 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "tricks",
+        "Tricks that win: ensembles, schedules, clipping, mixed precision, fine-tuning, decoding",
+        4,
+        "every capstone",
+        "tell what a trick buys, with its spread, and build a paper from its formulas",
+        (
+            "clip_grad_norm",
+            "lr_schedule",
+            "mixed_precision",
+            "beam_search",
+            "from_a_paper",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
