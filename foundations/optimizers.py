@@ -105,11 +105,12 @@ class RecordingSGD:
                     w -= group["lr"] * buffer.mul_(self.momentum).add_(w.grad)
 
     def state_dict(self) -> dict[str, Any]:
-        """Learning rates and buffers."""
-        return {"lrs": [group["lr"] for group in self.param_groups], "buffers": [b.clone() for b in self.buffers]}
+        """The groups' entries and the buffers."""
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        return {"groups": groups, "buffers": [buffer.clone() for buffer in self.buffers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave."""
         self.buffers = [buffer.clone() for buffer in state["buffers"]]
-        for group, lr in zip(self.param_groups, state["lrs"], strict=True):
-            group["lr"] = lr
+        for group, saved in zip(self.param_groups, state["groups"], strict=True):
+            group.update(saved)
