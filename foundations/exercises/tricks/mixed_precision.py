@@ -162,7 +162,7 @@ def scaler_with(fault: str) -> type:
             self.scale, self.interval, self.good = scale, growth_interval, 0
 
         def backward(self, loss: Tensor) -> None:
-            loss.backward(torch.full_like(loss, self.scale))
+            (self.scale * loss).backward()
 
         def step(self, parameters: Iterable[Tensor], optimizer: Any, max_norm: float | None = None) -> bool:
             having = [w for w in parameters if w.grad is not None]
