@@ -42,12 +42,18 @@ class BarredFunctions(TorchFunctionMode):
     def __init__(self, names: Sequence[str], folders: Sequence[str]) -> None:
         super().__init__()
         self.names, self.folders = frozenset(names), folders
+        self.known: dict[Any, bool] = {}  # function -> whether it is barred: resolve_name takes longer than most functions
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "") or ""
-        if (name in self.names or (resolve_name(func) or "").rpartition(".")[2] in self.names) and called_from(self.folders):
-            raise Barred(name)
+        if func not in self.known:
+            self.known[func] = bool(self.names & {_name_of(func), (resolve_name(func) or "").rpartition(".")[2]})
+        if self.known[func] and called_from(self.folders):
+            raise Barred(_name_of(func))
         return func(*args, **(kwargs or {}))
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", "") or ""
 
 
 @contextmanager

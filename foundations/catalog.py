@@ -107,6 +107,7 @@ CHAPTERS = (
             "mixed_precision",
             "beam_search",
             "from_a_paper",
+            "from_a_paper",
         ),
     ),
 )
