@@ -107,7 +107,6 @@ CHAPTERS = (
             "mixed_precision",
             "beam_search",
             "from_a_paper",
-            "from_a_paper",
         ),
     ),
 )

@@ -30,7 +30,7 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     Args:
         x: (..., T, D) float; D is even.
         positions: (T,) int64, from 0, in any order; a few thousand is nothing unusual.
-        base: b of the formula.
+        base: b₀ of the formula.
 
     Returns:
         (..., T, D), of the dtype of `x`; exact to that dtype, also in bfloat16.
