@@ -6,7 +6,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,6 @@ def called_from(folders: Sequence[str]) -> bool:
     return False
 
 
-@functools.cache
-def _resolved(function: Any) -> str:
-    """Last name by which torch knows a function; kept, as looking it up takes longer than most functions."""
-    return (resolve_name(function) or "").rpartition(".")[2]
-
-
 class BarredFunctions(TorchFunctionMode):
     """TorchFunctionMode that raises Barred for torch functions of the given last names, called as function or method.
 
@@ -48,12 +42,18 @@ class BarredFunctions(TorchFunctionMode):
     def __init__(self, names: Sequence[str], folders: Sequence[str]) -> None:
         super().__init__()
         self.names, self.folders = frozenset(names), folders
+        self.known: dict[Any, bool] = {}  # function -> whether it is barred: resolve_name takes longer than most functions
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "") or ""
-        if (name in self.names or _resolved(func) in self.names) and called_from(self.folders):
-            raise Barred(name)
+        if func not in self.known:
+            self.known[func] = bool(self.names & {_name_of(func), (resolve_name(func) or "").rpartition(".")[2]})
+        if self.known[func] and called_from(self.folders):
+            raise Barred(_name_of(func))
         return func(*args, **(kwargs or {}))
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", "") or ""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def barred(names: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
             value.__init__ = _guard(value.__init__, path, folders)  # type: ignore[misc]
         else:
             _replace_everywhere(value, _guard(value, path, folders))
-    with BarredFunctions(short, folders):
+    with BarredFunctions(short, folders) if short else nullcontext():  # the mode slows every operation down
         yield
 
 

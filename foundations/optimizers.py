@@ -63,3 +63,54 @@ def check_optimizer(
             check_that(not changed, f"step {step + 1} changes the gradient of parameter {i + 1}", grads[i], left, **shown)
     mine.zero_grad()
     check_that(all(p.grad is None or not p.grad.any() for p in ours), "zero_grad() leaves gradients", **shown)
+
+
+class RecordingSGD:
+    """SGD with momentum that records what each step was given.
+
+    It has an optimizer's interface and not torch's class, whose first use imports for two seconds.
+
+    Attributes:
+        param_groups: Groups with "params" and "lr", as torch's optimizers have them.
+        lrs: Learning rates of the groups at each step.
+        grads: Gradients at each step, of all parameters in order; None where there was none.
+    """
+
+    def __init__(self, parameters: list[Tensor] | list[dict[str, Any]], lr: float, momentum: float = 0.0) -> None:
+        groups = [group if isinstance(group, dict) else {"params": [group]} for group in parameters]
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
+        self.momentum = momentum
+        self.buffers = [torch.zeros_like(w) for w in self.parameters()]
+        self.lrs: list[list[float]] = []
+        self.grads: list[list[Tensor | None]] = []
+
+    def parameters(self) -> list[Tensor]:
+        """Parameters of all groups."""
+        return [w for group in self.param_groups for w in group["params"]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Sets every gradient to None."""
+        for w in self.parameters():
+            w.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates every parameter that has a gradient."""
+        self.lrs.append([float(group["lr"]) for group in self.param_groups])
+        self.grads.append([None if w.grad is None else w.grad.clone() for w in self.parameters()])
+        buffers = iter(self.buffers)
+        for group in self.param_groups:
+            for w, buffer in zip(group["params"], buffers, strict=False):
+                if w.grad is not None:
+                    w -= group["lr"] * buffer.mul_(self.momentum).add_(w.grad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The groups' entries and the buffers."""
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        return {"groups": groups, "buffers": [buffer.clone() for buffer in self.buffers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.buffers = [buffer.clone() for buffer in state["buffers"]]
+        for group, saved in zip(self.param_groups, state["groups"], strict=True):
+            group.update(saved)
