@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,7 @@ def train_translator(pairs: Pairs, settings: TranslationSettings, seed: int, say
     begin = time.perf_counter()
     parts = import_parts(TRANSLATION)
     torch.manual_seed(seed)
+    pairs = [(split_numbers(source), target) for source, target in pairs]
     train, rest = pairs[: settings.train], pairs[settings.train :]
     val, test = rest[: settings.val], rest[settings.val :][: settings.test]
     make_vocabulary = parts["vocabulary"].Vocabulary
@@ -140,6 +142,15 @@ def train_translator(pairs: Pairs, settings: TranslationSettings, seed: int, say
     result.test_score = corpus_bleu(hypotheses, [target for _, target in test])
     result.seconds = time.perf_counter() - begin
     return result
+
+
+def split_numbers(text: str) -> str:
+    """German text whose long numbers stand in parts, each of which is a word of the vocabulary.
+
+    >>> split_numbers("siebenhundertsechsundvierzig")
+    'sieben hundert sechs und vierzig'
+    """
+    return re.sub(r"(?<=\w)(hundert|und(?=(?:zwan|drei|vier|fünf|sech|sieb|acht|neun)\w*ß?zig))", r" \1 ", text)
 
 
 def encode_pairs(pairs: Pairs, vocabularies: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
