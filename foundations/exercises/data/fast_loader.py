@@ -47,7 +47,7 @@ def read(loader: Any, epoch: int, start: int = 0) -> list[list[int]]:
         check_that(
             torch.equal(x.flatten(1)[:, 0].long(), y),
             "targets are not those of the inputs",
-            Note(f"{describe(x)} with {describe(y)}"),
+            Note(f"the same numbers, not {describe(x)} with {describe(y)}"),
         )
         batches.append(y.tolist())
     return batches
