@@ -1,4 +1,4 @@
-"""Commands of the course: map, start, check, hint, show, reset, list, place, review, source."""
+"""Commands of the course: map, start, check, hint, show, reset, list, place, review, graduate, source."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def new_parser() -> OneLineParser:
     add("list", run_list, "List all exercises.")
     add_answers(add("place", run_place, "Ten questions that say where to begin."))
     add_answers(add("review", run_review, "Ask again what was answered wrongly, in new variants."))
+    add("graduate", run_graduate, "Train a capstone's sample and a classifier with the parts that you have written.")
     add("source", run_source, "Open torch's own code of what an exercise builds.", nargs=None)
     return parser
 
@@ -245,6 +246,13 @@ def run_review(arguments: argparse.Namespace) -> int:
     from foundations.quiz import review
 
     return review(open_progress(arguments), arguments.answers)
+
+
+def run_graduate(arguments: argparse.Namespace) -> int:
+    """Trains with the learner's parts, and ours for what is not solved."""
+    from foundations.graduate import graduate
+
+    return graduate(open_progress(arguments))
 
 
 def run_source(arguments: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class TranslationSettings:
     layers: int = 1
     lr: float = 4e-3
     max_tokens: int = 1000
-    epochs: int = 12
+    epochs: int = 10
     patience: int = 3
 
 
@@ -103,7 +103,10 @@ def train_translator(pairs: Pairs, settings: TranslationSettings, seed: int, say
     train, rest = pairs[: settings.train], pairs[settings.train :]
     val, test = rest[: settings.val], rest[settings.val :][: settings.test]
     make_vocabulary = parts["vocabulary"].Vocabulary
-    vocabularies = make_vocabulary([source for source, _ in train], 1000), make_vocabulary([target for _, target in train], 1000)
+    vocabularies = (
+        make_vocabulary([source for source, _ in train], 1000),
+        make_vocabulary([target for _, target in train], 1000),
+    )
     samples, val_batch = encode_pairs(train, vocabularies), collate(parts, encode_pairs(val, vocabularies))
     lengths = [max(len(source), len(target)) + 1 for source, target in samples]
     orders = [

@@ -7,7 +7,6 @@ import random
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
