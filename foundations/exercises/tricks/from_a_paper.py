@@ -203,7 +203,8 @@ def rotation(fault: str = "", halves: bool = False) -> Any:
             if fault == "mixed":
                 cos, sin = cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
                 return x * cos + torch.cat([-b, a], -1) * sin
-            return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+            pairs = a * cos - b * sin, b * cos + a * sin
+            return torch.stack(pairs, -1).flatten(-2) if fault == "misplaced" else torch.cat(pairs, -1)
         out = torch.empty_like(x)
         out[..., ::2] = x[..., ::2] * cos - x[..., 1::2] * sin
         out[..., 1::2] = x[..., ::2] * sin + x[..., 1::2] * cos
@@ -223,6 +224,9 @@ exercise.wrong(
     "rotate",
     "The two pairings are mixed: the angles are repeated for neighbors, and the partners are i and i + D / 2.",
 )(rotation("mixed", halves=True))
+exercise.wrong(
+    "rotate", "The pairs are taken from the halves and put back as neighbors: each number returns to where it came from."
+)(rotation("misplaced", halves=True))
 exercise.also_right("rotate")(rotation())
 exercise.also_right("rotate")(rotation(halves=True))
 
