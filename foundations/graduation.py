@@ -95,7 +95,7 @@ class TranslationSettings:
 
 
 def train_translator(pairs: Pairs, settings: TranslationSettings, seed: int, say: Callable[[str], None]) -> Result:
-    """Training of the course's `Translator` on sentence pairs; the score of the test is the corpus BLEU of its beam search."""
+    """Training of the course's `Translator` on sentence pairs; the test's score is the corpus BLEU of its beam search."""
     begin = time.perf_counter()
     parts = import_parts(TRANSLATION)
     torch.manual_seed(seed)
@@ -163,7 +163,7 @@ def encode_pairs(pairs: Pairs, vocabularies: Sequence[Any]) -> list[tuple[Tensor
 
 
 def collate(parts: Parts, samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Source (B, S), the target's input (B, T) that begins with bos, and labels (B, T) that end with eos, -100 in padding."""
+    """Source (B, S), the target's input (B, T) that begins with bos, labels (B, T) that end with eos, -100 in padding."""
     begin, end = torch.tensor([BOS]), torch.tensor([EOS])
     pad_collate = parts["pad_collate"].pad_collate
     source, *_ = pad_collate([(torch.cat([tokens, end]),) * 2 for tokens, _ in samples])

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from foundations.graduation import Result
 
 BLUE, ORANGE = "#2a6fbb", "#e07b39"
-SENTENCES = 5
+SENTENCES, WRONG_SENTENCES = 5, 3
 IMAGES = 24
-PER_ROW = 12
+PER_ROW = 8
 WIDTH = 74  # letters of a line of text
 
 
@@ -21,7 +21,8 @@ def draw_graduation(translation: Result, digits: Result, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8.2), dpi=110, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+    top, bottom = halves
     draw_translation(top, translation)
     draw_digits(bottom, digits)
     figure.savefig(path)
@@ -29,21 +30,23 @@ def draw_graduation(translation: Result, digits: Result, path: Path) -> Path:
 
 
 def draw_translation(figure: Any, result: Result) -> None:
-    """Validation loss by epoch, and sentences with what the network made of them."""
+    """Validation loss by epoch, and sentences with what the network made of them: some wrong ones, then right ones."""
     curve, text = figure.subplots(1, 2, width_ratios=[1, 1.6])
     draw_curve(curve, result.scores, "validation loss", BLUE)
     figure.suptitle(f"Translation, seq2seq's sample: BLEU {result.test_score:.1f} on {len(result.examples)} test sentences")
+    wrong = [example for example in result.examples if example[1] != example[2]][:WRONG_SENTENCES]
+    right = [example for example in result.examples if example[1] == example[2]][: SENTENCES - len(wrong)]
     lines = []
-    for source, hypothesis, reference in sorted(result.examples[:40], key=lambda example: example[1] == example[2])[
-        :SENTENCES
-    ]:
-        mark = "✓" if hypothesis == reference else "✗"
-        lines += textwrap.wrap(source, WIDTH)
-        lines += textwrap.wrap(f"{mark} {hypothesis}", WIDTH, subsequent_indent="   ")
-        lines += [] if hypothesis == reference else textwrap.wrap(f"   ({reference})", WIDTH, subsequent_indent="   ")
-        lines.append("")
-    text.text(0, 1, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.25)
+    for source, hypothesis, reference in [*wrong, *right]:
+        lines += [*textwrap.wrap(source, WIDTH), *indent(hypothesis, "✓ " if hypothesis == reference else "✗ ")]
+        lines += ["", ""] if hypothesis == reference else [*indent(f"({reference})", "   "), "", ""]
+    text.text(0, 1, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.2)
     text.set_axis_off()
+
+
+def indent(sentence: str, mark: str) -> list[str]:
+    """Lines of a sentence, behind a mark."""
+    return textwrap.wrap(mark + sentence, WIDTH, subsequent_indent="   ", drop_whitespace=False)
 
 
 def draw_digits(figure: Any, result: Result) -> None:
@@ -52,12 +55,11 @@ def draw_digits(figure: Any, result: Result) -> None:
     draw_curve(curve_side.subplots(), [100 * score for score in result.scores], "validation accuracy (%)", ORANGE)
     figure.suptitle(f"Digits, scikit-learn: accuracy {result.test_score:.1f} % on {len(result.examples)} test images")
     shown = sorted(result.examples, key=lambda example: example[1] == example[2])[:IMAGES]
-    for axes, (image, prediction, label) in zip(image_side.subplots(IMAGES // PER_ROW, PER_ROW).flat, shown, strict=True):
+    grid = image_side.subplots(IMAGES // PER_ROW, PER_ROW)
+    for axes, (image, prediction, label) in zip(grid.flat, shown, strict=True):
         axes.imshow(image, cmap="gray_r")
-        right = prediction == label
-        axes.set_title(
-            str(prediction) if right else f"{prediction}, is {label}", color="black" if right else "#b3261e", fontsize=9
-        )
+        title, color = (str(label), "black") if prediction == label else (f"{prediction}, is {label}", "#b3261e")
+        axes.set_title(title, color=color, fontsize=9)
         axes.set_axis_off()
 
 
