@@ -24,7 +24,7 @@ exercise = Exercise(
     hints=(
         "Three choices: a loss in which positives count as much as negatives, a metric that sees them, a threshold.",
         "pos_weight = negatives / positives. F1 = 2 TP / (2 TP + FP + FN), with every validation probability as threshold.",
-        "F.binary_cross_entropy_with_logits(logits.squeeze(1), y.float(), pos_weight=w); evaluate takes its threshold.",
+        "F.binary_cross_entropy_with_logits(logits[:, 0], y.float(), pos_weight=w); evaluate takes its threshold.",
     ),
     source="torch.utils.data.sampler:WeightedRandomSampler",
     look_at="It wants one weight for each sample and draws with replacement. Which samples does it draw, given two weights?",
