@@ -365,6 +365,7 @@ def sequence_module(fault: str) -> Callable[..., Any]:
 exercise.wrong(
     "SequenceModule",
     "Without batch_size Lightning weighs a batch by its rows; this mean is over tokens. Say how many there are.",
+    "https://github.com/Lightning-AI/pytorch-lightning/issues/10093",
 )(sequence_module("rows"))
 
 

@@ -129,7 +129,7 @@ def train_with(fault: str) -> Any:
 exercise.wrong(
     "train_regression",
     "(B, 1) minus (B,) is (B, B): every prediction meets every target, and torch only warns. Take the outputs' [:, 0].",
-    "https://discuss.pytorch.org/t/target-size-that-is-different-to-the-input-size/59759",
+    "https://github.com/pytorch/pytorch/issues/16045",
 )(train_with("every_pair"))
 exercise.wrong("train_regression", "The targets are not standardized: the outputs begin far from them, at 0.")(
     train_with("raw")
