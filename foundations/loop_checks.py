@@ -75,6 +75,7 @@ def record(
     seed: int = 0,
     rises_at: int = 10**9,
     global_seed: int = 0,
+    training: bool = True,
 ) -> Recording:
     """Calls a training loop with an instrumented model and optimizer.
 
@@ -88,11 +89,13 @@ def record(
         seed: Seed that the loop gets.
         rises_at: Step from which the optimizer walks uphill, and spoils what was learned.
         global_seed: Seed of torch's global generator, on which no order may depend.
+        training: Mode in which the model comes; pretrained ones often come in evaluation mode.
     """
     torch.manual_seed(7)
     net, data = loop.case(n, n_val)
     recorder = Recorder(net, data[0], data[2], lambda step: loop.lr if step < rises_at else -4 * loop.lr)
     shown = {"training samples": n, "validation samples": n_val, "epochs": epochs, "batch_size": batch_size}
+    recorder.model.train(training)
     before = copy_of(data)
     torch.manual_seed(global_seed)
     try:
@@ -157,10 +160,10 @@ def check_batches(loop: Loop, answer: ModuleType) -> None:
 
 def check_modes(loop: Loop, answer: ModuleType) -> None:
     """Checks mode, data and gradients of each step."""
-    for epochs in (1, 2):
-        recording = record(loop, answer, 8, 6, epochs, 4)
+    for epochs, training in ((1, True), (2, True), (1, False)):
+        recording = record(loop, answer, 8, 6, epochs, 4, training=training)
         for number, epoch in enumerate(recording.epochs, 1):
-            shown = {**recording.shown, "epoch": number}
+            shown = {**recording.shown, "epoch": number, "model comes in mode": "training" if training else "evaluation"}
             for step in epoch.steps:
                 for forward in step.forwards:
                     check_that(forward.split == "training", "a step uses validation data", **shown)
@@ -235,14 +238,14 @@ def check_order(loop: Loop, answer: ModuleType) -> None:
 def add_loop_properties(exercise: Exercise, loop: Loop) -> None:
     """Registers what every training loop has in common, the easy properties first."""
     checks: Sequence[tuple[str, Callable[[Loop, ModuleType], None]]] = [
-        ("modes, and gradients that are cleared", check_modes),
-        ("validation: mode, no graph, each sample once", check_validation),
-        ("the history", check_history),
-        ("best weights at the end", check_best),
-        ("a new order in each epoch, by the seed", check_order),
+        ("modes and cleared gradients", check_modes),
+        ("validation", check_validation),
+        ("history", check_history),
+        ("best weights", check_best),
+        ("order by the seed", check_order),
     ]
     if loop.loss is not None:
-        checks = [("the loss", check_loss), ("each sample once an epoch", check_batches), *checks]
+        checks = [("loss", check_loss), ("each sample once an epoch", check_batches), *checks]
     for title, check in checks:
         exercise.property(title)(_bound(check, loop))
 

@@ -88,9 +88,10 @@ def train_with(fault: str) -> Any:
         seed: int,
     ) -> list[float]:
         rng, history, best = torch.Generator().manual_seed(seed), [], {}
-        model.train()
+        if fault != "trusted":
+            model.train()
         for _ in range(epochs):
-            if fault != "never_train_again":
+            if fault not in ("never_train_again", "trusted"):
                 model.train()
             order = torch.randperm(len(images), generator=None if fault == "global_order" else rng)
             order = torch.arange(len(images)) if fault == "unshuffled" else order
@@ -111,6 +112,8 @@ def train_with(fault: str) -> Any:
             right = [(part == label).float() for part, label in pairs]
             means = torch.stack([part.mean() for part in right])
             history.append((means.mean() if fault == "mean_of_means" else torch.cat(right).mean()).item())
+            if fault == "trusted":
+                model.train()
             if history[-1] == max(history):
                 saved = dict(model.named_parameters()) if fault == "parameters" else model.state_dict()
                 best = saved if fault == "moving" else copy.deepcopy(saved)
@@ -129,6 +132,9 @@ exercise.wrong("train_images", "zero_grad() between backward() and step() clears
 exercise.wrong("train_images", "After the validation the model stays in evaluation mode: call train() in every epoch.")(
     train_with("never_train_again")
 )
+exercise.wrong(
+    "train_images", "The first epoch trusts the mode that the model comes in; pretrained models come in evaluation mode."
+)(train_with("trusted"))
 exercise.wrong(
     "train_images", "The validation runs in training mode: batch statistics and dropout change what it measures."
 )(train_with("train_mode"))

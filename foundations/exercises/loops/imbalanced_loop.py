@@ -24,7 +24,7 @@ exercise = Exercise(
     hints=(
         "Three choices: a loss in which positives count as much as negatives, a metric that sees them, a threshold.",
         "pos_weight = negatives / positives. F1 = 2 TP / (2 TP + FP + FN), with every validation probability as threshold.",
-        "F.binary_cross_entropy_with_logits(logits.squeeze(1), y.float(), pos_weight=w); evaluate takes its threshold.",
+        "F.binary_cross_entropy_with_logits(logits[:, 0], y.float(), pos_weight=w); evaluate takes its threshold.",
     ),
     source="torch.utils.data.sampler:WeightedRandomSampler",
     look_at="It wants one weight for each sample and draws with replacement. Which samples does it draw, given two weights?",
@@ -103,10 +103,13 @@ def balance(answer: ModuleType, rng: random.Random) -> None:
             weights.index_add_(0, torch.tensor(forward.ids), grads / (logits.sigmoid() - labels[forward.ids]))
     what = "how many of 64 samples are seen in three epochs"
     check_that(len(seen) >= 32, what, "most", "at most one of each class" if len(seen) < 3 else "few", **recording.shown)
+    drawn = [int(labels[i]) for epoch in recording.epochs for step in epoch.steps for i in step.ids]
     ratio = (weights[labels == 1].sum() / weights[labels == 0].sum()).item()
-    says = "about 1" if 0.4 < ratio < 2.5 else "far less" if 0 < ratio < 1 else "far more" if ratio > 1 else "negative"
+    names = {(0.5, 2.0): "about 1", (0.25, 0.45): "about 1/3", (2.0, float("inf")): "more than 2"}
+    says = next((name for (low, high), name in names.items() if low <= ratio < high), "less")
+    how = "positives drawn more often" if sum(drawn) > 0.38 * len(drawn) else "samples drawn as they come"
     what = "weight of all positives (16 of 64) in the loss, over that of all negatives"
-    check_that(says == "about 1", what, "about 1", says, **recording.shown)
+    check_that(says == "about 1", what, "about 1", f"{says}, {how}", **recording.shown)
 
 
 add_loop_properties(exercise, LOOP)

@@ -22,8 +22,8 @@ exercise = Exercise(
     why="the same problem as a LightningModule, with predictions of the targets' shape",
     hints=(
         "Mean and std come from the training targets alone, once. The model's outputs (B, 1) lose their last dimension.",
-        "Loss: mse(model(x).squeeze(1), (y - mean) / std). Error: sqrt(mean((prediction * std + mean - y)^2)), over all.",
-        "F.mse_loss(predictions * std + mean, val_targets).sqrt().item(), and the best epoch is the one with min(history).",
+        "Loss: mse(model(x)[:, 0], (y - mean) / std). Error: sqrt(mean((prediction * std + mean - y)^2)), over all.",
+        "(predictions * std + mean - val_targets).square().mean().sqrt().item(); the best epoch has min(history).",
     ),
     source="torch.nn.functional:mse_loss",
     look_at="It warns where the shapes differ, then broadcasts. With (B, 1) and (B,) that is B * B differences.",
@@ -128,8 +128,8 @@ def train_with(fault: str) -> Any:
 
 exercise.wrong(
     "train_regression",
-    "(B, 1) minus (B,) is (B, B): every prediction meets every target, and torch only warns. Squeeze the outputs.",
-    "https://discuss.pytorch.org/t/target-size-that-is-different-to-the-input-size/59759",
+    "(B, 1) minus (B,) is (B, B): every prediction meets every target, and torch only warns. Take the outputs' [:, 0].",
+    "https://github.com/pytorch/pytorch/issues/16045",
 )(train_with("every_pair"))
 exercise.wrong("train_regression", "The targets are not standardized: the outputs begin far from them, at 0.")(
     train_with("raw")

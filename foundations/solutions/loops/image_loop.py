@@ -23,8 +23,9 @@ def train_images(
 ) -> list[float]:
     """Trains on the mean cross-entropy of each batch, and ends with the weights of the best epoch.
 
-    Each epoch has every training image once, in a new order, and ends with the validation: in evaluation mode, without a
-    graph. The last batch may be short. At the end the model has the state dict of the epoch with the highest accuracy.
+    Each epoch has every training image once, in a new order and in training mode, whatever mode the model comes in. Then the
+    validation, in evaluation mode and without a graph. The last batch may be short. At the end the model has the state dict
+    of the epoch with the highest accuracy.
 
     Args:
         model: Images (B, C, H, W) to logits (B, K).

@@ -76,14 +76,14 @@ def train_imbalanced(
     for _ in range(epochs):
         model.train()
         for index in torch.randperm(len(inputs), generator=rng).split(batch_size):
-            logits, targets = model(inputs[index]).squeeze(1), labels[index].float()
+            logits, targets = model(inputs[index])[:, 0], labels[index].float()
             loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=pos_weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            probabilities = torch.cat([model(batch) for batch in val_inputs.split(batch_size)]).squeeze(1).sigmoid()
+            probabilities = torch.cat([model(batch) for batch in val_inputs.split(batch_size)])[:, 0].sigmoid()
         threshold, f1 = best_threshold(probabilities, val_labels)
         history.append(f1)
         if f1 == max(history):
@@ -103,4 +103,4 @@ def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor, threshold: float)
     """
     model.eval()
     with torch.no_grad():
-        return f1_score(model(inputs).squeeze(1).sigmoid(), labels, threshold)
+        return f1_score(model(inputs)[:, 0].sigmoid(), labels, threshold)

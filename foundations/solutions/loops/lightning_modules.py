@@ -44,7 +44,7 @@ class ImageModule(LoopModule):
         """Logs the metric, exact for batches of any sizes."""
         images, labels = batch
         accuracy = (self.model(images).argmax(1) == labels).float().mean()
-        self.log("val/accuracy", accuracy, batch_size=len(labels))
+        self.log("val/accuracy", accuracy)
 
 
 class RegressionModule(LoopModule):
@@ -65,13 +65,13 @@ class RegressionModule(LoopModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch."""
         inputs, targets = batch
-        return F.mse_loss(self.model(inputs).squeeze(1), (targets - self.mean) / self.std)
+        return F.mse_loss(self.model(inputs)[:, 0], (targets - self.mean) / self.std)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Logs the metric, exact for batches of any sizes."""
         inputs, targets = batch
-        predictions = self.model(inputs).squeeze(1) * self.std + self.mean
-        self.log("val/mse", F.mse_loss(predictions, targets), batch_size=len(targets))
+        predictions = self.model(inputs)[:, 0] * self.std + self.mean
+        self.log("val/mse", (predictions - targets).square().mean())
 
 
 class SequenceModule(LoopModule):
@@ -101,23 +101,26 @@ class ImbalancedModule(LoopModule):
         lr: Learning rate of the first step.
         total_steps: Steps of the whole training.
         pos_weight: Weight of a positive in the loss.
+
+    Attributes:
+        threshold: Buffer () with the threshold of the last validation, on the probability.
     """
 
     def __init__(self, model: nn.Module, lr: float, total_steps: int, pos_weight: float) -> None:
         super().__init__(model, lr, total_steps)
         self.pos_weight, self.outputs = torch.tensor(pos_weight), []
-        self.register_buffer("threshold", torch.tensor(0.5))  # a buffer: it is saved and loaded with the weights
+        self.register_buffer("threshold", torch.zeros(()))  # a buffer: it is saved and loaded with the weights
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch."""
         inputs, labels = batch
-        logits = self.model(inputs).squeeze(1)
+        logits = self.model(inputs)[:, 0]
         return F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=self.pos_weight)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keeps what the metric needs: F1 is no mean over batches."""
         inputs, labels = batch
-        self.outputs.append((self.model(inputs).squeeze(1).sigmoid(), labels))
+        self.outputs.append((self.model(inputs)[:, 0].sigmoid(), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metric."""
@@ -140,13 +143,13 @@ class MultilabelModule(LoopModule):
         """Logs the metric, exact for batches of any sizes."""
         inputs, labels = batch
         accuracy = ((self.model(inputs) > 0) == labels.bool()).float().mean()
-        self.log("val/accuracy", accuracy, batch_size=len(labels))
+        self.log("val/accuracy", accuracy)
 
 
 def fit(
     module: LightningModule, train: DataLoader, val: DataLoader, epochs: int, monitor: str, mode: str, folder: str
 ) -> float:
-    """Trains on the CPU, without a logger, and loads the state dict of the best epoch.
+    """Trains on the CPU, without logger, progress bar and summary, and loads the state dict of the best epoch.
 
     Args:
         module: One of the five.

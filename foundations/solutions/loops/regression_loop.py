@@ -49,14 +49,14 @@ def train_regression(
     for _ in range(epochs):
         model.train()
         for index in torch.randperm(len(inputs), generator=rng).split(batch_size):
-            loss = F.mse_loss(model(inputs[index]).squeeze(1), (targets[index] - mean) / std)
+            loss = F.mse_loss(model(inputs[index])[:, 0], (targets[index] - mean) / std)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            predictions = torch.cat([model(batch) for batch in val_inputs.split(batch_size)]).squeeze(1)
-        history.append(F.mse_loss(predictions * std + mean, val_targets).sqrt().item())
+            predictions = torch.cat([model(batch) for batch in val_inputs.split(batch_size)])[:, 0]
+        history.append((predictions * std + mean - val_targets).square().mean().sqrt().item())
         if history[-1] == min(history):
             best = copy.deepcopy(model.state_dict())
     model.load_state_dict(best)
