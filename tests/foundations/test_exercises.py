@@ -14,10 +14,13 @@ from foundations.viewing import find_object
 
 WRITTEN = [name for name in all_exercises() if not is_prediction(name)]
 STUBS = [name for name in WRITTEN if name not in CASES]  # a broken training is given whole: tests of test_cases
-SEVERAL = [pytest.param(name, marks=[pytest.mark.slow] if name in TRAINING else []) for name in WRITTEN]
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+def slow_ones_marked(names):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in TRAINING else []) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_ones_marked(WRITTEN))
 def test_solution_passes_wrong_answers_are_named_and_other_styles_pass(name):
     task = load_exercise(name)
     assert len(task.wrong_answers) >= 2
@@ -34,7 +37,7 @@ def test_solution_passes_wrong_answers_are_named_and_other_styles_pass(name):
         assert not outcome.failed, (variant.replacement.__name__, outcome)
 
 
-@pytest.mark.parametrize("name", STUBS)
+@pytest.mark.parametrize("name", slow_ones_marked(STUBS))
 def test_stub_does_not_pass_and_says_where_to_begin(name, tmp_path):
     stub = tmp_path / f"{name}.py"
     stub.write_text(make_stub(name))
