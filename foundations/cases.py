@@ -18,6 +18,7 @@ from foundations.progress import Progress
 from foundations.signs import CURVES, REPORTS
 
 PLOT_ROWS, PLOT_COLUMNS = 11, 72
+TELLING_SEEDS = (103, 105, 103, 108, 101, 105, 102, 105, 107)  # of the nine cases of `too_good`
 MARKS = "·o"  # training, validation
 
 
@@ -84,6 +85,11 @@ def note_found(progress: Progress, exercise: str) -> bool:
     return len(found) >= faults_to_find(exercise)
 
 
+def data_seed(exercise: str, case: Case) -> int:
+    """Seed of a case's data. Those of `too_good` are such that the fault shows in the numbers, not by chance the other way."""
+    return TELLING_SEEDS[case.number - 1] if exercise == "too_good" else 100 + case.number
+
+
 def data_of(exercise: str, seed: int) -> tuple[Any, ...]:
     """Arguments of an exercise's training, without its seed."""
     from foundations.trainings import days, patients, sorted_clusters, spirals
@@ -103,7 +109,7 @@ def run_case(exercise: str, case: Case) -> tuple[Any, list[str]]:
 
     from foundations.trainings import load_training, observe, patients
 
-    seed = 100 + case.number
+    seed = data_seed(exercise, case)
     data = data_of(exercise, seed)
     with quiet():
         run = observe(load_training(exercise, case.changes), *data, seed, rows_of=data[0])
@@ -165,7 +171,7 @@ def report_lines(exercise: str, case: Case, run: Any) -> list[str]:
             module.register_forward_hook(
                 lambda module, inputs, output, name=name: dead.append(f"{name} {dead_fraction(output.detach()):.0%}")
             )
-    x = data_of(exercise, 100 + case.number)[0]
+    x = data_of(exercise, data_seed(exercise, case))[0]
     with torch.no_grad():
         output = model(x[:32])
     lines += [f"act/dead at the start: {', '.join(dead)}"] if dead else []
@@ -179,7 +185,7 @@ def validation_again(exercise: str, case: Case, run: Any) -> float:
     """Accuracy on the rows of the validation, each asked alone."""
     import torch
 
-    x, y = data_of(exercise, 100 + case.number)[:2]
+    x, y = data_of(exercise, data_seed(exercise, case))[:2]
     rows = torch.cat([rows for rows, _ in run.evaluations]).unique()
     with torch.no_grad():
         answers = torch.cat([run.model(row).argmax(1) for row in x[rows].split(1)])
@@ -227,7 +233,7 @@ def lightning_module(exercise: str, case: Case, run: Any) -> tuple[Any, Any]:
     from foundations.trainings import load_training
 
     training = load_training(exercise, case.changes)
-    x, y = data_of(exercise, 100 + case.number)[:2]
+    x, y = data_of(exercise, data_seed(exercise, case))[:2]
     if exercise == "wont_generalize":
         x, y = training.make_pairs(x, y)
     rows = run.steps[0].rows.clamp(max=len(x) - 1)
