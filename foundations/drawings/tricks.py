@@ -15,11 +15,11 @@ LABELED, UNLABELED, TEST = 300, 600, 2000
 MEMBERS, THRESHOLD = 5, 0.9
 NAMES = (
     "the same model five times",
-    "gradient clipping (norm 1)",
     "bfloat16 in forward passes",
-    "warm-up and cosine schedule",
     "pseudo-labels (p ≥ 0.9)",
+    "gradient clipping (norm 1)",
     "views: moved by a pixel",
+    "warm-up and cosine schedule",
     "ensemble of five",
     "schedule, pseudo-labels, views, ensemble",
 )
@@ -36,7 +36,7 @@ def draw(path: Path) -> None:
     base, scores = zip(*[measure(seed) for seed in range(SEEDS)], strict=True)
     gains = 100 * (torch.tensor(scores) - torch.tensor(base)[:, None])  # (SEEDS, tricks)
     figure, axes = plt.subplots(figsize=(11, 5.5), layout="constrained")
-    for i, name in enumerate(NAMES):
+    for i in range(len(NAMES)):
         mean, std = gains[:, i].mean().item(), gains[:, i].std().item()
         axes.barh(i, mean, color="#56b4e9", height=0.6)
         axes.errorbar(mean, i, xerr=std, color="black", capsize=4, linewidth=1.5)
@@ -82,11 +82,11 @@ def measure(seed: int) -> tuple[float, list[float]]:
     students = [train(*more, 100 * seed + member, schedule=True) for member in range(MEMBERS)]
     return accuracy([first]), [
         accuracy([first] * MEMBERS),
-        accuracy([train(x, y, 100 * seed, clip=True)]),
         accuracy([train(x, y, 100 * seed, half=True)]),
-        accuracy(scheduled[:1]),
         accuracy([train(*pseudo_labeled([first]), 100 * seed)]),
+        accuracy([train(x, y, 100 * seed, clip=True)]),
         accuracy([first], (-1, 0, 1)),
+        accuracy(scheduled[:1]),
         accuracy(many),
         accuracy(students, (-1, 0, 1)),
     ]
