@@ -22,7 +22,7 @@ class Spy:
     def search(self, count):
         labels = data.test_labels() if count == len(data.test_rows()) else data.test_image_labels()
         gc.collect()
-        tensors = [value for value in gc.get_objects() if isinstance(value, torch.Tensor) and value is not labels]
+        tensors = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor) and value is not labels]
         self.found |= any(value.shape == labels.shape and torch.equal(value.long(), labels) for value in tensors)
         return torch.zeros(count, dtype=torch.int64)
 

@@ -32,7 +32,7 @@ def load_body(model: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], li
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     if not fitting:
-        raise ValueError(f"nothing fits: {sorted(state)[:3]} are not among {sorted(own)[:3]}")
+        raise ValueError("no entry of the state has a name and shape of the model's")
     model.load_state_dict(fitting, strict=False)
     return sorted(own.keys() - fitting.keys()), sorted(state.keys() - fitting.keys())
 

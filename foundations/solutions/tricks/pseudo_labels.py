@@ -45,10 +45,10 @@ def pseudo_label_loss(student_logits: Tensor, teacher_logits: Tensor, threshold:
     Returns:
         A number (), 0 with a gradient of 0 where no row counts.
     """
-    targets = teacher_logits.detach().softmax(1)  # (N, C)
-    counts = targets.max(1).values >= threshold
-    losses = -(targets * student_logits.log_softmax(1)).sum(1)
-    return losses[counts].sum() / counts.sum().clamp(min=1)
+    index, _ = confident_labels(teacher_logits, threshold)
+    targets = teacher_logits.detach().softmax(1)
+    losses = torch.nn.functional.cross_entropy(student_logits, targets, reduction="none")
+    return losses[index].sum() / max(len(index), 1)
 
 
 def self_train(
