@@ -112,7 +112,9 @@ CHAPTERS = (
     ),
 )
 
-TRAINING: frozenset[str] = frozenset({"tiny_translator"})  # exercises whose check trains and may take longer than five seconds
+TRAINING: frozenset[str] = frozenset(
+    {"tiny_translator"}
+)  # exercises whose check trains and may take longer than five seconds
 RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: what was passed stays passed
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
-    """Sinusoidal encoding of the positions 0 … length - 1 (Vaswani et al., section 3.5).
+    """Sinusoidal encoding of the positions 0 to length - 1 (Vaswani et al., section 3.5).
 
     Features 2i and 2i + 1 are the sine and the cosine of position / 10000^(2i / dim). With an odd `dim` the last feature
     is a sine without its cosine.
