@@ -1,4 +1,4 @@
-"""Positional encoding: waves that tell attention the order
+"""Positional encodings: waves that tell attention the order
 
 Attention sees a set. Sines and cosines of many wavelengths, added to the vectors, make it a sequence.
 """
