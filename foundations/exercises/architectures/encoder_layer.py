@@ -57,7 +57,11 @@ def norm_last(answer: ModuleType, rng: random.Random) -> None:
         ours, theirs = pair(answer, dim, heads, hidden, False)
         x = torch.randn(b, t, dim)
         check_equal(ours, x, expected=theirs(x).detach(), rtol=1e-3, atol=1e-4)
-    check_that(not answer.EncoderLayer(2, 1, 2).norm_first, "without norm_first the norm is last")
+    x = torch.randn(1, 2, 4)
+    ours, theirs = load_same(
+        answer.EncoderLayer(4, 2, 3), nn.TransformerEncoderLayer(4, 2, 3, dropout=0.0, batch_first=True)
+    )
+    check_equal(ours, x, expected=theirs(x).detach(), rtol=1e-3, atol=1e-4)
 
 
 @exercise.property("padding is not attended to")

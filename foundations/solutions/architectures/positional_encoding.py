@@ -1,4 +1,4 @@
-"""Positional encoding: waves that tell attention the order
+"""Positional encodings: waves that tell attention the order
 
 Attention sees a set. Sines and cosines of many wavelengths, added to the vectors, make it a sequence.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
-    """Sinusoidal encoding of the positions 0 … length - 1 (Vaswani et al., section 3.5).
+    """Sinusoidal encoding of the positions 0 to length - 1 (Vaswani et al., section 3.5).
 
     Features 2i and 2i + 1 are the sine and the cosine of position / 10000^(2i / dim). With an odd `dim` the last feature
     is a sine without its cosine.

@@ -15,7 +15,7 @@ from networks.embedding import Embedding
 from networks.linear import Linear
 from torch import Tensor, nn
 
-PAD, UNK, BOS, EOS = 0, 1, 2, 3  # tokens of both vocabularies; the others are words
+PAD, BOS, EOS = 0, 2, 3  # tokens of both vocabularies; 1 is for unknown words, the others are words
 
 Memory = tuple[Tensor, Tensor]  # the encoder's output (B, S, dim), and True at the source's padding (B, S)
 
@@ -91,9 +91,9 @@ class Translator(nn.Module):
         mode = self.training
         self.eval()
         memory = self.encode(source)
-        prefixes = torch.full((len(source), 1), BOS, device=source.device)
+        prefixes = torch.full_like(source[:, :1], BOS)
         for _ in range(max_length):
-            prefixes = torch.cat([prefixes, self.step(prefixes, memory).argmax(1)[:, None]], 1)
+            prefixes = torch.cat([prefixes, self.step(prefixes, memory).argmax(-1)[:, None]], 1)
         self.train(mode)
         rows = prefixes[:, 1:].tolist()
         return [row[: row.index(EOS)] if EOS in row else row for row in rows]

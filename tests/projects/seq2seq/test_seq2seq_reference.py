@@ -1,15 +1,24 @@
-"""The networks' layers equal those from first principles, and these equal PyTorch's, forward and gradient."""
+"""The networks' layers equal those from first principles, and the course's solutions, forward and gradient."""
 
 import pytest
 import seq2seq_reference as reference
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
+from foundations.imports import exercise_imports, import_answer
 from projects.seq2seq.attention import Attention
+from projects.seq2seq.config import TransformerConfig
 from projects.seq2seq.networks import padding_mask
 from projects.seq2seq.recurrent import RecurrentCell
-from projects.seq2seq.transformer import MultiHeadAttention, additive_mask
+from projects.seq2seq.transformer import (
+    DecoderLayer,
+    EncoderLayer,
+    MultiHeadAttention,
+    additive_mask,
+    sinusoidal_embedding,
+)
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -23,13 +32,20 @@ def assert_equal_with_gradients(ours, theirs, inputs):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.fixture
+def course():
+    """Module of a solution of the course, by its exercise's name; the course checks each against PyTorch."""
+    with exercise_imports({}):
+        yield import_answer
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_the_fast_cell_equals_the_courses_solution(kind):
+def test_the_fast_cell_equals_the_courses(course, kind):
     cell = RecurrentCell(kind, 5, 7)
     x = torch.randn(3, 5, requires_grad=True)
     state = tuple(torch.randn(3, 7, requires_grad=True) for _ in range(2 if kind == "lstm" else 1))
     weights = (cell.ih.weight, cell.hh.weight, cell.ih.bias, cell.hh.bias)
-    simple = getattr(reference.solution("lstm_gru"), f"{kind}_cell")
+    simple = getattr(course("lstm_gru"), f"{kind}_cell")
 
     def theirs():
         new = simple(x, *state, *weights)
@@ -43,47 +59,81 @@ def test_softmax_equals_torch_and_does_not_overflow():
     torch.testing.assert_close(reference.softmax(x), x.softmax(-1))
 
 
-def test_scaled_dot_product_attention_equals_torch():
-    q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (4, 5, 5))
-    mask = torch.rand(2, 1, 4, 5) < 0.7
-    mask[..., 0] = True
-    assert_equal_with_gradients(
-        lambda: reference.scaled_dot_product_attention(q, k, v, mask)[0],
-        lambda: F.scaled_dot_product_attention(q, k, v, mask),
-        [q, k, v],
-    )
+def attention_weights(attention, prefix=""):
+    """Weights of an attention by the names of the course and of PyTorch."""
+    return {
+        f"{prefix}in_proj_weight": torch.cat([attention.q_proj.weight, attention.kv_proj.weight]),
+        f"{prefix}in_proj_bias": torch.cat([attention.q_proj.bias, attention.kv_proj.bias]),
+        f"{prefix}out_proj.weight": attention.out_proj.weight,
+        f"{prefix}out_proj.bias": attention.out_proj.bias,
+    }
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_multi_head_attention_equals_torch(own):
-    layer = nn.MultiheadAttention(12, 3, batch_first=True)
-    nn.init.normal_(layer.in_proj_bias)
-    x = torch.randn(2, 4, 12, requires_grad=True)
-    memory = x if own else torch.randn(2, 6, 12, requires_grad=True)
-    padding = padding_mask(torch.tensor([3, memory.shape[1]]), memory.shape[1])
-    weights = (layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias)
-    inputs = [x, *weights] if own else [x, memory, *weights]
-    assert_equal_with_gradients(
-        lambda: reference.multi_head_attention(x, memory, *weights, heads=3, mask=padding[:, None, None]),
-        lambda: layer(x, memory, memory, key_padding_mask=~padding, need_weights=False)[0],
-        inputs,
-    )
+def layer_weights(layer):
+    """Weights of an encoder or decoder layer by the names of the course and of PyTorch."""
+    weights = attention_weights(layer.self_attn, "self_attn.")
+    modules = {
+        "linear1": layer.feed_forward[0],
+        "linear2": layer.feed_forward[2],
+        "norm1": layer.norm1,
+        "norm2": layer.norm2,
+    }
+    if isinstance(layer, DecoderLayer):
+        weights |= attention_weights(layer.cross_attn, "multihead_attn.")
+        modules["norm3"] = layer.norm3
+    for name, module in modules.items():
+        weights |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    return weights
 
 
-def test_the_fast_multi_head_attention_equals_the_reference():
-    layer = MultiHeadAttention(12, 3)
-    torch.nn.init.normal_(layer.out_proj.weight)  # which begins as zero
+def random_weights(layer):
+    """`layer` with no weight as it begins, so that each has a part in the result."""
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def test_multi_head_attention_equals_the_courses(course):
+    layer = random_weights(MultiHeadAttention(12, 3))
+    theirs = course("multihead_attention").MultiheadAttention(12, 3)
     x, memory = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 12, requires_grad=True)
-    mask = padding_mask(torch.tensor([3, 6]), 6)[:, None, None]
-
-    def theirs():
-        w_in = torch.cat([layer.q_proj.weight, layer.kv_proj.weight])
-        b_in = torch.cat([layer.q_proj.bias, layer.kv_proj.bias])
-        return reference.multi_head_attention(x, memory, w_in, b_in, layer.out_proj.weight, layer.out_proj.bias, 3, mask)
-
+    mask = padding_mask(torch.tensor([3, 6]), 6)
     assert_equal_with_gradients(
-        lambda: layer(x, *layer.project_kv(memory), additive_mask(mask))[0], theirs, [x, memory, *layer.parameters()]
+        lambda: layer(x, *layer.project_kv(memory), additive_mask(mask)[:, None, None])[0],
+        lambda: functional_call(theirs, attention_weights(layer), (x, memory, memory, ~mask)),
+        [x, memory, *layer.parameters()],
     )
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_encoder_layer_equals_the_courses(course, norm_first):
+    layer = random_weights(EncoderLayer(TransformerConfig(d_model=12, ff_dim=5, num_heads=3, norm_first=norm_first)).eval())
+    theirs = course("encoder_layer").EncoderLayer(12, 3, 5, norm_first=norm_first)
+    x, mask = torch.randn(2, 4, 12, requires_grad=True), padding_mask(torch.tensor([3, 4]), 4)
+    assert_equal_with_gradients(
+        lambda: layer(x, additive_mask(mask)[:, None, None], None),
+        lambda: functional_call(theirs, layer_weights(layer), (x, ~mask)),
+        [x, *layer.parameters()],
+    )
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_decoder_layer_equals_the_courses(course, norm_first):
+    layer = random_weights(DecoderLayer(TransformerConfig(d_model=12, ff_dim=5, num_heads=3, norm_first=norm_first)).eval())
+    theirs = course("decoder_layer").DecoderLayer(12, 3, 5, norm_first=norm_first)
+    x, memory = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 12, requires_grad=True)
+    mask = padding_mask(torch.tensor([3, 6]), 6)
+    causal = additive_mask(torch.ones(1, 1, 4, 4, dtype=torch.bool).tril())
+    assert_equal_with_gradients(
+        lambda: layer(x, causal, layer.cross_attn.project_kv(memory), additive_mask(mask)[:, None, None], None)[0],
+        lambda: functional_call(theirs, layer_weights(layer), (x, memory, ~mask)),
+        [x, memory, *layer.parameters()],
+    )
+
+
+def test_sinusoidal_embedding_equals_the_courses(course):
+    expected = course("positional_encoding").sinusoids(50, 12).double()
+    torch.testing.assert_close(sinusoidal_embedding(50, 12), expected, rtol=0, atol=1e-5)
 
 
 def test_additive_attention_equals_the_reference():
