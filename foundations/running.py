@@ -11,7 +11,7 @@ from typing import Any
 
 from foundations.faults import Case
 
-TELLING_SEEDS = (103, 105, 103, 108, 101, 105, 102, 105, 107)  # of the nine cases of `too_good`
+TELLING_SEEDS = (103, 107, 103, 108, 101, 108, 102, 107, 107)  # of the nine cases of `too_good`
 
 
 def data_seed(exercise: str, case: Case) -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from foundations import cases, cli
 from foundations.catalog import CASES, load_exercise, solution_path
-from foundations.diagnosis import report_lines
+from foundations.diagnosis import report_lines, validation_again
 from foundations.faults import NAMES, PLANTS, all_cases, draw_case, faults_to_find, find_case, plant
 from foundations.outcome import Outcome
 from foundations.progress import Progress, load_progress
@@ -131,6 +131,19 @@ def test_a_progress_without_found_faults_is_read(tmp_path):
     assert '"found"' in text
     (tmp_path / ".progress.json").write_text(text.replace(',\n   "found": []', ""))
     assert load_progress(tmp_path).entry("stuck_loss").found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", all_cases("too_good"), ids=lambda case: str(case.number))
+def test_numbers_show_what_is_too_good(case):
+    run, lines = run_case("too_good", case)
+    reported, new = run.history["val/accuracy"][-1], float(lines[0].split()[-1])
+    again = validation_again("too_good", case, run)
+    assert reported - new > {"leak": 0.15, "axis": 0.12, "metric": 0.04}[case.faults[0]]
+    if case.faults == ("leak",):
+        assert abs(reported - again) < 1e-3, "only new patients tell"
+    else:
+        assert reported - again > {"axis": 0.12, "metric": 0.03}[case.faults[0]]
 
 
 @pytest.mark.slow
