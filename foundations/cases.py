@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
-import logging
 import math
 import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.errors import UserError
-from foundations.faults import NAMES, Case, faults_to_find, find_case
+from foundations.faults import NAMES, faults_to_find, find_case
 from foundations.progress import Progress
+from foundations.running import run_case
 from foundations.signs import CURVES, REPORTS
 
 PLOT_ROWS, PLOT_COLUMNS = 11, 72
-TELLING_SEEDS = (103, 105, 103, 108, 101, 105, 102, 105, 107)  # of the nine cases of `too_good`
 MARKS = "·o"  # training, validation
 
 
@@ -30,6 +24,7 @@ def ask_case(progress: Progress, exercise: str, answers: Sequence[str] | None) -
         exercise: Its id; the case is that of the learner's file, in which nothing was changed yet.
         answers: Numbers of the menu, or names of faults; None to ask in the terminal.
     """
+    from foundations.diagnosis import report_lines
     from foundations.quiz import Asker
 
     path = progress.path(exercise)
@@ -85,46 +80,6 @@ def note_found(progress: Progress, exercise: str) -> bool:
     return len(found) >= faults_to_find(exercise)
 
 
-def data_seed(exercise: str, case: Case) -> int:
-    """Seed of a case's data. Those of `too_good` are such that the fault shows in the numbers, not by chance the other way."""
-    return TELLING_SEEDS[case.number - 1] if exercise == "too_good" else 100 + case.number
-
-
-def data_of(exercise: str, seed: int) -> tuple[Any, ...]:
-    """Arguments of an exercise's training, without its seed."""
-    from foundations.trainings import days, patients, sorted_clusters, spirals
-
-    if exercise == "unstable_loss":
-        return (*sorted_clusters(400, seed, 1), *sorted_clusters(100, seed, 2))
-    if exercise == "too_good":
-        return patients(52, seed, 1)
-    if exercise == "wont_generalize":
-        return days(150, seed, 1)
-    return (*spirals(480, seed, 1), *spirals(100, seed, 2))
-
-
-def run_case(exercise: str, case: Case) -> tuple[Any, list[str]]:
-    """An observed run of a broken training, and lines about what its curves do not show."""
-    import torch
-
-    from foundations.trainings import load_training, observe, patients
-
-    seed = data_seed(exercise, case)
-    data = data_of(exercise, seed)
-    with quiet():
-        run = observe(load_training(exercise, case.changes), *data, seed, rows_of=data[0])
-    lines: list[str] = []
-    if exercise == "too_good":
-        x, y, _ = patients(60, seed, 3)
-        with torch.no_grad():
-            right = [run.model(row).argmax(1).item() == label for row, label in zip(x.split(1), y.tolist(), strict=True)]
-        lines.append(
-            f"last val/accuracy {run.history['val/accuracy'][-1]:.2f}; "
-            f"accuracy for new patients, one measurement at a time: {sum(right) / len(right):.2f}"
-        )
-    return run, lines
-
-
 def plot_lines(curves: Mapping[str, Sequence[float]]) -> list[str]:
     """Curves as text: each over the whole width, on a logarithmic axis where they span more than two decades."""
     values = [value for curve in curves.values() for value in curve if math.isfinite(value)]
@@ -149,129 +104,3 @@ def plot_lines(curves: Mapping[str, Sequence[float]]) -> list[str]:
     ends = ", ".join(f"{name} {curve[-1]:.3g}" for name, curve in curves.items())
     lost = "  ! not finite" if len(values) < sum(map(len, curves.values())) else ""
     return [*lines, f"{'':>10} {legend}{lost}{'  (logarithmic)' if is_log else ''}; at the end: {ends}"]
-
-
-def report_lines(exercise: str, case: Case, run: Any) -> list[str]:
-    """What the gradient norm, the dead units, `--debug overfit`, `shapes` and `gradients` say of a broken training."""
-    import torch
-
-    from common.callbacks.activations import RECTIFIERS, dead_fraction
-
-    norms = [step.norm for step in run.steps]
-    picked = [norms[i * (len(norms) - 1) // 9] for i in range(10)]
-    layers = ", ".join(f"{name} {norm:.2g}" for name, norm in run.first_norms.items() if name.endswith("weight"))
-    lines = [
-        f"grad/norm over the training: {' '.join(f'{norm:.2g}' for norm in picked)}",
-        f"gradient norms, first step: {layers}",
-    ]
-    dead: list[str] = []
-    model = copy.deepcopy(run.beginning)
-    for name, module in model.named_modules():
-        if isinstance(module, RECTIFIERS):
-            module.register_forward_hook(
-                lambda module, inputs, output, name=name: dead.append(f"{name} {dead_fraction(output.detach()):.0%}")
-            )
-    x = data_of(exercise, data_seed(exercise, case))[0]
-    with torch.no_grad():
-        output = model(x[:32])
-    lines += [f"act/dead at the start: {', '.join(dead)}"] if dead else []
-    lines.append(f"outputs of the first batch: {tuple(output.shape)}, from {output.min():.2g} to {output.max():.2g}")
-    if exercise == "too_good":
-        lines.append(f"the last validation again, one measurement at a time: {validation_again(exercise, case, run):.2f}")
-    return [*lines, *debug_lines(exercise, case, run)]
-
-
-def validation_again(exercise: str, case: Case, run: Any) -> float:
-    """Accuracy on the rows of the validation, each asked alone."""
-    import torch
-
-    x, y = data_of(exercise, data_seed(exercise, case))[:2]
-    rows = torch.cat([rows for rows, _ in run.evaluations]).unique()
-    with torch.no_grad():
-        answers = torch.cat([run.model(row).argmax(1) for row in x[rows].split(1)])
-    return (answers == y[rows]).float().mean().item()
-
-
-def debug_lines(exercise: str, case: Case, run: Any) -> list[str]:
-    """What the three checks of `--debug` print, of the model before its first step."""
-    try:
-        from common.debug.gradients import check_gradients
-        from common.debug.overfit import overfit_one_batch
-        from common.debug.shapes import layer_shapes, shape_text
-    except ImportError:
-        return ["--debug needs Lightning: pip install lightning"]
-    module, data = lightning_module(exercise, case, run)
-    lines = []
-    with quiet() as printed:
-        rows = layer_shapes(module, data.batch)
-        shapes = [shape_text(rows[0].inputs), *(shape_text(row.outputs) for row in rows)]
-        lines.append("--debug shapes: " + " -> ".join(shapes))
-        try:
-            checks = check_gradients(module, data.batch)
-            worst = checks[0]
-            count = len(list(module.parameters()))
-            lines.append(
-                f"--debug gradients: {len(checks)} of {count} parameters are trainable; "
-                f"worst relative error {worst.relative_error:.1e} ({worst.parameter})"
-            )
-        except UserError as error:
-            lines.append(str(error))
-        try:
-            options = {"accelerator": "cpu", "devices": 1}
-            overfit_one_batch(module, data, options, steps=200)
-            lines.append("--debug overfit: " + printed.getvalue().strip().splitlines()[-1])
-        except UserError as error:
-            lines.append(f"--debug overfit: {error}")
-    return lines
-
-
-def lightning_module(exercise: str, case: Case, run: Any) -> tuple[Any, Any]:
-    """The model before its first step, with its loss and optimizer as a LightningModule, and the first batch as its data."""
-    import torch
-    from lightning.pytorch import LightningDataModule, LightningModule
-
-    from foundations.trainings import load_training
-
-    training = load_training(exercise, case.changes)
-    x, y = data_of(exercise, data_seed(exercise, case))[:2]
-    if exercise == "wont_generalize":
-        x, y = training.make_pairs(x, y)
-    rows = run.steps[0].rows.clamp(max=len(x) - 1)
-    optimizer, defaults = run.optimizer
-    names = {name for name, p in run.beginning.named_parameters() if p.requires_grad}
-
-    class Module(LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = copy.deepcopy(run.beginning)
-
-        def compute_loss(self, batch: Any) -> torch.Tensor:
-            return training.compute_loss(self.net, *batch)
-
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            return self.compute_loss(batch)
-
-        def configure_optimizers(self) -> Any:
-            return optimizer([p for name, p in self.net.named_parameters() if name in names], **defaults)
-
-    class Data(LightningDataModule):
-        batch = (x[rows], y[rows])
-
-        def train_dataloader(self) -> Any:
-            return [self.batch]
-
-    return Module(), Data()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Context in which what is printed is kept, and neither warnings nor Lightning's log appear."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as printed:
-            warnings.simplefilter("ignore")
-            yield printed
-    finally:
-        logger.setLevel(level)

@@ -224,7 +224,8 @@ def run_reset(arguments: argparse.Namespace) -> None:
         path.rename(backup)
         print(f"yours is kept as {backup}")
     write_stubs(arguments.folder, [arguments.name], progress.cases())
-    print(f"{path} is back at the start")
+    drawn = progress.cases().get(arguments.name)
+    print(f"{path} is back at the start" if drawn is None else f"{path} holds case {drawn}")
 
 
 def run_list(arguments: argparse.Namespace) -> None:

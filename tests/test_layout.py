@@ -118,7 +118,7 @@ def test_a_capstone_imports_common_and_itself(capstone):
 
 # what the course takes from the suite: what `--debug` and its callbacks report, and the sample that graduates train on
 OF_THE_SUITE = {
-    "foundations.cases": ("common.debug", "common.callbacks"),
+    "foundations.diagnosis": ("common.debug", "common.callbacks"),
     "foundations.graduate": ("projects.seq2seq.synthetic",),
 }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from foundations.cases import run_case
 from foundations.faults import PLANTS, Case, all_cases
+from foundations.running import run_case
 
 ORDER = (  # fault of each panel, from a to l
     "lr",

@@ -4,9 +4,11 @@ import pytest
 
 from foundations import cases, cli
 from foundations.catalog import CASES, load_exercise, solution_path
+from foundations.diagnosis import report_lines, validation_again
 from foundations.faults import NAMES, PLANTS, all_cases, draw_case, faults_to_find, find_case, plant
 from foundations.outcome import Outcome
 from foundations.progress import Progress, load_progress
+from foundations.running import run_case
 from foundations.sandbox import SandboxResult, run_sandboxed
 from foundations.signs import CURVES, REPORTS
 from foundations.stubs import make_stub
@@ -83,7 +85,7 @@ def test_an_exercise_is_passed_when_all_its_faults_were_found(folder, capsys, mo
 
 
 def test_questions_come_before_the_code_and_never_say_the_answer(folder, capsys, monkeypatch):
-    monkeypatch.setattr(cases, "report_lines", lambda *args: ["the report"])
+    monkeypatch.setattr("foundations.diagnosis.report_lines", lambda *args: ["the report"])
     name = "unstable_loss"
     path = folder / "debugging" / f"{name}.py"
     fault = find_case(name, path.read_text()).faults[0]
@@ -105,8 +107,8 @@ def test_questions_come_before_the_code_and_never_say_the_answer(folder, capsys,
 
 def test_the_report_is_what_debug_prints(tmp_path):
     case = next(case for case in all_cases("stuck_loss") if case.faults == ("frozen",))
-    run, _ = cases.run_case("stuck_loss", case)
-    lines = cases.report_lines("stuck_loss", case, run)
+    run, _ = run_case("stuck_loss", case)
+    lines = report_lines("stuck_loss", case, run)
     assert any("2 of 12 parameters are trainable" in line for line in lines)
     assert any("weights never changed" in line for line in lines) and any(
         line.startswith("--debug shapes: 32x2") for line in lines
@@ -129,6 +131,19 @@ def test_a_progress_without_found_faults_is_read(tmp_path):
     assert '"found"' in text
     (tmp_path / ".progress.json").write_text(text.replace(',\n   "found": []', ""))
     assert load_progress(tmp_path).entry("stuck_loss").found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", all_cases("too_good"), ids=lambda case: str(case.number))
+def test_numbers_show_what_is_too_good(case):
+    run, lines = run_case("too_good", case)
+    reported, new = run.history["val/accuracy"][-1], float(lines[0].split()[-1])
+    again = validation_again("too_good", case, run)
+    assert reported - new > {"leak": 0.15, "axis": 0.12, "metric": 0.04}[case.faults[0]]
+    if case.faults == ("leak",):
+        assert abs(reported - again) < 1e-3, "only new patients tell"
+    else:
+        assert reported - again > {"axis": 0.12, "metric": 0.03}[case.faults[0]]
 
 
 @pytest.mark.slow

@@ -47,7 +47,9 @@ def falls(answer: ModuleType, rng: random.Random) -> None:
             accuracy = (run.model(x).argmax(1) == y).float().mean().item()
         if not (accuracy > 0.93 and run.last_losses(15) < 0.45):
             text = f"accuracy {accuracy:.2f}, loss of the last steps {run.last_losses(15):.3g}"
-            raise Failure(f"the result{symptom(run, seed)}", expected="accuracy over 0.93, loss under 0.45", got=Seen(text))
+            raise Failure(
+                f"the result{symptom(run, seed)}", expected=Seen("accuracy over 0.93, loss under 0.45"), got=Seen(text)
+            )
 
 
 def symptom(run: Run, seed: int) -> str:

@@ -58,7 +58,9 @@ def held_out(answer: ModuleType, rng: random.Random) -> None:
         losses = run.last_losses(15)
         if not (got > 0.95 and losses < 0.75):
             text = f"accuracy {got:.3f}, loss of the last steps {losses:.2f}"
-            raise Failure(f"the result{symptom(run, seed)}", expected="accuracy over 0.95, loss under 0.75", got=Seen(text))
+            raise Failure(
+                f"the result{symptom(run, seed)}", expected=Seen("accuracy over 0.95, loss under 0.75"), got=Seen(text)
+            )
         reported = run.history.get("val/accuracy", [float("nan")])[-1]
         exact = accuracy(run.model.eval(), seed, 2, 100)
         check_that(abs(reported - exact) < 1e-4, "the last val/accuracy, and the model's", exact, Seen(f"{reported:.3f}"))

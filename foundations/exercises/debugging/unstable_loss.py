@@ -65,7 +65,7 @@ def check_gradients(run: Run) -> None:
     if lowest < 0.9:
         smaller = ", and lr is smaller" if run.steps[0].lr < LR / 2 else ""
         text = f"cosine between the step's gradient and its batch's: {lowest:.2f}"
-        raise Failure(f"the gradient of a step is not that of its batch{smaller}", expected="1", got=Seen(text))
+        raise Failure(f"the gradient of a step is not that of its batch{smaller}", expected=1, got=Seen(text))
 
 
 def check_batches(run: Run, y: Tensor) -> None:
@@ -87,7 +87,7 @@ def check_result(run: Run, x: Tensor, y: Tensor) -> None:
             reason += "; lr is over 1" + (", and the gradients are clipped" if clipped(run) else "")
         elif lr < LR / 10:
             reason += "; lr is under 0.02"
-        raise Failure(reason, expected="about 0.3", got=Seen(f"{loss:.3g}"))
+        raise Failure(reason, expected=Seen("about 0.3"), got=Seen(f"{loss:.3g}"))
 
 
 FAULTS = {name: changes[-1] for name, changes in PLANTS["unstable_loss"].items()}

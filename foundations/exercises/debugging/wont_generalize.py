@@ -46,7 +46,7 @@ def held_out(answer: ModuleType, rng: random.Random) -> None:
         x, y = days(400, seed, 3)
         error = error_of(run.model, x[:-1], y[1:])
         if not error < 1.0:
-            raise Failure(f"the error{symptom(run, seed)}", expected="under 1", got=Seen(f"{error:.2f}"))
+            raise Failure(f"the error{symptom(run, seed)}", expected=Seen("under 1"), got=Seen(f"{error:.2f}"))
         check_validation(run, seed)
         check_that(not mode, "the model as it is returned is in training mode")
         if not all(step.training for step in run.steps):
