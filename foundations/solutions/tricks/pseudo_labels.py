@@ -75,12 +75,13 @@ def self_train(
     Returns:
         The chosen threshold, `math.inf` for the teacher, and the chosen model's accuracy on the test.
     """
-    teacher = fit(*train)
+    known, truth = train
+    teacher = fit(known, truth)
     logits = teacher(unlabeled)
     best, chosen, model = _accuracy(teacher, validation), math.inf, teacher
     for threshold in thresholds:
         index, labels = confident_labels(logits, threshold)
-        student = fit(torch.cat([train[0], unlabeled[index]]), torch.cat([train[1], labels]))
+        student = fit(torch.cat([known, unlabeled[index]]), torch.cat([truth, labels]))
         score = _accuracy(student, validation)
         if score > best:
             best, chosen, model = score, threshold, student
