@@ -95,6 +95,17 @@ CHAPTERS = (
             "network_from_scratch",
         ),
     ),
+    Chapter(
+        "debugging",
+        "Debugging: broken trainings that run without an error",
+        5,
+        "every capstone",
+        "say from a curve what is wrong with a training, and prove it before you change the code",
+        (
+            "read_errors",
+            "assert_shapes",
+        ),
+    ),
 )
 
 TRAINING: frozenset[str] = frozenset()  # exercises whose check trains and may take longer than five seconds
