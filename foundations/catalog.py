@@ -104,6 +104,7 @@ CHAPTERS = (
         (
             "read_errors",
             "assert_shapes",
+            "overfit_one_batch",
         ),
     ),
 )

@@ -18,7 +18,7 @@ exercise = Exercise(
     why="`--debug shapes` prints the shapes of every layer, where one sees them; a check sees them at every call",
     hints=(
         "Keep a dict from name to size. A name that is in it is compared, one that is not is put there.",
-        "spec.split() gives one part for each dimension: a number is compared as it is, a name by sizes[name] == x.shape[i].",
+        "spec.split() gives one part for each dimension: compare a number itself, a name by sizes[name] == x.shape[i].",
         "Work on a copy, known = {**self.sizes, **sizes}; known.setdefault(name, size) == size; keep the copy if all fits.",
     ),
     source="torch._prims_common:check_same_shape",
@@ -154,7 +154,7 @@ def checker(fault: str) -> type:
                     self.sizes = known
             check = (fits, self.message(spec, before, x))
             if fault == "tuple":
-                assert check  # noqa: as `assert (fits, message)`
+                assert check  # as `assert (fits, message)`
             elif not fits:
                 raise ValueError(f"shape {tuple(x.shape)} does not fit" if fault == "message" else check[1])
             if fault != "anew":
