@@ -105,6 +105,7 @@ CHAPTERS = (
             "read_errors",
             "assert_shapes",
             "overfit_one_batch",
+            "check_metrics",
         ),
     ),
 )
