@@ -106,6 +106,7 @@ CHAPTERS = (
             "assert_shapes",
             "overfit_one_batch",
             "check_metrics",
+            "plot_training",
         ),
     ),
 )
