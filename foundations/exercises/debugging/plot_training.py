@@ -20,7 +20,7 @@ exercise = Exercise(
     why="every run on images draws its first filters when it ends, each scaled on its own",
     hints=(
         "Ask of each number where it ends up: which start, which scale, which dimension last, which length?",
-        "s / (1 - weight^t); filter / its largest entry; (rows, columns, C, h, w) -> (rows, h, columns, w, C); rows[:t, :s].",
+        "s / (1 - weight^t); filter / its largest; (rows, columns, C, h, w) -> (rows, h, columns, w, C); rows[:t, :s].",
         "tiles.view(rows, columns, C, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, C); empty tiles are 0.5.",
     ),
     source="torch.optim.swa_utils:get_ema_avg_fn",
