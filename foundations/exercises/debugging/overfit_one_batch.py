@@ -78,6 +78,9 @@ def result(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("the floor of the loss")
 def floor(answer: ModuleType, rng: random.Random) -> None:
+    about = "the loss is 0.75 from the start: exactly the tolerance above min_loss"
+    options = {"min_loss": 0.25, "tolerance": 0.5}
+    check_result(answer, nn.Linear(3, 2), lambda y, t: y.sum() * 0 + 0.75, [classes()], True, about, **options)
     smoothed = partial(F.cross_entropy, label_smoothing=0.2)
     entropy = -(0.9 * torch.tensor(0.9).log() + 0.1 * torch.tensor(0.1).log()).item()
     about = "labels are smoothed by 0.2: the loss cannot be below min_loss"
@@ -115,7 +118,7 @@ def updates(answer: ModuleType, rng: random.Random) -> None:
     class Watched(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             weight = self.weight.detach()
-            if not any(torch.equal(weight, other) for other in seen):
+            if not seen or not torch.equal(weight, seen[-1]):
                 seen.append(weight.clone())
             return super().forward(x)
 
@@ -126,6 +129,11 @@ def updates(answer: ModuleType, rng: random.Random) -> None:
         check_that(len(seen) >= steps, "fewer updates than steps", steps, len(seen) - 1)
         moved = (seen[1] - seen[0]).abs().max().item() if steps > 1 else 0.01
         check_that(abs(moved - 0.01) < 1e-4, "Adam's first update moves a weight by lr", 0.01, moved, lr=0.01)
+    seen.clear()
+    answer.overfit_one_batch(Watched(3, 2), F.cross_entropy, [classes()], min_loss=-9.0)
+    check_that(200 <= len(seen) <= 201, "number of updates without steps=", 200, len(seen) - 1)
+    moved = (seen[1] - seen[0]).abs().max().item()
+    check_that(abs(moved - 0.01) < 1e-4, "Adam's first update without lr= moves a weight by", 0.01, moved)
 
 
 @exercise.property("every update from its own gradient")

@@ -32,20 +32,20 @@ def find_wrong(metrics: dict[str, Callable[..., float]]) -> list[str]:
         find_wrong({"accuracy": lambda logits, labels: 0.5}) is ["accuracy"]
     """
     labels, targets = torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 2.0, 3.0])
-    guess = targets + torch.tensor([0.0, 0.0, 1.0])  # squared error 1, of a variance of 2
+    guess = torch.tensor([1.0, 2.0, 4.0])  # squared error 1, of a variance of 2
     good, bad, best = list("abcde"), list("fghix"), list("fghij")
     long, short = list("abcde"), list("abcd")
     cases: list[tuple[str, tuple[object, ...], float]] = [
         ("accuracy", (torch.eye(3)[:, :2], torch.tensor([0, 0, 0])), 2 / 3),
-        ("macro_f1", (torch.tensor([0, 0, 1, 3]), labels, 5), (1 + 2 / 3 + 0) / 3),  # class 3 is never right, 2 and 4 absent
-        ("macro_f1", (torch.tensor([0, 0, 0, 0]), labels, 2), (2 / 3 + 0) / 2),
+        ("macro_f1", (torch.tensor([0, 0, 1, 3]), labels, 4), (1 + 2 / 3) / 3),  # class 3 is never right, 2 is absent
+        ("macro_f1", (torch.tensor([0, 0, 0, 0]), labels, 2), 1 / 3),
         *[("r2", (a, b), 1 / 2) for a in (guess, guess[:, None]) for b in (targets, targets[:, None])],
         ("roc_auc", (torch.tensor([0.1, 0.4, 0.4, 0.8]), labels), 7 / 8),
         ("corpus_bleu", ([good, bad], [good, best]), (9 / 10 * 7 / 8 * 5 / 6 * 3 / 4) ** 0.25),
         ("corpus_bleu", ([list("aaaabcde")], [list("abcdefgh")]), (5 / 8 * 4 / 7 * 3 / 6 * 2 / 5) ** 0.25),
         ("corpus_bleu", ([short], [long]), math.exp(-1 / 4)),
         ("corpus_bleu", ([long], [short]), (1 / 5) ** 0.25),
-        ("corpus_bleu", ([short], [short[::-1]]), 0.0),
+        ("corpus_bleu", ([short], [list("wxyz")]), 0.0),
     ]
     return sorted({name for name, args, value in cases if name in metrics and not _gives(metrics[name], args, value)})
 
