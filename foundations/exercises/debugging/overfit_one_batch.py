@@ -111,40 +111,6 @@ def dropout(answer: ModuleType, rng: random.Random) -> None:
         check_result(answer, model, F.cross_entropy, [classes(16)], True, f"a layer nn.Dropout({p})", tolerance=0.005)
 
 
-@exercise.property("at most `steps` updates")
-def updates(answer: ModuleType, rng: random.Random) -> None:
-    seen: list[Tensor] = []
-
-    class Watched(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            weight = self.weight.detach()
-            if not seen or not torch.equal(weight, seen[-1]):
-                seen.append(weight.clone())
-            return super().forward(x)
-
-    for steps in (1, 4):
-        seen.clear()
-        check_result(answer, Watched(3, 2), F.cross_entropy, [classes()], False, "too few steps", steps=steps, lr=0.01)
-        check_that(len(seen) <= steps + 1, "more updates than steps", steps, len(seen) - 1)
-        check_that(len(seen) >= steps, "fewer updates than steps", steps, len(seen) - 1)
-        moved = (seen[1] - seen[0]).abs().max().item() if steps > 1 else 0.01
-        check_that(abs(moved - 0.01) < 1e-4, "Adam's first update moves a weight by lr", 0.01, moved, lr=0.01)
-    seen.clear()
-    answer.overfit_one_batch(Watched(3, 2), F.cross_entropy, [classes()], min_loss=-9.0)
-    check_that(200 <= len(seen) <= 201, "number of updates without steps=", 200, len(seen) - 1)
-    moved = (seen[1] - seen[0]).abs().max().item()
-    check_that(abs(moved - 0.01) < 1e-4, "Adam's first update without lr= moves a weight by", 0.01, moved)
-
-
-@exercise.property("every update from its own gradient")
-def fresh(answer: ModuleType, rng: random.Random) -> None:
-    model = nn.Linear(2, 1)
-    x = torch.randn(4, 2)
-    batch = x, x @ torch.tensor([[1.0], [-2.0]]) + 0.5
-    about = "a line through four points"
-    check_result(answer, model, F.mse_loss, [batch], True, about, tolerance=1e-4, steps=150)
-
-
 def model_with_everything() -> nn.Module:
     """Model with buffers, gradients, a frozen layer, and parts in different modes."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2))
@@ -192,6 +158,40 @@ def modes(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("afterwards: the same gradients")
 def gradients(answer: ModuleType, rng: random.Random) -> None:
     check_kept(answer, lambda model: {f"gradient of {name}": weight.grad for name, weight in model.named_parameters()})
+
+
+@exercise.property("at most `steps` updates")
+def updates(answer: ModuleType, rng: random.Random) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight.detach()
+            if not seen or not torch.equal(weight, seen[-1]):
+                seen.append(weight.clone())
+            return super().forward(x)
+
+    for steps in (1, 4):
+        seen.clear()
+        check_result(answer, Watched(3, 2), F.cross_entropy, [classes()], False, "too few steps", steps=steps, lr=0.01)
+        check_that(len(seen) <= steps + 1, "more updates than steps", steps, len(seen) - 1)
+        check_that(len(seen) >= steps, "fewer updates than steps", steps, len(seen) - 1)
+        moved = (seen[1] - seen[0]).abs().max().item() if steps > 1 else 0.01
+        check_that(abs(moved - 0.01) < 1e-4, "Adam's first update moves a weight by lr", 0.01, moved, lr=0.01)
+    seen.clear()
+    answer.overfit_one_batch(Watched(3, 2), F.cross_entropy, [classes()], min_loss=-9.0)
+    check_that(200 <= len(seen) <= 201, "number of updates without steps=", 200, len(seen) - 1)
+    moved = (seen[1] - seen[0]).abs().max().item()
+    check_that(abs(moved - 0.01) < 1e-4, "Adam's first update without lr= moves a weight by", 0.01, moved)
+
+
+@exercise.property("every update from its own gradient")
+def fresh(answer: ModuleType, rng: random.Random) -> None:
+    model = nn.Linear(2, 1)
+    x = torch.randn(4, 2)
+    batch = x, x @ torch.tensor([[1.0], [-2.0]]) + 0.5
+    about = "a line through four points"
+    check_result(answer, model, F.mse_loss, [batch], True, about, tolerance=1e-4, steps=150)
 
 
 def overfit(fault: str) -> Callable[..., bool]:
