@@ -159,11 +159,16 @@ CHAPTERS = (
     ),
     Chapter(
         "debugging",
-        "Debugging: broken trainings that run without an error",
-        5,
+        "Debugging: messages, metrics, broken trainings that run without an error",
+        7,
         "every capstone",
         "say from a curve what is wrong with a training, and prove it before you change the code",
         (
+            "read_errors",
+            "assert_shapes",
+            "overfit_one_batch",
+            "check_metrics",
+            "plot_training",
             "unstable_loss",
             "stuck_loss",
             "too_good",
