@@ -274,3 +274,11 @@ def as_probabilities(output: Tensor) -> Tensor:
     """Probabilities of each row: `output` itself if its rows are some, else their softmax."""
     is_probability = bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(len(output)), atol=1e-3)
     return output if is_probability else output.softmax(1)
+
+
+def check_seed(answer: Any, *data: Any) -> None:
+    """Checks that the seed decides about all random numbers: the first loss and the last are the same again, or others."""
+    runs = [call(answer.train, *data, seed)[1]["train/loss"] for seed in (1, 1, 2)]
+    first, again, other = ([losses[0], losses[-1]] for losses in runs)
+    check_that(first == again, "first and last loss of two runs with the same seed", Seen(str(first)), Seen(str(again)))
+    check_that(first != other, "two seeds give the same run")

@@ -5,7 +5,7 @@ import pytest
 from foundations import cases, cli
 from foundations.catalog import CASES, load_exercise, solution_path
 from foundations.diagnosis import report_lines, validation_again
-from foundations.faults import NAMES, PLANTS, all_cases, draw_case, faults_to_find, find_case, plant
+from foundations.faults import NAMES, PLANTS, SIZES, all_cases, draw_case, faults_to_find, find_case, plant
 from foundations.outcome import Outcome
 from foundations.progress import Progress, load_progress
 from foundations.running import run_case
@@ -146,15 +146,28 @@ def test_numbers_show_what_is_too_good(case):
         assert reported - again > {"axis": 0.12, "metric": 0.03}[case.faults[0]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name, number", EVERY)
-def test_every_case_is_caught_and_recognized_and_its_size_can_be_mended(tmp_path, name, number):
-    case = all_cases(name)[number - 1]
+def check(tmp_path, name, text):
+    """Outcome of the check of a file."""
     path = tmp_path / f"{name}.py"
-    path.write_text(make_stub(name, number))
-    outcome = run_sandboxed("foundations.worker:check_file", name, str(path), {}, seconds=120).value
+    path.write_text(text)
+    result = run_sandboxed("foundations.worker:check_file", name, str(path), {}, seconds=120)
+    assert result.value is not None, result
+    return result.value
+
+
+ONE_OF_EACH = {(name, case.faults): case.number for name in sorted(CASES) for case in all_cases(name)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, number", [(name, number) for (name, _), number in ONE_OF_EACH.items()])
+def test_every_fault_is_caught_and_recognized(tmp_path, name, number):
+    outcome = check(tmp_path, name, make_stub(name, number))
     assert outcome.failed and outcome.got, outcome
     assert name == "two_faults" or outcome.probably.startswith("As it was"), outcome
-    path.write_text(plant(name, case.changes[-1:]))
-    outcome = run_sandboxed("foundations.worker:check_file", name, str(path), {}, seconds=120).value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, size", [(name, size) for name in sorted(CASES) for size in SIZES[name][1:]])
+def test_every_size_can_be_mended(tmp_path, name, size):
+    outcome = check(tmp_path, name, plant(name, ((SIZES[name][0], size),)))
     assert not outcome.failed, outcome

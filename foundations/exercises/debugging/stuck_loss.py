@@ -10,7 +10,17 @@ from torch.nn import functional as F
 from foundations.comparing import Failure, check_that
 from foundations.exercise import Exercise
 from foundations.faults import PLANTS
-from foundations.trainings import Run, Seen, as_probabilities, check_curve, clipped, load_training, observe, spirals
+from foundations.trainings import (
+    Run,
+    Seen,
+    as_probabilities,
+    check_curve,
+    check_seed,
+    clipped,
+    load_training,
+    observe,
+    spirals,
+)
 
 exercise = Exercise(
     title="A loss that stands still",
@@ -93,6 +103,11 @@ def curves(answer: ModuleType, rng: random.Random) -> None:
     check_curve(run, "val/loss", F.nll_loss(probabilities.clamp(min=1e-30).log(), val_y).item())
     losses = run.history["train/loss"]
     check_that(len(losses) == len(run.steps), "entries of train/loss: one for each step", len(run.steps), len(losses))
+
+
+@exercise.property("the seed decides")
+def seeds(answer: ModuleType, rng: random.Random) -> None:
+    check_seed(answer, *spirals(48, 1, 1), *spirals(20, 1, 2))
 
 
 NAME = "stuck_loss"

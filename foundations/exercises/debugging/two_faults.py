@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from foundations.comparing import Failure, check_that
 from foundations.exercise import Exercise
 from foundations.faults import PLANTS
-from foundations.trainings import Run, Seen, as_probabilities, load_training, observe, spirals, unshuffled
+from foundations.trainings import Run, Seen, as_probabilities, check_seed, load_training, observe, spirals, unshuffled
 
 exercise = Exercise(
     title="Two faults at once",
@@ -103,6 +103,11 @@ def is_squashed(run: Run, seed: int) -> bool:
     right, squashed = F.nll_loss(probabilities.clamp(min=1e-30).log(), y), F.cross_entropy(probabilities, y)
     reported = run.last_losses(15)
     return abs(reported - squashed) < abs(reported - right) and squashed > 0.8 and reported < 2
+
+
+@exercise.property("the seed decides")
+def seeds(answer: ModuleType, rng: random.Random) -> None:
+    check_seed(answer, *spirals(48, 1, 1), *spirals(20, 1, 2))
 
 
 NAME = "two_faults"

@@ -10,7 +10,17 @@ from torch.nn import functional as F
 from foundations.comparing import Failure, check_that
 from foundations.exercise import Exercise
 from foundations.faults import PLANTS
-from foundations.trainings import Run, Seen, check_curve, clipped, load_training, observe, sorted_clusters, unshuffled
+from foundations.trainings import (
+    Run,
+    Seen,
+    check_curve,
+    check_seed,
+    clipped,
+    load_training,
+    observe,
+    sorted_clusters,
+    unshuffled,
+)
 
 exercise = Exercise(
     title="A loss that does not come down",
@@ -88,6 +98,11 @@ def check_result(run: Run, x: Tensor, y: Tensor) -> None:
         elif lr < LR / 10:
             reason += "; lr is under 0.02"
         raise Failure(reason, expected=Seen("about 0.3"), got=Seen(f"{loss:.3g}"))
+
+
+@exercise.property("the seed decides")
+def seeds(answer: ModuleType, rng: random.Random) -> None:
+    check_seed(answer, *sorted_clusters(48, 1, 1), *sorted_clusters(20, 1, 2))
 
 
 FAULTS = {name: changes[-1] for name, changes in PLANTS["unstable_loss"].items()}

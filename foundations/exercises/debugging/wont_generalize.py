@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from foundations.comparing import Failure, check_that
 from foundations.exercise import Exercise
 from foundations.faults import PLANTS
-from foundations.trainings import Run, Seen, check_curve, days, load_training, observe
+from foundations.trainings import Run, Seen, check_curve, check_seed, days, load_training, observe
 
 exercise = Exercise(
     title="A training that does not carry over",
@@ -99,6 +99,11 @@ def one_day(answer: ModuleType, rng: random.Random) -> None:
     check_curve(run, "val/loss", error_of(run.model, x[99:-1], y[100:]))
     losses = run.history.get("train/loss", [])
     check_that(len(losses) == len(run.steps), "entries of train/loss: one for each step", len(run.steps), len(losses))
+
+
+@exercise.property("the seed decides")
+def seeds(answer: ModuleType, rng: random.Random) -> None:
+    check_seed(answer, *days(49, 1, 1))
 
 
 NAME = "wont_generalize"
