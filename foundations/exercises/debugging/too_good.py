@@ -58,7 +58,7 @@ def check_split(run: Run, names: Tensor) -> None:
         drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in run.model.modules())
         reason = "patients of the training are in the validation" + (", and there is dropout" if drops else "")
         raise Failure(reason, got=Seen(f"{len(both)} of {len(held_out)} patients of the validation"))
-    check_that(9 <= len(held_out) <= 17, "patients that are held out", "13 of 52", len(held_out))
+    check_that(12 <= len(held_out) <= 14, "patients that are held out", "13 of 52", len(held_out))
 
 
 def check_independence(run: Run, x: Tensor) -> None:
@@ -97,11 +97,15 @@ def new_patients(answer: ModuleType, rng: random.Random) -> None:
         run = train(answer, seed)
         x, y, _ = patients(120, seed, 3, each=2)
         with torch.no_grad():
-            accuracy = (run.model.eval()(x).argmax(1) == y).float().mean().item()
+            logits = run.model.eval()(x)
+        check_that(logits.shape == (len(x), 3), "shape of model(x)", (len(x), 3), tuple(logits.shape))
+        accuracy = (logits.argmax(1) == y).float().mean().item()
         check_that(accuracy > 0.55, "accuracy for new patients", "over 0.55", Seen(f"{accuracy:.2f}"))
         losses = run.history.get("train/loss", [])
         check_that(len(losses) == len(run.steps), "entries of train/loss: one for each step", len(run.steps), len(losses))
         check_that(losses[-1] < losses[0], "the loss of the training falls")
+        lowest = min(step.similarity for step in run.steps)
+        check_that(lowest > 0.9, "cosine between a step's gradient and its batch's", 1, Seen(f"{lowest:.2f}"))
 
 
 @exercise.property("the seed decides")

@@ -1,5 +1,6 @@
 """Exercise wont_generalize: three trainings that are of no use on held-out data, each for another reason."""
 
+import copy
 import random
 from types import ModuleType
 
@@ -44,6 +45,9 @@ def held_out(answer: ModuleType, rng: random.Random) -> None:
         check_that(len(run.steps) > 1, "number of steps of a torch.optim optimizer", "many", len(run.steps))
         mode = run.model.training
         x, y = days(400, seed, 3)
+        with torch.no_grad():
+            size = copy.deepcopy(run.model)(x[:-1]).numel()
+        check_that(size == len(x) - 1, "forecasts of model(x) for 399 days", len(x) - 1, size)
         error = error_of(run.model, x[:-1], y[1:])
         if not error < 1.0:
             raise Failure(f"the error{symptom(run, seed)}", expected=Seen("under 1"), got=Seen(f"{error:.2f}"))
