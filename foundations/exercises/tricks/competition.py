@@ -192,6 +192,15 @@ def measured(answer: ModuleType, rng: random.Random) -> None:
     check_that(bool(difference(got[0], got[1], 1e-4, 1e-5)), "rows with other values have the same features", got=got)
 
 
+@exercise.property("no column's unit counts")
+def sizes(answer: ModuleType, rng: random.Random) -> None:
+    known = torch.cat([torch.arange(6.0)[:, None], torch.randn(6, 2) * torch.tensor([1e3, 1e-3])], 1)
+    features = call(answer.prepare, known, known)
+    stds = features.std(0)
+    check_that(stds.max() <= 10, "a feature's standard deviation is above 10", got=stds, known=known)
+    check_that((stds >= 0.1).sum() >= 2, "a column that varies has no feature of its size", got=stds, known=known)
+
+
 @exercise.property("table: above the baseline, and as good as expected")
 def table(answer: ModuleType, rng: random.Random) -> str:
     (rows, labels, groups), test, board = data.train_table(), data.test_rows(), Leaderboard()
@@ -274,8 +283,10 @@ def prepare_with(fault: str) -> Any:
         kept = torch.where(kept.isnan(), center, kept)
         scale = kept.std(0, correction=0)
         scale = scale if fault == "constant_column" else scale.clamp(min=1e-6)
+        scale = torch.ones_like(scale) if fault == "units" else scale
         filled = values if fault == "left" else torch.where(values.isnan(), center, values)
-        return torch.cat([((filled - center) / scale).clamp(-4, 4), values.isnan().float()], 1)
+        limit = torch.inf if fault == "units" else 4
+        return torch.cat([((filled - center) / scale).clamp(-limit, limit), values.isnan().float()], 1)
 
     return prepare
 
@@ -297,6 +308,9 @@ exercise.wrong(
 )(prepare_with("all"))
 exercise.wrong("prepare", "The rows are measured by themselves: a feature would mean something else in training and test.")(
     prepare_with("own")
+)
+exercise.wrong("prepare", "The columns keep their units: one in thousands drowns one in thousandths. Divide by a scale.")(
+    prepare_with("units")
 )
 exercise.wrong("predict_table", "The leaderboard chooses: then the test has been trained on. Choose by rows held out.")(
     table_with("leaderboard")

@@ -26,7 +26,8 @@ def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
 def prepare(rows: Tensor, known: Tensor) -> Tensor:
     """Features of table rows, with everything that is measured (means, medians, scales) measured on `known` alone.
 
-    A row's features do not depend on the other rows of `rows`, nor on its id.
+    A row's features do not depend on the other rows of `rows`, nor on its id. Over `known`, the feature of a column that
+    varies has a standard deviation between 0.1 and 10, whatever the column's unit.
 
     Args:
         rows: (M, 1 + D) float; column 0 is the row's id, and values may be missing (NaN).
@@ -63,7 +64,7 @@ def predict_table(
     """
     folds = groups.unique(return_inverse=True)[1] % 5
     votes, held_out = torch.zeros(len(test_rows), 3), torch.zeros(len(rows), 3)
-    weight = len(labels) / labels.bincount(minlength=3)
+    weight = len(labels) / labels.bincount()
     for fold in range(5):
         held, known = folds == fold, rows[folds != fold]
         features = prepare(known, known)
