@@ -83,6 +83,8 @@ def parse_answer(text: str) -> Answer:
     aliases = {"y": "yes", "n": "no", "true": "yes", "false": "no", "none": "none", "raises": ERROR, "an error": ERROR}
     if text in aliases:
         return aliases[text]
+    if not text or text.count("(") + text.count("[") != text.count(")") + text.count("]"):
+        return text
     inner = text.strip("()[] ").replace(",", " ").split()
     try:
         numbers = [ast.literal_eval(item) for item in inner]
@@ -93,6 +95,15 @@ def parse_answer(text: str) -> Answer:
     if len(numbers) == 1 and not text.startswith(("(", "[")) and "," not in text:
         return numbers[0]
     return tuple(numbers)
+
+
+def could_answer(question: Question, answer: Answer) -> bool:
+    """Whether `answer` is of the kind that is asked for: a slip of the fingers is none."""
+    kinds: tuple[type, ...] = (int, float)
+    if isinstance(question.answer, tuple) or any(isinstance(wrong, tuple) for wrong in question.wrong):
+        kinds = (*kinds, tuple)
+    words = {ERROR, "none", "nan", "inf", "-inf", "yes", "no", question.answer, *question.wrong}
+    return answer in words or isinstance(answer, kinds)
 
 
 def is_right(question: Question, answer: Answer) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from common.errors import UserError
 from foundations.catalog import CHAPTERS, all_exercises, is_prediction, load_questions
-from foundations.predictions import Family, Question, is_right, make_question, parse_answer
+from foundations.predictions import Family, Question, could_answer, is_right, make_question, parse_answer
 from foundations.progress import Progress
 
 QUESTIONS = 6
+SKIP = "?"  # as an answer
 PLACE_QUESTIONS = 10
 
 
@@ -28,6 +29,11 @@ class Asker:
         """Asks `question`, says whether the answer is right and why, and returns it. Raises UserError without an answer."""
         print(f"{heading}\n{question.text}")
         answer = parse_answer(self.read())
+        while answer != SKIP and not could_answer(question, answer):
+            if self.given is not None:
+                raise UserError(f"{answer!r} is no answer to: {question.ask} (`{SKIP}` skips it)")
+            print(f"  Not an answer to: {question.ask} (`{SKIP}` skips it)")
+            answer = parse_answer(self.read())
         if is_right(question, answer):
             print(f"  Right. {question.reason}\n")
             return True

@@ -68,7 +68,7 @@ def failure_lines(exercise: str, outcome: Outcome, seconds: float, hints: int) -
         where = outcome.line.split(":")[0] if outcome.line else "the file"
         return [
             f"{exercise}  NOT WRITTEN YET: {where} raises NotImplementedError",
-            f"  Lesson: foundations/lessons/{chapter}.md · Stuck? hint {exercise} ({hints + 1} of 3)",
+            f"  Lesson: foundations/lessons/{chapter}.md ·{stuck_line(exercise, hints)[1:]}",
         ]
     total = len(outcome.passed) + 1 + len(outcome.not_reached)
     lines = [f"{exercise}  FAILED  {len(outcome.passed)} of {total} properties  {seconds:.1f} s"]
@@ -84,8 +84,13 @@ def failure_lines(exercise: str, outcome: Outcome, seconds: float, hints: int) -
     lines += [f"    got      {outcome.got}"] if outcome.got else []
     lines += [f"    your {outcome.line}"] if outcome.line else []
     lines += [f"  Probably: {outcome.probably}"] if outcome.probably else []
-    lines.append(f"  Stuck? hint {exercise} ({hints + 1} of 3)" if hints < 3 else f"  Stuck? show {exercise} --give_up")
+    lines.append(stuck_line(exercise, hints))
     return shorten(lines)
+
+
+def stuck_line(exercise: str, hints: int) -> str:
+    """Way on for someone who has seen so many hints."""
+    return f"  Stuck? hint {exercise} ({hints + 1} of 3)" if hints < 3 else f"  Stuck? show {exercise} --give_up"
 
 
 def shorten(lines: Sequence[str]) -> list[str]:
@@ -106,8 +111,12 @@ def passed_lines(exercise: str, outcome: Outcome, seconds: float, progress: Prog
     if exercise == chapter.exercises[-1] or solved == len(chapter.exercises):
         hinted = sum(progress.entry(name).hints > 0 for name in chapter.exercises)
         shown = sum(progress.entry(name).shown for name in chapter.exercises)
-        lines.append(f"{chapter.name} COMPLETE: {solved}/{len(chapter.exercises)} ({hinted} with hints, {shown} shown)")
-        lines.append(f"  You can now: {chapter.skill}")
+        counts = f"{solved}/{len(chapter.exercises)} ({hinted} with hints, {shown} shown)"
+        if solved == len(chapter.exercises):
+            lines += [f"{chapter.name} COMPLETE: {counts}", f"  You can now: {chapter.skill}"]
+        else:
+            lines.append(f"{chapter.name}: its challenge is solved, so the chapter counts: {counts}")
+            lines.append(f"  Open in it: {', '.join(name for name in chapter.exercises if not progress.has_passed(name))}")
     else:
         lines.append(f"  {chapter.name} {solved}/{len(chapter.exercises)}")
     lines.append(f"  Next, if you like: {following}, or any: list" if following else "  All solved.")

@@ -43,13 +43,14 @@ def print_source(task: Exercise) -> None:
     """
     if not task.source:
         raise UserError(f"torch has no function of its own for this. {task.look_at}".strip())
-    value = find_object(task.source)
+    value = inspect.unwrap(find_object(task.source))  # a decorator's wrapper has another file
     lines, first = inspect.getsourcelines(value)
     path = inspect.getsourcefile(value)
     console = Console()
     console.print(f"{task.source.replace(':', '.')}, {path}:{first}", soft_wrap=True)
     shown = "".join(lines[:MAX_SOURCE_LINES])
-    console.print(Syntax(shown, "python", line_numbers=True, start_line=first))
+    width = None if console.is_terminal else max(len(line) for line in lines) + 10  # a pipe gets whole lines
+    console.print(Syntax(shown, "python", line_numbers=True, start_line=first, code_width=width), soft_wrap=True)
     if len(lines) > MAX_SOURCE_LINES:
         console.print(f"… {len(lines) - MAX_SOURCE_LINES} lines more")
     console.print(task.look_at, soft_wrap=True)

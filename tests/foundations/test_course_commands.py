@@ -1,5 +1,7 @@
 """Commands of the course, as a learner uses them."""
 
+from pathlib import Path
+
 import pytest
 
 from foundations import catalog, cli
@@ -140,3 +142,35 @@ def test_damaged_progress_is_one_line_and_nothing_is_lost(folder, capsys):
     (folder / ".progress.json").write_text("{")
     assert cli.main(["list"]) == 2
     assert "check --all" in capsys.readouterr().err and (folder / ".progress.json").read_text() == "{"
+
+
+def test_a_slip_of_the_fingers_is_no_answer_and_a_question_mark_skips(folder, monkeypatch, capsys):
+    typed = iter(["(4,", "b", ""] + ["?"] * 6)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    assert cli.main(["check", "predict_shapes"]) == 1
+    assert capsys.readouterr().out.count("Not an answer to") == 3 and next(typed, None) is None
+    assert cli.main(["check", "predict_shapes", "--answers", "b"]) == 2
+    assert "is no answer to" in capsys.readouterr().err
+
+
+def test_a_challenge_alone_is_not_said_to_complete_the_chapter(folder, capsys):
+    write_solution(folder, "patchify")
+    assert cli.main(["check", "patchify"]) == 0
+    out = capsys.readouterr().out
+    assert "COMPLETE" not in out and "its challenge is solved" in out and "Open in it: predict_shapes" in out
+
+
+@pytest.mark.parametrize("name", ["slicing", "scatter_add", "gan_step"])
+def test_source_names_the_file_that_holds_the_code(name, capsys):
+    assert cli.main(["source", name]) == 0
+    out = capsys.readouterr().out
+    path, _, line = out.splitlines()[0].rpartition(", ")[2].rpartition(":")
+    shown = next(text for text in out.splitlines()[1:] if text.strip())
+    assert shown.strip().split(maxsplit=1)[1] == Path(path).read_text().splitlines()[int(line) - 1].strip()
+
+
+def test_after_the_last_hint_comes_the_solution(folder, capsys):
+    for _ in range(4):
+        cli.main(["hint", GATHER])
+    assert cli.main(["check", GATHER]) == 1
+    assert "show gather --give_up" in capsys.readouterr().out
