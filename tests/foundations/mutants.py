@@ -1,8 +1,8 @@
 """Mutants of the solutions, and those that their checks pass: `python -m tests.foundations.mutants [CHAPTER|EXERCISE ...]`.
 
-A mutant is a solution with one operator, constant, axis, comparison, argument order or statement changed. Why a check rightly
-passes some is in survivors.json: {exercise: {description: reason}}, the description without its line number. The exit code
-is 1 if it passes another one.
+A mutant is a solution with one operator, constant, axis, comparison, argument order or statement changed. Why a check
+rightly passes some is in survivors.json: {exercise: {description: reason}}, the description without its line number. The
+exit code is 1 if it passes another one.
 """
 
 from __future__ import annotations
