@@ -1,19 +1,23 @@
-"""Mutants of the solutions, and those that their checks pass: `python -m tests.foundations.mutants [CHAPTER ...]`.
+"""Mutants of the solutions, and those that their checks pass: `python -m tests.foundations.mutants [CHAPTER|EXERCISE ...]`.
 
-A mutant is a solution with one operator, constant, axis, comparison, argument order or statement changed.
+A mutant is a solution with one operator, constant, axis, comparison, argument order or statement changed. Why a check
+rightly passes some is in survivors.json: {exercise: {description: reason}}, the description without its line number. The
+exit code is 1 if it passes another one.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
-from foundations.catalog import CHAPTERS, is_prediction, solution_path
+from foundations.catalog import CHAPTERS, all_exercises, is_prediction, solution_path
 from foundations.sandbox import PRELOADED, run_sandboxed
 
 OPERATORS: dict[type, type] = {
@@ -36,24 +40,26 @@ OPERATORS: dict[type, type] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+SURVIVORS = Path(__file__).with_name("survivors.json")
 COMMUTATIVE = ("max", "min", "maximum", "minimum", "zip", "isclose", "allclose", "equal")
 
 
 def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
     """Each mutant of a module with a description."""
     nodes = [node for definition in tree.body if not _is_text(definition) for node in ast.walk(definition)]
-    positions = [i for i, node in enumerate(ast.walk(tree)) if any(node is other for other in nodes)]
     for node in nodes:
         for keyword in getattr(node, "keywords", []):
             if keyword.arg == "strict":
                 keyword.value.of_strict = True
-    for position in positions:
+    of_code = {id(node) for node in nodes}
+    for position, original in enumerate(ast.walk(tree)):
         for number in range(2):
+            if id(original) not in of_code or not _mutate(copy.deepcopy(original), number):
+                continue
             changed = copy.deepcopy(tree)
-            node = list(ast.walk(changed))[position]
+            node = next(islice(ast.walk(changed), position, None))
             text = _mutate(node, number)
-            if text:
-                yield f"line {getattr(node, 'lineno', '?')}: {text}", changed
+            yield f"line {getattr(node, 'lineno', '?')}: {text}", changed
 
 
 def _name(node: ast.Call) -> str:
@@ -99,16 +105,26 @@ def _mutate(node: ast.AST, number: int) -> str:
     return ""
 
 
-def survivors(exercise: str) -> tuple[int, list[str]]:
-    """Number of mutants of an exercise, and those that its check passes."""
+def mutants_of(exercise: str) -> dict[str, str]:
+    """Description of each mutant of an exercise's solution, by its code."""
     tree = ast.parse(solution_path(exercise).read_text())
-    original = ast.unparse(tree)
     found = {ast.unparse(changed): text for text, changed in mutants(tree)}
-    found.pop(original, None)
-    alive = []
+    found.pop(ast.unparse(tree), None)
+    return found
+
+
+def without_line(text: str) -> str:
+    """Description of a mutant without its line number, as survivors.json has it."""
+    return text.partition(": ")[2]
+
+
+def survivors(exercise: str) -> tuple[int, list[str]]:
+    """Number of mutants of an exercise, and those that its check passes. Raises RuntimeError if it fails the solution."""
+    found = mutants_of(exercise)
+    codes = [solution_path(exercise).read_text(), *found]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         paths = []
-        for i, code in enumerate(found):
+        for i, code in enumerate(codes):
             path = Path(folder) / str(i) / f"{exercise}.py"
             path.parent.mkdir()
             path.write_text(code)
@@ -116,25 +132,59 @@ def survivors(exercise: str) -> tuple[int, list[str]]:
         results = pool.map(
             lambda path: run_sandboxed("foundations.worker:check_file", exercise, path, {}, seconds=60), paths
         )
-        for text, result in zip(found.values(), results, strict=True):
-            if result.value is not None and not result.value.failed:
-                alive.append(text)
-    return len(found), alive
+        passed = [result.value is not None and not result.value.failed for result in results]
+    if not passed[0]:
+        raise RuntimeError(f"the check of {exercise} fails its solution: that all mutants fail would say nothing")
+    return len(found), [text for text, alive in zip(found.values(), passed[1:], strict=True) if alive]
 
 
-def main() -> None:
-    """Prints the survivors of each exercise of the chapters that are named, or of all."""
+def is_preloaded() -> bool:
+    """Whether this process has what each check with device "meta" would import for a second; called in the sandbox."""
+    return "torch._dynamo" in sys.modules
+
+
+def of_chapter(name: str, exercises: list[str], explained: dict[str, dict[str, str]]) -> int:
+    """Prints the survivors of a chapter's exercises, explained or not. Returns how many are not."""
+    total, reasons, unexplained = 0, 0, 0
+    for exercise in exercises:
+        count, alive = survivors(exercise)
+        lines = []
+        for text in alive:
+            reason = explained.get(exercise, {}).get(without_line(text), "")
+            lines.append(f"{text}  ({reason})" if reason else f"{text}  NOT EXPLAINED")
+            reasons, unexplained = reasons + bool(reason), unexplained + (not reason)
+        total += count
+        print(f"{name}/{exercise}: {count - len(alive)} of {count} fail", *lines, sep="\n    ", flush=True)
+    failing = total - reasons - unexplained
+    percent = 100 * failing / max(total, 1)
+    print(
+        f"{name}: {failing} of {total} mutants fail ({percent:.1f} %), "
+        f"{reasons} survivors are explained, {unexplained} are not\n",
+        flush=True,
+    )
+    return unexplained
+
+
+def main() -> int:
+    """Survivors of each exercise that is named, by itself or by its chapter, or of all. Returns the exit code."""
     PRELOADED.append("torch._dynamo")  # see conftest.py
-    total = alive = 0
+    unknown = set(sys.argv[1:]) - {chapter.name for chapter in CHAPTERS} - set(all_exercises())
+    if unknown:
+        print(f"no such chapter or exercise: {', '.join(sorted(unknown))}")
+        return 2
+    if not run_sandboxed("tests.foundations.mutants:is_preloaded", seconds=60).value:
+        print("(checks are forked from a server without torch._dynamo: those with device meta take a second longer)")
+    explained, unexplained = json.loads(SURVIVORS.read_text()), 0
     for chapter in CHAPTERS:
-        for exercise in chapter.exercises:
-            named = not sys.argv[1:] or chapter.name in sys.argv[1:] or exercise in sys.argv[1:]
-            if named and not is_prediction(exercise):
-                count, left = survivors(exercise)
-                total, alive = total + count, alive + len(left)
-                print(f"{chapter.name}/{exercise}: {count - len(left)} of {count} fail", *left, sep="\n    ", flush=True)
-    print(f"{total - alive} of {total} mutants fail ({100 * (total - alive) / max(total, 1):.1f} %)")
+        exercises = [
+            exercise
+            for exercise in chapter.exercises
+            if not is_prediction(exercise) and (not sys.argv[1:] or {chapter.name, exercise} & set(sys.argv[1:]))
+        ]
+        if exercises:
+            unexplained += of_chapter(chapter.name, exercises, explained)
+    return 1 if unexplained else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

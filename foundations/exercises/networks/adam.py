@@ -83,6 +83,16 @@ def skipped(answer: ModuleType, rng: random.Random) -> None:
     check(answer, skip=2)
 
 
+@exercise.property("the defaults are torch's")
+def defaults(answer: ModuleType, rng: random.Random) -> None:
+    check_optimizer(lambda p: answer.Adam(p), lambda p: torch.optim.Adam(p))
+    check_optimizer(
+        lambda p: answer.Adam(p, lr=0.1, weight_decay=0.3),
+        lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.3),
+        weight_decay=0.3,
+    )
+
+
 def adam(fault: str) -> type:
     """Adam with one of the known faults."""
 

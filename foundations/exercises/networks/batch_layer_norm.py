@@ -64,16 +64,22 @@ def training(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("running statistics")
 def running(answer: ModuleType, rng: random.Random) -> None:
-    for momentum in (0.1, 0.3):
-        ours, theirs = answer.BatchNorm(2, momentum=momentum), nn.BatchNorm1d(2, momentum=momentum)
+    settings: list[tuple[tuple[int, ...], dict[str, float]]] = [
+        ((4, 2), {}),
+        ((4, 2), {"momentum": 0.3}),
+        ((4, 2, 3, 4), {}),
+    ]
+    for shape, options in settings:
+        ours = answer.BatchNorm(2, **options)
+        theirs = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(2, **options)
         for _ in range(3):
-            x = 2 * torch.randn(4, 2) + 1
+            x = 2 * torch.randn(shape) + 1
             ours(x)
             theirs(x)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             got, want = ours.state_dict()[name], theirs.state_dict()[name]
             reason = difference(got, want, 1e-4, 1e-5)
-            check_that(not reason, f"{name} after three batches of four: {reason}", want, got, momentum=momentum)
+            check_that(not reason, f"{name} after three batches {shape}: {reason}", want, got, **options)
 
 
 @exercise.property("evaluation")
@@ -115,7 +121,7 @@ def batch_norm(**faults: Any) -> type:
             dims = [0] if faults.get("each_pixel") else [0, *range(2, x.ndim)]
             if self.training or faults.get("batch_always"):
                 mean, var = x.mean(dims, keepdim=True), x.var(dims, correction=faults.get("correction", 0), keepdim=True)
-                n = x.numel() / x.shape[1]
+                n = len(x) if faults.get("samples_counted") else x.numel() / x.shape[1]
                 with torch.no_grad():
                     m = 1 - self.momentum if faults.get("turned") else self.momentum
                     unbiased = var * (1 if faults.get("biased_running") else n / (n - 1))
@@ -154,6 +160,9 @@ def layer_norm(fault: str = "") -> type:
 
 exercise.wrong("BatchNorm", "The running variance is torch's unbiased one, n / (n - 1) times that of the batch.")(
     batch_norm(biased_running=True)
+)
+exercise.wrong("BatchNorm", "The n of n / (n - 1) counts all values of a channel: of images N * H * W, not N.")(
+    batch_norm(samples_counted=True)
 )
 exercise.wrong("BatchNorm", "torch's momentum is the weight of the new value, 0.1, not of the old.")(batch_norm(turned=True))
 exercise.wrong(

@@ -54,6 +54,9 @@ def large(answer: ModuleType, rng: random.Random) -> None:
 def ignored(answer: ModuleType, rng: random.Random) -> None:
     logits, labels = torch.randn(4, 3), torch.tensor([0, -100, 2, -100])
     check_equal(answer.cross_entropy, logits, labels, expected=F.cross_entropy(logits, labels))
+    logits_of_one, labels_of_one = torch.randn(2, 1), torch.tensor([0, -100])  # the only class has label 0
+    expected = F.cross_entropy(logits_of_one, labels_of_one)
+    check_equal(answer.cross_entropy, logits_of_one, labels_of_one, expected=expected)
     other = torch.tensor([0, 1, 1, 2])
     check_equal(answer.cross_entropy, logits, other, None, 1, expected=F.cross_entropy(logits, other, ignore_index=1))
 

@@ -76,6 +76,12 @@ def converged(answer: ModuleType, rng: random.Random) -> None:
         check_fit(answer, x, y, least_squares(x, y))
 
 
+@exercise.property("500 steps of 0.1 by default")
+def defaults(answer: ModuleType, rng: random.Random) -> None:
+    x, y = torch.tensor([[-0.15], [-0.05], [0.2]]), torch.tensor([1.0, 2.0, 6.0])  # so small that 500 steps are not enough
+    check_fit(answer, x, y, descend(x, y, 0.1, 500, ""), 1e-4)
+
+
 def descend(x: Tensor, y: Tensor, lr: float, steps: int, form: str) -> Fit:
     """Gradient descent with one of the known faults."""
     w, b = torch.zeros(x.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)

@@ -79,5 +79,5 @@ def _result(data: Tensor, parents: tuple[Value, ...], backward: Callable[[Tensor
 def _sum_to(grad: Tensor, data: Tensor) -> Tensor:
     """`grad` summed over the dimensions along which `data` was stretched."""
     grad = grad.sum(tuple(range(grad.ndim - data.ndim))) if grad.ndim > data.ndim else grad
-    stretched = tuple(i for i, size in enumerate(data.shape) if size == 1 and grad.shape[i] != 1)
+    stretched = tuple(i for i, size in enumerate(data.shape) if size == 1)
     return grad.sum(stretched, keepdim=True) if stretched else grad
