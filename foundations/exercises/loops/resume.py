@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from foundations.comparing import Failure, check_that, difference
 from foundations.exercise import Exercise
-from foundations.killing import Kill, Killed, deadly_writes, in_words
+from foundations.killing import Kill, Killed, deadly_writes, in_words, watched
 
 exercise = Exercise(
     title="Resume: a training that can be killed at any moment",
@@ -182,6 +183,20 @@ def round_trip(answer: ModuleType, rng: random.Random) -> None:
     check_that(torch.equal(drawn, draws), "random numbers after loading", "those that came after saving", "others")
 
 
+@exercise.property("a checkpoint in place of another")
+def replaced(answer: ModuleType, rng: random.Random) -> None:
+    task = Task(4, 2, (1.0,))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "run.pt"
+        answer.save_training(path, *trained(task, 1), {"step": 1})
+        with watched(path) as replacement:
+            answer.save_training(path, *trained(task, 2), {"step": 2})
+        check_that(not replacement.in_place, "the second checkpoint is written into the file of the first")
+        check_that(not replacement.gone, "between two checkpoints there is a moment without a file at path")
+        got = answer.load_training(path, *make(task, 1, Kill()))["step"]
+    check_that(got == 2, "step of the checkpoint", 2, got)
+
+
 @exercise.property("killed while a checkpoint is written over another")
 def half_a_file(answer: ModuleType, rng: random.Random) -> None:
     task = Task(4, 2, (1.0,))
@@ -341,12 +356,42 @@ exercise.wrong(
 exercise.also_right("load_training")(load)
 
 
+@exercise.also_right("save_training")
+def from_memory(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
+    """Bytes in memory, a file of any name, and a copy of the old checkpoint."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "random": torch.get_rng_state(),
+                "progress": progress,
+            },
+            file,
+        )
+    if path.exists():
+        shutil.copy(path, path.with_suffix(".before"))
+    shutil.move(file.name, path)
+
+
 @exercise.wrong(
     "save_training",
     "The file is written over the old one: a kill meanwhile leaves half of it and nothing else. Write another, then rename.",
 )
 def in_place(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
     save(path, model, optimizer, scheduler, progress, path)
+
+
+@exercise.wrong(
+    "save_training",
+    "The old file is taken away before the new one has its name: a kill in between leaves none. `replace` does both at once.",
+)
+def removed_first(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
+    new = path.with_suffix(".new")
+    save(new, model, optimizer, scheduler, progress)
+    path.unlink(missing_ok=True)
+    new.rename(path)
 
 
 exercise.wrong("train", "The best weights are the state dict itself, which goes on moving with the model: copy it.")(
