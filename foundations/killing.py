@@ -88,7 +88,7 @@ class Replacement:
     gone: bool = False
 
 
-_watched: dict[str, Replacement] = {}  # where a file really is -> how it is replaced
+_watched: dict[Path, Replacement] = {}  # where a file really is -> how it is replaced
 
 
 def _note_removal(event: str, args: tuple[Any, ...]) -> None:
@@ -101,9 +101,9 @@ def _add_hook() -> None:
     sys.addaudithook(_note_removal)  # it stays until the process ends
 
 
-def _place(path: Any) -> str:
-    folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
-    return os.path.join(os.path.realpath(folder), name)
+def _place(name: Any) -> Path:
+    path = Path(os.fsdecode(name)).absolute()
+    return path.parent.resolve() / path.name
 
 
 @contextmanager
@@ -121,6 +121,6 @@ def watched(path: Path) -> Iterator[Replacement]:
         yield replacement
     finally:
         del _watched[_place(path)]
-        same = path.exists() and os.path.samefile(path, old)
+        same = path.exists() and path.samefile(old)
         replacement.in_place = same or old.read_bytes() != content
         old.unlink()

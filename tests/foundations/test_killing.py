@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def copied(path):
 
 
 def opened_again(path):
-    with open(path, "r+b") as file:
+    with path.open("r+b") as file:
         file.write(b"x")
 
 
@@ -38,7 +39,7 @@ def unlinked(path):
 
 
 def moved_away(path):
-    os.rename(str(path), f"{path}.old")
+    path.rename(f"{path}.old")
     save({"step": 2}, path)
 
 
@@ -48,10 +49,10 @@ def replaced(path):
 
 
 def renamed_within_the_folder(path):
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(path.parent)
     save({"step": 2}, "new")
-    os.rename("new", path.name)
+    Path("new").rename(path.name)
     os.chdir(before)
 
 

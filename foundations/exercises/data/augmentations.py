@@ -193,7 +193,9 @@ def half_flipped(answer: ModuleType, rng: random.Random) -> None:
         found = changes_of(answer.build_augmentation(data, True), (images, masks), 1, [(), flip])
         fraction = sum(change[0] == flip for change in found) / len(found)
         check_that(fraction < 1, "every image of 200 is flipped", data=data)
-        check_that(0.3 < fraction < 0.7, "how many of 200 images are flipped", Note(f"about half, not {fraction}"), data=data)
+        check_that(
+            0.3 < fraction < 0.7, "how many of 200 images are flipped", Note(f"about half, not {fraction}"), data=data
+        )
 
 
 def flip_with(fault: str) -> type:

@@ -205,9 +205,7 @@ MESSAGES = {
         "torch.manual_seed sets the generator that dropout and initialization use: they would repeat as well. "
         "Give the order a torch.Generator of its own."
     ),
-    "python": (
-        "random.seed sets Python's global generator, which others use too: random.Random(key) is one of your own."
-    ),
+    "python": ("random.seed sets Python's global generator, which others use too: random.Random(key) is one of your own."),
     **POOR_KEYS,
     "unseeded": "The order is drawn from torch's global generator: it depends on whatever else has drawn before.",
     "no_sampler": "The sampler is not used.",

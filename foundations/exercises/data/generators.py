@@ -1,4 +1,4 @@
-"""Random generators: whether an answer leaves the global ones alone, and whether its keys are equal where they may not be."""
+"""Random generators: whether an answer leaves the global ones alone, and whether its keys collide."""
 
 from __future__ import annotations
 

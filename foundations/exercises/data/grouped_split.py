@@ -273,7 +273,7 @@ def divided_by_zero(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
 
 @exercise.wrong(
     "standardize",
-    "The deviation of a constant feature is not always 0: the mean of seven times 0.1 is rounded. Ask if all rows are equal.",
+    "A constant feature may have a deviation above 0: the mean of seven times 0.1 is rounded. Ask if all rows are equal.",
 )
 def exactly_zero(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = train.mean(0), train.std(0, correction=0)

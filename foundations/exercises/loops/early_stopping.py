@@ -218,7 +218,7 @@ exercise.wrong("EarlyStopping", "nan counts as better: every comparison with nan
 exercise.wrong("EarlyStopping", "The first loss is the best even if it is nan, and nothing is ever below nan.")(
     early_stopping("first_nan")
 )
-exercise.wrong("EarlyStopping", "A first loss of inf counts as an improvement: such weights are no good. Compare it with inf.")(
+exercise.wrong("EarlyStopping", "A first loss of inf counts as an improvement: such weights are not worth keeping.")(
     early_stopping("first_inf")
 )
 exercise.wrong("EarlyStopping", "Patience is one off: stop at the epoch that is number `patience` without an improvement.")(

@@ -64,7 +64,7 @@ def grouped_split(x: Tensor, labels: Tensor, groups: Tensor, fraction: float, se
 def standardize(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     """Both with the statistics of the training rows: each feature of `train` gets mean 0 and standard deviation 1.
 
-    A feature that is constant in training is divided by 1. The standard deviation is the biased one.
+    A feature that is constant in training, all rows equal, is divided by 1. The standard deviation is the biased one.
 
     Args:
         train: (N, D) float.
