@@ -76,7 +76,7 @@ class Epoch:
     def outputs(self) -> list[Tensor]:
         """Output of each validation sample, in the order of the data."""
         pairs = [pair for forward in self.validation for pair in zip(forward.ids, forward.outputs, strict=True)]
-        return [output for _, output in sorted(pairs, key=lambda pair: pair[0])]
+        return [output for _, output in sorted(dict(pairs).items())]  # of a sample that is validated twice, the last
 
 
 class Recorder:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,3 +76,51 @@ def deadly_writes(kill: Kill) -> Iterator[None]:
         yield
     finally:
         torch.save = save
+
+
+@dataclass
+class Replacement:
+    """How a file got other contents: whether the old ones were written over in place, and whether there was no file for a
+    moment.
+    """
+
+    in_place: bool = False
+    gone: bool = False
+
+
+_watched: dict[Path, Replacement] = {}  # where a file really is -> how it is replaced
+
+
+def _note_removal(event: str, args: tuple[Any, ...]) -> None:
+    if event in ("os.remove", "os.rename") and _watched and _place(args[0]) in _watched:
+        _watched[_place(args[0])].gone = True
+
+
+@functools.cache
+def _add_hook() -> None:
+    sys.addaudithook(_note_removal)  # it stays until the process ends
+
+
+def _place(name: Any) -> Path:
+    path = Path(os.fsdecode(name)).absolute()
+    return path.parent.resolve() / path.name
+
+
+@contextmanager
+def watched(path: Path) -> Iterator[Replacement]:
+    """Context in which `path`, which exists, gets other contents by whatever means; its value is complete afterwards.
+
+    A second name of the old file shows whether that was written to; Python's audit events show whether the name was ever
+    taken away.
+    """
+    _add_hook()
+    replacement, old, content = Replacement(), path.with_name("old.link"), path.read_bytes()
+    os.link(path.resolve(), old)
+    _watched[_place(path)] = replacement
+    try:
+        yield replacement
+    finally:
+        del _watched[_place(path)]
+        same = path.exists() and path.samefile(old)
+        replacement.in_place = same or old.read_bytes() != content
+        old.unlink()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundations.comparing import Failure, Note, call, check_equal, check_that, describe
 from foundations.exercise import Exercise
+from foundations.exercises.data.generators import global_states_kept
 from foundations.exercises.data.labeled_shapes import make_images, recognize
 
 exercise = Exercise(
@@ -153,10 +154,8 @@ def composed(answer: ModuleType, rng: random.Random) -> None:
 def generators(answer: ModuleType, rng: random.Random) -> None:
     images, masks = batch_of(20, 1, 2, 3)
     for name, transform in (("RandomFlip(-1)", answer.RandomFlip(-1)), ("RandomCrop(1)", answer.RandomCrop(1))):
-        states = torch.get_rng_state(), random.getstate()
-        first = run(transform, images, masks, 1)
-        same = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
-        check_that(same, f"{name} uses a global generator")
+        with global_states_kept(name):
+            first = run(transform, images, masks, 1)
         check_that(torch.equal(first[0], run(transform, images, masks, 1)[0]), f"{name}: equal generators, unequal results")
         check_that(not torch.equal(first[0], run(transform, images, masks, 2)[0]), f"{name}: each generator gives the same")
 
@@ -185,6 +184,18 @@ def labels_kept(answer: ModuleType, rng: random.Random) -> None:
             used = any(change[0] == flip for change in found)
             check_that(used, f"{data}: no image is {FLIPS[flip]}, though that keeps every label", data=data)
         check_that(any(change[1:] != (0, 0) for change in found), f"{data}: no image is cropped", data=data)
+
+
+@exercise.property("flips with probability 1/2")
+def half_flipped(answer: ModuleType, rng: random.Random) -> None:
+    for data, flip in (("arrows", (-2,)), ("photos", (-1,))):
+        images, masks, _ = make_images(data, 200, rng)
+        found = changes_of(answer.build_augmentation(data, True), (images, masks), 1, [(), flip])
+        fraction = sum(change[0] == flip for change in found) / len(found)
+        check_that(fraction < 1, "every image of 200 is flipped", data=data)
+        check_that(
+            0.3 < fraction < 0.7, "how many of 200 images are flipped", Note(f"about half, not {fraction}"), data=data
+        )
 
 
 def flip_with(fault: str) -> type:
@@ -274,12 +285,12 @@ exercise.wrong("Compose", "The transforms run from the last to the first.")(comp
 exercise.wrong("Compose", "Each transform gets the first images: only the last one's change is left.")(compose_with("last"))
 
 
-def build_with(flips: dict[str, tuple[int, ...]], always: bool = False) -> Callable[[str, bool], Any]:
+def build_with(flips: dict[str, tuple[int, ...]], always: bool = False, p: float = 0.5) -> Callable[[str, bool], Any]:
     """build_augmentation with given flips for each data set."""
     make_flip, make_crop, compose = flip_with(""), crop_with(""), compose_with("")
 
     def build_augmentation(data: str, training: bool) -> Any:
-        parts = [make_flip(dim) for dim in flips.get(data, ())] + [make_crop(1)]
+        parts = [make_flip(dim, p) for dim in flips.get(data, ())] + [make_crop(1)]
         return compose(parts if training or always else [])
 
     return build_augmentation
@@ -304,6 +315,12 @@ exercise.wrong("build_augmentation", "An arrow to the left that is flipped top t
 )
 exercise.wrong("build_augmentation", "Validation is augmented: it would measure other images every time, and harder ones.")(
     build_with(RIGHT, always=True)
+)
+exercise.wrong("build_augmentation", "p = 1 flips every image: the network would never see one as it is. Half of them.")(
+    build_with(RIGHT, p=1.0)
+)
+exercise.wrong("build_augmentation", "Too many images are flipped, or too few: a probability of 1/2 is asked for.")(
+    build_with(RIGHT, p=0.2)
 )
 exercise.also_right("build_augmentation")(build_with(RIGHT))
 

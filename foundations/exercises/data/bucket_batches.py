@@ -11,6 +11,7 @@ import torch
 
 from foundations.comparing import Note, call, check_that
 from foundations.exercise import Exercise
+from foundations.exercises.data.generators import global_states_kept
 
 exercise = Exercise(
     title="Bucketing: batches of similar length under a budget of tokens",
@@ -107,13 +108,12 @@ def efficiency(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("the same by seed, the global state left alone")
 def seeds(answer: ModuleType, rng: random.Random) -> None:
     lengths = many_lengths()[:200]
-    states = torch.get_rng_state(), random.getstate()
     first = batches_of(answer, lengths, 100, 3)
-    same = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
-    check_that(same, "a global random state was changed: take a generator of your own")
     torch.rand(1)
     random.random()
     check_that(batches_of(answer, lengths, 100, 3) == first, "the same seed gives other batches the second time")
+    with global_states_kept("the function"):
+        batches_of(answer, lengths, 100, 3)
     check_that(batches_of(answer, lengths, 100, 4) != first, "another seed gives the same batches")
 
 
@@ -144,7 +144,10 @@ def batches_with(fault: str) -> Callable[[list[int], int, int], list[list[int]]]
     """The function with one of the known faults."""
 
     def bucket_batches(lengths: list[int], max_tokens: int, seed: int) -> list[list[int]]:
-        rng: Any = random if fault == "global" else random.Random(seed)
+        rng: Any = random if fault in ("global", "unseeded") else random.Random(seed)
+        if fault == "torch":
+            torch.manual_seed(seed)
+            rng.seed(int(torch.randint(10**9, ())))
         if fault == "global":
             random.seed(seed)
         order = list(range(len(lengths)))
@@ -185,6 +188,8 @@ MESSAGES = {
     "exact": "A batch that fits exactly is cut: `at most max_tokens` allows equality.",
     "unsorted": "The sequences are not sorted by length: half of the budget is padding.",
     "last": "The last batch, which is still open when the loop ends, is lost.",
+    "torch": "torch.manual_seed sets the global generator, which initialization and dropout use: make a torch.Generator().",
+    "unseeded": "The batches come from a global generator, not from the seed.",
     "global": "random.seed sets Python's global generator, which others use too: random.Random(seed) is one of your own.",
 }
 for _fault, _message in MESSAGES.items():

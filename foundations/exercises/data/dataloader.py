@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundations.comparing import Note, call, check_equal, check_that
 from foundations.exercise import Exercise
+from foundations.exercises.data.generators import POOR_KEYS, check_keys, global_states_kept
 
 exercise = Exercise(
     title="DataLoader: batches of a dataset, written by hand",
@@ -104,6 +105,7 @@ def orders(answer: ModuleType, rng: random.Random) -> None:
         other = read_batches(answer, 12, 4, **options)
         check_that(other != first, "the same order as with seed 0 in epoch 0", **options)
     check_that(read_batches(answer, 12, 4) == first, "seed and epoch are 0 where they are not said")
+    check_keys(lambda seed, epoch: read_batches(answer, 12, 4, seed=seed, epoch=epoch))
 
 
 @exercise.property("samples are shuffled, not batches")
@@ -118,12 +120,9 @@ def mixed(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("global random states are left alone")
 def global_state(answer: ModuleType, rng: random.Random) -> None:
-    states = torch.get_rng_state(), random.getstate()
-    for epoch in range(2):
-        read_batches(answer, 5, 2, epoch=epoch)
-    after = torch.get_rng_state(), random.getstate()
-    check_that(torch.equal(states[0], after[0]), "an epoch changes torch's global random state")
-    check_that(states[1] == after[1], "an epoch changes Python's global random state")
+    with global_states_kept("an epoch"):
+        for epoch in range(2):
+            read_batches(answer, 5, 2, epoch=epoch)
 
 
 @exercise.property("sampler")
@@ -161,7 +160,14 @@ def loader_with(fault: str) -> Callable[..., Iterator[Any]]:
             return torch.randperm(count).tolist()
         if fault == "unseeded":
             return torch.randperm(count).tolist()
-        rng = torch.Generator().manual_seed(seed if fault == "same" else 1_000_003 * seed + epoch)
+        if fault in ("sum", "text", "python"):
+            keys = {"sum": seed + epoch, "text": f"{seed}{epoch}", "python": f"{seed} {epoch}"}
+            if fault == "python":
+                random.seed(keys[fault])
+            draw = random if fault == "python" else random.Random(keys[fault])
+            return draw.sample(range(count), count)  # type: ignore[attr-defined]
+        factor = 1000 if fault == "tight" else 1_000_003
+        rng = torch.Generator().manual_seed(seed if fault == "same" else factor * seed + epoch)
         if fault == "replaced":
             return torch.randint(max(count, 1), (count,), generator=rng).tolist()
         return torch.randperm(count, generator=rng).tolist()
@@ -199,6 +205,8 @@ MESSAGES = {
         "torch.manual_seed sets the generator that dropout and initialization use: they would repeat as well. "
         "Give the order a torch.Generator of its own."
     ),
+    "python": ("random.seed sets Python's global generator, which others use too: random.Random(key) is one of your own."),
+    **POOR_KEYS,
     "unseeded": "The order is drawn from torch's global generator: it depends on whatever else has drawn before.",
     "no_sampler": "The sampler is not used.",
     "unique": "A sampler may repeat an index; here each comes once: a weighted sampler relies on repeats.",

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundations.comparing import Note, call, check_equal, check_that
+from foundations.comparing import Note, call, check_equal, check_that, describe, difference
 from foundations.exercise import Exercise
+from foundations.exercises.data.generators import global_states_kept
 
 exercise = Exercise(
     title="Grouped split: validation data that training has not seen",
@@ -85,6 +86,14 @@ def statistics(answer: ModuleType, rng: random.Random) -> None:
     train, validation = torch.tensor([[1.0, 4.0], [3.0, 4.0]]), torch.tensor([[2.0, 6.0]])
     expected = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     check_equal(answer.standardize, train, validation, expected=expected)
+    for value in (0.1, 0.7, 5.3):
+        for n in (7, 11):  # the mean of n equal numbers may be another number
+            train, validation = torch.full((n, 1), value), torch.tensor([[value + 1]])
+            shown = {"train": f"{n} rows of {value}", "validation": validation}
+            got = call(answer.standardize, train, validation)
+            reason = difference(got, (torch.zeros(n, 1), torch.ones(1, 1)), 1e-4, 1e-5)
+            note = Note(f"zeros and {describe(torch.ones(1, 1))}, not {describe(got[-1])}")
+            check_that(not reason, "a feature that is constant in training is not divided by 1", note, **shown)
 
 
 @exercise.property("linked groups")
@@ -151,14 +160,13 @@ def proportions(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("random by seed")
 def seeds(answer: ModuleType, rng: random.Random) -> None:
     data = patients([[1, 2, 1, 2, 1, 2], [2] * 6])
-    states = torch.get_rng_state(), random.getstate()
     splits = [split(answer, data, 0.34, seed)[1] for seed in range(12)]
-    same = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
-    check_that(same, "a global random state was changed: take a generator of your own")
     torch.rand(1)
     random.random()
     again = split(answer, data, 0.34, 0)[1]
     check_that(again == splits[0], "the same seed gives another split the second time", Note(f"{splits[0]}, not {again}"))
+    with global_states_kept("the split"):
+        split(answer, data, 0.34, 1)
     check_that(len({tuple(rows) for rows in splits}) > 3, "twelve seeds give next to the same split")
     used = sorted({i for rows in splits for i in rows})
     check_that(len(used) > 15, "of 21 rows, those that are ever in validation, in 12 seeds", "nearly all", len(used))
@@ -173,7 +181,13 @@ def split_with(fault: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """The split with one of the known faults."""
 
     def grouped_split(x: Tensor, labels: Tensor, groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-        rng = random if fault == "unseeded" else random.Random(seed)
+        rng: Any = random if fault == "unseeded" else random.Random(seed)
+        if fault == "python":
+            random.seed(seed)
+            rng = random
+        if fault == "torch":
+            torch.manual_seed(seed)
+            rng.seed(int(torch.randint(10**9, ())))
         linked = groups if fault == "duplicates" else own_links(x, groups)
         names = list(range(len(x))) if fault == "rows" else linked.tolist()
         chosen: set[int] = set()
@@ -182,7 +196,7 @@ def split_with(fault: str) -> Callable[..., tuple[Tensor, Tensor]]:
             members = [i for i, own in enumerate(classes) if own == label]
             order = sorted({names[i] for i in members})
             if fault != "first":
-                rng.shuffle(order)  # type: ignore[arg-type]
+                rng.shuffle(order)
             held = 0
             for name in order if fault == "all" else order[1:]:
                 rows = [i for i in members if names[i] == name]
@@ -200,6 +214,8 @@ MESSAGES = {
     "duplicates": "Equal rows in different groups are on both sides: join groups that share a row.",
     "unstratified": "Groups are drawn without a look at their class: a rare class may be missing from validation.",
     "all": "A class with a single group is in validation alone: nothing of it can be learned. One group stays in training.",
+    "python": "random.seed sets Python's global generator, which others use too: random.Random(seed) is one of your own.",
+    "torch": "torch.manual_seed sets the global generator, which initialization and dropout use: make a torch.Generator().",
     "unseeded": "The split comes from a global generator, not from the seed.",
     "first": "Always the same groups are in validation, whatever the seed: shuffle them.",
 }
@@ -255,6 +271,16 @@ def divided_by_zero(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     return (train - mean) / std, (validation - mean) / std
 
 
+@exercise.wrong(
+    "standardize",
+    "A constant feature may have a deviation above 0: the mean of seven times 0.1 is rounded. Ask if all rows are equal.",
+)
+def exactly_zero(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = train.mean(0), train.std(0, correction=0)
+    std = torch.where(std == 0, 1.0, std)
+    return (train - mean) / std, (validation - mean) / std
+
+
 @exercise.wrong("standardize", "The deviation is the unbiased one, torch's default; correction=0 is asked for.")
 def unbiased(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = train.mean(0), train.std(0)
@@ -264,6 +290,17 @@ def unbiased(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
 
 exercise.also_right("grouped_split")(split_with(""))
 exercise.also_right("linked_groups")(own_links)
+
+
+@exercise.also_right("standardize")
+def column_by_column(train: Tensor, validation: Tensor) -> list[Tensor]:
+    sides = train.clone(), validation.clone()
+    for j, column in enumerate(train.unbind(1)):
+        center, spread = column.mean(), (column - column.mean()).square().mean().sqrt()
+        for side in sides:
+            side[:, j] -= center
+            side[:, j] /= 1.0 if column.min() == column.max() else spread
+    return list(sides)
 
 
 @exercise.also_right("linked_groups")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from foundations.comparing import Note, call, check_that, describe
 from foundations.exercise import Exercise
+from foundations.exercises.data.generators import global_states_kept
 
 exercise = Exercise(
     title="Random numbers in workers: augmentation that repeats by seed",
@@ -101,10 +102,24 @@ def repeated(answer: ModuleType, rng: random.Random) -> None:
 
 @exercise.property("global random states are left alone")
 def global_state(answer: ModuleType, rng: random.Random) -> None:
-    states = torch.get_rng_state(), random.getstate()
-    read(answer, 3, range(3), seed=1, epoch=1)
-    same = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
-    check_that(same, "reading a sample changes a global random state")
+    with global_states_kept("reading a sample"):
+        read(answer, 3, range(3), seed=1, epoch=1)
+
+
+@exercise.property("far samples and epochs")
+def far(answer: ModuleType, rng: random.Random) -> None:
+    factors = (10_000, 16_384, 32_768, 65_536)
+    data, other = (answer.NoisyDataset(torch.zeros(1, 2).expand(70_000, 2), 1.0, seed) for seed in (0, 1))
+    noises = [data[index] for index in factors]
+    data.set_epoch(1)
+    for index, noise in zip(factors, noises, strict=True):
+        note = Note(f"two noises, not {describe(noise)} twice")
+        reason = "a far sample has the noise of the next epoch's first"
+        check_that(not torch.equal(noise, data[0]), reason, note, index=index)
+    for epoch in (*factors, 100_000):
+        data.set_epoch(epoch)
+        note = Note(f"two noises, not {describe(other[0])} twice")
+        check_that(not torch.equal(data[0], other[0]), "a far epoch has the noise of the next seed's first", note)
 
 
 @exercise.property("no two are equal")
@@ -156,6 +171,7 @@ def dataset_with(fault: str) -> type:
                 "epoch_only": 1_000_003 * self.seed + self.epoch,
                 "sum": self.seed + self.epoch + index,
                 "tight": (1000 * self.seed + self.epoch) * 1000 + index,
+                "narrow": (10_000 * self.seed + self.epoch) * 10_000 + index,
                 "product": (self.seed + 1) * (self.epoch + 1) * (index + 1),
             }
             key = keys.get(fault, (1_000_003 * self.seed + self.epoch) * 1_000_003 + index)
@@ -166,6 +182,10 @@ def dataset_with(fault: str) -> type:
             if fault == "global":
                 torch.manual_seed(self.key(index))
                 return sample + self.std * torch.randn(sample.shape, dtype=sample.dtype)
+            if fault == "python":
+                random.seed(self.key(index))
+                noise = [random.gauss(0.0, self.std) for _ in range(sample.numel())]
+                return sample + torch.tensor(noise, dtype=sample.dtype).reshape(sample.shape)
             if fault == "unseeded":
                 return sample + self.std * torch.randn(sample.shape, dtype=sample.dtype)
             rng = self.rng if fault == "kept" else torch.Generator().manual_seed(self.key(index))
@@ -184,8 +204,12 @@ MESSAGES = {
     "epoch_only": "The index does not enter the seed: all samples of an epoch get the same noise.",
     "sum": "seed + epoch + index is equal for many: sample 1 of epoch 1 has the noise of sample 0 of epoch 2.",
     "tight": "The seeds overlap: with more samples than your factor, an epoch ends with the noise of the next one's start.",
+    "narrow": (
+        "The seeds overlap: from sample 10,000 on an epoch has the noise of the next one. Take a larger factor, or a text."
+    ),
     "product": "A product is equal for many: sample 1 of epoch 0 has the noise of sample 0 of epoch 1. Give weights.",
     "global": "torch.manual_seed sets the global generator: the model's dropout would repeat with each sample.",
+    "python": "random.seed sets Python's global generator, which others use too: random.Random(key) is one of your own.",
     "unseeded": "The noise comes from the global generator: it depends on whatever has drawn before, not on your seed.",
     "uniform": "torch.rand is uniform between 0 and 1, with mean 1/2; normal noise is torch.randn.",
     "worker": "The number of the worker enters the seed: another number of workers would give other data.",

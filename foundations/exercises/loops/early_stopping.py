@@ -52,7 +52,7 @@ def reference(patience: int, losses: Sequence[float]) -> tuple[list[bool], int |
     """Whether to stop after each epoch, and the number of the best one, from 1; by looking back each time."""
     stops, best = [], None
     for epoch, loss in enumerate(losses, 1):
-        if all(not earlier <= loss for earlier in losses[: epoch - 1]) and not math.isnan(loss):
+        if all(not earlier <= loss for earlier in losses[: epoch - 1]) and math.isfinite(loss):
             best = epoch
         stops.append(epoch - (best or 0) >= patience)
     return stops, best
@@ -130,6 +130,12 @@ def not_a_number(answer: ModuleType, rng: random.Random) -> None:
     check_stops(answer, 3, [NAN, NAN, NAN])
 
 
+@exercise.property("inf is no improvement")
+def infinite(answer: ModuleType, rng: random.Random) -> None:
+    check_stops(answer, 1, [math.inf, 2.0])
+    check_stops(answer, 2, [math.inf, 3.0, 4.0, math.inf])
+
+
 @exercise.property("the best weights, in a new model")
 def restored_elsewhere(answer: ModuleType, rng: random.Random) -> None:
     check_restored(answer, 2, [3.0, 1.0, 2.0], other=True)
@@ -145,12 +151,13 @@ def restored(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("nothing was best")
 def nothing(answer: ModuleType, rng: random.Random) -> None:
     check_restored(answer, 3, [NAN, NAN])
+    check_restored(answer, 3, [math.inf, NAN])
 
 
 @exercise.property("random losses")
 def scripts(answer: ModuleType, rng: random.Random) -> None:
     for length in range(1, 9):
-        losses = [rng.choice([1.0, 2.0, 3.0, NAN]) for _ in range(length)]
+        losses = [rng.choice([1.0, 2.0, 3.0, NAN, math.inf]) for _ in range(length)]
         check_stops(answer, rng.randint(1, 4), losses)
         check_restored(answer, rng.randint(1, 4), losses)
 
@@ -166,6 +173,8 @@ def early_stopping(fault: str) -> type:
 
         def is_better(self, loss: float) -> bool:
             if fault == "first_nan" and self.first:
+                return True
+            if fault == "first_inf" and self.first and not math.isnan(loss):
                 return True
             if fault == "nan":
                 return not loss >= self.best
@@ -209,6 +218,9 @@ exercise.wrong("EarlyStopping", "nan counts as better: every comparison with nan
 exercise.wrong("EarlyStopping", "The first loss is the best even if it is nan, and nothing is ever below nan.")(
     early_stopping("first_nan")
 )
+exercise.wrong("EarlyStopping", "A first loss of inf counts as an improvement: such weights are not worth keeping.")(
+    early_stopping("first_inf")
+)
 exercise.wrong("EarlyStopping", "Patience is one off: stop at the epoch that is number `patience` without an improvement.")(
     early_stopping("one_off")
 )
@@ -238,7 +250,7 @@ class WithAFile:
         self.wait, self.history, self.file, self.at = patience, [], io.BytesIO(), -1
 
     def update(self, model, loss):
-        if not math.isnan(loss) and all(math.isnan(old) or loss < old for old in self.history):
+        if math.isfinite(loss) and all(math.isnan(old) or loss < old for old in self.history):
             self.file, self.at = io.BytesIO(), len(self.history)
             torch.save(model.state_dict(), self.file)
         self.history.append(loss)

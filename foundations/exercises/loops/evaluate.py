@@ -134,6 +134,10 @@ def recording(answer: ModuleType, rng: random.Random) -> None:
     check_that(not frozen, "parameters do not require a gradient any more", [], frozen)
     model.train()
     model(batches[0][0]).sum().backward()
+    with torch.no_grad():
+        run(answer, model, batches, [2])
+        recorded = torch.is_grad_enabled()
+    check_that(not recorded, "called under no_grad(), it switches the recording on", "not recording", "recording")
 
 
 def evaluate_with(fault: str) -> Callable[[nn.Module, Batches], tuple[float, float]]:
@@ -144,6 +148,7 @@ def evaluate_with(fault: str) -> Callable[[nn.Module, Batches], tuple[float, flo
         if fault != "training":
             model.eval()
         loss, correct, count, number = 0.0, 0.0, 0, 0
+        recorded = torch.is_grad_enabled()
         torch.set_grad_enabled(fault == "graph")
         for x, y in batches:
             logits = model(x)
@@ -153,7 +158,7 @@ def evaluate_with(fault: str) -> Callable[[nn.Module, Batches], tuple[float, flo
             correct += right.mean().item() if fault == "mean_of_means" else right.sum().item()
             count, number = count + len(y), number + 1
         if fault != "never_recording":
-            torch.set_grad_enabled(True)
+            torch.set_grad_enabled(fault == "always_recording" or recorded)
         if fault == "always_train":
             model.train()
         elif fault == "one_mode":
@@ -199,6 +204,9 @@ exercise.wrong("evaluate", "The mean loss of an empty batch is nan, and nan * 0 
 exercise.wrong("evaluate", "Recording is switched off and never on again: use `with torch.no_grad():`.")(
     evaluate_with("never_recording")
 )
+exercise.wrong(
+    "evaluate", "Recording is on at the end, whatever it was before: who calls under no_grad() records from now on."
+)(evaluate_with("always_recording"))
 exercise.also_right("evaluate")(evaluate_with(""))
 
 

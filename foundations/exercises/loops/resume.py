@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-import sys
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from foundations.comparing import Failure, check_that, difference
 from foundations.exercise import Exercise
-from foundations.killing import Kill, Killed, deadly_writes, in_words
+from foundations.exercises.loops.killed_runs import Objects, Task, make
+from foundations.killing import Kill, Killed, deadly_writes, in_words, watched
 
 exercise = Exercise(
     title="Resume: a training that can be killed at any moment",
@@ -33,71 +33,6 @@ exercise = Exercise(
     source="torch.optim:Optimizer.load_state_dict",
     look_at="Moments are found by a parameter's number in its group. What if the parameters come in another order?",
 )
-
-DIM, CLASSES = 2, 3
-
-
-class Classifier(nn.Module):
-    """Classifier that counts its training steps in a buffer, and records which samples it has seen."""
-
-    def __init__(self, dropout: float, count: int, kill: Kill) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Dropout(dropout), nn.Linear(DIM, CLASSES))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.seen: list[list[int]] = []
-        self.num_samples, self.kill = count, kill
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        if self.training:
-            if self.kill.is_due("step"):
-                self.kill.now()
-            self.steps += 1
-            self.seen.append((x[:, 0] * self.num_samples).round().int().tolist())
-        return self.body(x)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Task: the size of the data, and what each epoch's validation gives."""
-
-    count: int
-    batch_size: int
-    losses: tuple[float, ...]
-    dropout: float = 0.5
-
-    @property
-    def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs, the first of which tells which sample it is, and labels."""
-        rng = torch.Generator().manual_seed(5)
-        inputs = torch.randn(self.count, DIM, generator=rng)
-        inputs[:, 0] = torch.arange(self.count) / self.count
-        return inputs, torch.randint(CLASSES, (self.count,), generator=rng)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches."""
-        return math.ceil(self.count / self.batch_size)
-
-    def validate(self, model: Any) -> float:
-        """The validation loss of the epoch that the model has done."""
-        if model.kill.is_due("validation"):
-            model.kill.now()
-        return self.losses[int(model.steps) // self.steps_per_epoch - 1]
-
-
-Objects = tuple[Any, torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]
-
-
-def make(task: Task, seed: int, kill: Kill) -> Objects:
-    """New objects, and random states of a new process."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
-    model = Classifier(task.dropout, task.count, kill)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
 @dataclass
@@ -180,6 +115,20 @@ def round_trip(answer: ModuleType, rng: random.Random) -> None:
     same = all(a is b for a, b in zip(parameters, new[0].parameters(), strict=True))
     check_that(same, "the model has new parameters, of which the optimizer does not know")
     check_that(torch.equal(drawn, draws), "random numbers after loading", "those that came after saving", "others")
+
+
+@exercise.property("a checkpoint in place of another")
+def replaced(answer: ModuleType, rng: random.Random) -> None:
+    task = Task(4, 2, (1.0,))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "run.pt"
+        answer.save_training(path, *trained(task, 1), {"step": 1})
+        with watched(path) as replacement:
+            answer.save_training(path, *trained(task, 2), {"step": 2})
+        check_that(not replacement.in_place, "the second checkpoint is written into the file of the first")
+        check_that(not replacement.gone, "between two checkpoints there is a moment without a file at path")
+        got = answer.load_training(path, *make(task, 1, Kill()))["step"]
+    check_that(got == 2, "step of the checkpoint", 2, got)
 
 
 @exercise.property("killed while a checkpoint is written over another")
@@ -341,12 +290,42 @@ exercise.wrong(
 exercise.also_right("load_training")(load)
 
 
+@exercise.also_right("save_training")
+def from_memory(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
+    """Bytes in memory, a file of any name, and a copy of the old checkpoint."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "random": torch.get_rng_state(),
+                "progress": progress,
+            },
+            file,
+        )
+    if path.exists():
+        shutil.copy(path, path.with_suffix(".before"))
+    shutil.move(file.name, path)
+
+
 @exercise.wrong(
     "save_training",
     "The file is written over the old one: a kill meanwhile leaves half of it and nothing else. Write another, then rename.",
 )
 def in_place(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
     save(path, model, optimizer, scheduler, progress, path)
+
+
+@exercise.wrong(
+    "save_training",
+    "The old file is taken away before the new one is in place: a kill in between leaves none. replace() does both at once.",
+)
+def removed_first(path: Path, model: Any, optimizer: Any, scheduler: Any, progress: Any) -> None:
+    new = path.with_suffix(".new")
+    save(new, model, optimizer, scheduler, progress)
+    path.unlink(missing_ok=True)
+    new.rename(path)
 
 
 exercise.wrong("train", "The best weights are the state dict itself, which goes on moving with the model: copy it.")(

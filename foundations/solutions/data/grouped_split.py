@@ -64,7 +64,7 @@ def grouped_split(x: Tensor, labels: Tensor, groups: Tensor, fraction: float, se
 def standardize(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     """Both with the statistics of the training rows: each feature of `train` gets mean 0 and standard deviation 1.
 
-    A feature that is constant in training is divided by 1. The standard deviation is the biased one.
+    A feature that is constant in training, all rows equal, is divided by 1. The standard deviation is the biased one.
 
     Args:
         train: (N, D) float.
@@ -77,5 +77,6 @@ def standardize(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
         train [[1], [3]] and validation [[5]] give [[-1], [1]] and [[3]]
     """
     mean, std = train.mean(0), train.std(0, correction=0)
-    std = torch.where(std == 0, 1.0, std)
+    constant = (train == train[:1]).all(0)  # std is not always 0 there: the mean of seven times 0.1 is rounded
+    std = torch.where(constant, 1.0, std)
     return (train - mean) / std, (validation - mean) / std

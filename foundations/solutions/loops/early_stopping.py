@@ -29,7 +29,8 @@ class EarlyStopping:
 
         Args:
             model: The network as it is now; it will be trained on.
-            loss: Its validation loss. Only a loss below all before is an improvement: an equal one is not, nan never is.
+            loss: Its validation loss. Only a loss below all before is an improvement: an equal one is not; nan and inf
+                never are.
 
         Returns:
             Whether to stop now.
