@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foundations.faults import NAMES, faults_to_find, find_case
+from foundations.faults import NAMES, faults_to_find, find_case, number_in
 from foundations.progress import Progress
 from foundations.running import run_case
 from foundations.signs import CURVES, REPORTS
@@ -28,7 +28,7 @@ def ask_case(progress: Progress, exercise: str, answers: Sequence[str] | None) -
     from foundations.quiz import Asker
 
     path = progress.path(exercise)
-    case = find_case(exercise, path.read_text(encoding="utf-8"))
+    case = find_case(exercise, path.read_text(encoding="utf-8"), progress.entry(exercise).case)
     found = progress.entry(exercise).found
     print(f"{exercise}: case {case.number}, found so far: {len(found)} of {faults_to_find(exercise)} faults")
     run, extra = run_case(exercise, case)
@@ -63,21 +63,38 @@ def ask_fault(asker: Any, fault: str, text: str, signs: Mapping[str, str]) -> bo
 
 def mended_lines(progress: Progress, exercise: str, seconds: float) -> list[str]:
     """Lines about a training that is mended, while others wait."""
-    found = progress.entry(exercise).found
-    return [
+    entry = progress.entry(exercise)
+    lines = [
         f"{exercise}  MENDED  {seconds:.1f} s",
-        f"  Found {len(found)} of {faults_to_find(exercise)}: {', '.join(NAMES[name] for name in found)}",
+        f"  Found {len(entry.found)} of {faults_to_find(exercise)}: {', '.join(NAMES[name] for name in entry.found)}",
         f"  Next broken training: reset {exercise} (yours is kept beside it), then check {exercise}",
     ]
+    if number := _other_number(progress, exercise):
+        lines[1] = f"{lines[1]}. This file says case {number}, but case {entry.case} was drawn: it does not count"
+    return lines
 
 
 def note_found(progress: Progress, exercise: str) -> bool:
-    """Keeps the faults of the learner's file as found; returns whether all of the exercise are."""
-    path = progress.path(exercise)
-    case = find_case(exercise, path.read_text(encoding="utf-8", errors="replace"))
-    found = progress.entry(exercise).found
-    found += [name for name in case.faults if name not in found]
-    return len(found) >= faults_to_find(exercise)
+    """Keeps the faults of the learner's file as found; returns whether all of the exercise are.
+
+    The case that was drawn counts, once: a file that names another one in its heading adds nothing.
+    """
+    entry = progress.entry(exercise)
+    case = find_case(exercise, _text_of(progress, exercise), entry.case)
+    if not _other_number(progress, exercise):
+        entry.case = case.number  # of a folder that an earlier version has made
+        entry.found += [name for name in case.faults if name not in entry.found]
+    return len(entry.found) >= faults_to_find(exercise)
+
+
+def _text_of(progress: Progress, exercise: str) -> str:
+    return progress.path(exercise).read_text(encoding="utf-8", errors="replace")
+
+
+def _other_number(progress: Progress, exercise: str) -> int:
+    """Number of a case in a file's heading that is not the drawn one; 0 if there is none."""
+    number, drawn = number_in(_text_of(progress, exercise)), progress.entry(exercise).case
+    return number if drawn and number != drawn else 0
 
 
 def plot_lines(curves: Mapping[str, Sequence[float]]) -> list[str]:

@@ -205,7 +205,7 @@ NEEDS = {  # exercise -> module and package that its check needs besides torch
     "regression_loop": ("sklearn", "scikit-learn"),
     "lightning_modules": ("lightning", "lightning"),
 }
-RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: what was passed stays passed
+RENAMED: dict[str, str] = {}  # id of an earlier version of the course -> id today: its progress and its file go with it
 
 
 def all_exercises() -> list[str]:

@@ -20,9 +20,8 @@ from foundations.catalog import (
     missing_package,
     solution_path,
 )
-from foundations.faults import find_case
-from foundations.progress import FILE, Progress, digest, load_progress
-from foundations.stubs import make_stub, write_stubs
+from foundations.progress import FILE, Progress, digest, free_name, load_progress
+from foundations.stubs import is_stub, write_stubs
 
 FOLDER = Path("my_foundations")
 SECONDS = {False: 30.0, True: 180.0}  # limit of a check, without and with training
@@ -91,9 +90,16 @@ def run_start(arguments: argparse.Namespace) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / FILE).exists():
-            (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+            if not (folder / ".gitignore").exists():
+                (folder / ".gitignore").write_text("*\n", encoding="utf-8")
             Progress(folder, seed=int(time.time()) % 100_000).save()
-        written = write_stubs(folder, all_exercises(), load_progress(folder).cases())
+        progress = load_progress(folder)
+        written = write_stubs(folder, all_exercises(), progress.cases())
+        progress.note_stubs(written, progress.cases())
+        for name in all_exercises():  # of a folder that an earlier version has made
+            if not is_prediction(name) and not progress.entry(name).stub and is_stub(name, progress.path(name)):
+                progress.entry(name).stub = digest(progress.path(name))
+        progress.save()
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; name another folder: --to FOLDER") from error
     print(f"{len(written)} exercises written to {folder}; what was there is as it was.")
@@ -130,8 +136,8 @@ def is_written(progress: Progress, exercise: str) -> bool:
     path = progress.path(exercise)
     if not path.is_file():
         return False
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return text != make_stub(exercise, find_case(exercise, text).number if exercise in CASES else 1)
+    entry = progress.entry(exercise)
+    return digest(path) != entry.stub and not is_stub(exercise, path, entry.case)
 
 
 def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
@@ -157,8 +163,9 @@ def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
     outcome, entry = result.value, progress.entry(name)
     passed = outcome is not None and not outcome.failed
     is_last = note_found(progress, name) if passed and name in CASES else passed  # of the broken trainings of this exercise
-    entry.passed = checked if is_last else ""
-    progress.save()
+    stays = not is_last and entry.passed == checked  # the same file has passed before: this was slow, or chance
+    if not stays:
+        entry.passed = checked if is_last else ""
     if outcome is None:
         reason = f"took longer than {limit:.0f} s" if result.ended == "time" else result.ended
         lines = shorten([f"{name}  FAILED: {reason}", *_printed(result.printed), f"  Stuck? hint {name}"])
@@ -167,7 +174,10 @@ def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
         lines = [*lines[:-1], *_printed(result.printed)[: 20 - len(lines)], lines[-1]]
     else:
         lines = passed_lines(name, outcome, seconds, progress) if is_last else mended_lines(progress, name, seconds)
+    if stays:
+        lines[0] = f"{lines[0]}; it stays passed: the file is as it was"
     print("\n".join(lines[:1] if brief else lines))
+    progress.save()
     return int(not passed)
 
 
@@ -216,15 +226,12 @@ def run_reset(arguments: argparse.Namespace) -> None:
         print(f"{arguments.name}: its questions will be asked anew")
         return
     if path.is_file():
-        backup = path.with_suffix(".py.bak")
-        number = 1
-        while backup.exists():
-            number += 1
-            backup = path.with_suffix(f".py.bak{number}")
+        backup = free_name(path.with_suffix(".py.bak"))
         path.rename(backup)
         print(f"yours is kept as {backup}")
-    write_stubs(arguments.folder, [arguments.name], progress.cases())
     drawn = progress.cases().get(arguments.name)
+    progress.note_stubs(write_stubs(arguments.folder, [arguments.name], progress.cases()), progress.cases())
+    progress.save()
     print(f"{path} is back at the start" if drawn is None else f"{path} holds case {drawn}")
 
 

@@ -165,11 +165,17 @@ def all_cases(exercise: str) -> list[Case]:
     return [Case(number, faults, changes) for number, (faults, changes) in enumerate(contents, 1)]
 
 
-def find_case(exercise: str, text: str) -> Case:
-    """Case of a learner's file, by the number in it; the first if there is none."""
+def find_case(exercise: str, text: str, drawn: int = 0) -> Case:
+    """Case of a learner's file: the one that was drawn, else by the number in its heading; the first if there is none."""
     cases = all_cases(exercise)
+    number = drawn or number_in(text)
+    return cases[min(number, len(cases)) - 1] if number else cases[0]
+
+
+def number_in(text: str) -> int:
+    """Number of the case in the heading of a learner's file; 0 if there is none."""
     number = re.search(r"^# Case (\d+)", text, re.MULTILINE)
-    return cases[min(int(number[1]), len(cases)) - 1] if number and int(number[1]) else cases[0]
+    return int(number[1]) if number else 0
 
 
 def draw_case(exercise: str, seed: int, found: Collection[str]) -> int:

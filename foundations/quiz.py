@@ -62,16 +62,24 @@ def ask_prediction(progress: Progress, exercise: str, answers: Sequence[str] | N
     """
     families: dict[str, Family] = load_questions(exercise)
     asked = sorted(families, key=lambda family: random.Random(f"{progress.seed}-{family}").random())[:QUESTIONS]
-    waiting = [item for item in progress.review if item[0] == exercise]
+    waiting = [item for item in known_questions(progress) if item[0] == exercise]
     return _ask(progress, waiting or [(exercise, family, progress.seed) for family in asked], Asker(answers))
 
 
 def review(progress: Progress, answers: Sequence[str] | None) -> int:
     """Asks what was answered wrongly before, in new variants."""
-    if not progress.review:
+    questions = known_questions(progress)
+    if not questions:
         print("No question waits.")
         return 0
-    return _ask(progress, list(progress.review), Asker(answers))
+    return _ask(progress, questions, Asker(answers))
+
+
+def known_questions(progress: Progress) -> list[tuple[str, str, int]]:
+    """Questions that come back; those of a family that is no longer there are forgotten."""
+    progress.review = [item for item in progress.review if item[1] in load_questions(item[0])]
+    progress.save()
+    return list(progress.review)
 
 
 def _ask(progress: Progress, questions: Sequence[tuple[str, str, int]], asker: Asker) -> int:

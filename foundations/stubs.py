@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foundations.catalog import CASES, find_chapter, is_prediction, solution_path
-from foundations.faults import all_cases, plant
+from foundations.faults import all_cases, find_case, plant
 
 TODO = "raise NotImplementedError"
 
@@ -34,6 +34,12 @@ def make_stub(exercise: str, case: int = 1) -> str:
             code.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
     cells.append("# %%\n" + "\n".join(code).strip("\n"))
     return "\n\n".join(cells) + "\n"
+
+
+def is_stub(exercise: str, path: Path, case: int = 0) -> bool:
+    """Whether a file is the stub as it is made today. `case` is the one that was drawn; 0 for the one in its heading."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text == make_stub(exercise, find_case(exercise, text, case).number if exercise in CASES else 1)
 
 
 def _make_broken(exercise: str, case: int) -> str:

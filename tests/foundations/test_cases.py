@@ -5,7 +5,7 @@ import pytest
 from foundations import cases, cli
 from foundations.catalog import CASES, load_exercise, solution_path
 from foundations.diagnosis import report_lines, validation_again
-from foundations.faults import NAMES, PLANTS, SIZES, all_cases, draw_case, faults_to_find, find_case, plant
+from foundations.faults import NAMES, PLANTS, SIZES, all_cases, draw_case, faults_to_find, find_case, number_in, plant
 from foundations.outcome import Outcome
 from foundations.progress import Progress, load_progress
 from foundations.running import run_case
@@ -82,6 +82,22 @@ def test_an_exercise_is_passed_when_all_its_faults_were_found(folder, capsys, mo
             assert cli.main(["reset", name]) == 0
             assert find_case(name, path.read_text()).faults != find_case(name, broken).faults
     assert load_progress(folder).has_passed(name)
+
+
+def test_a_mended_file_with_another_number_finds_nothing_more(folder, capsys, monkeypatch):
+    name = "unstable_loss"
+    right = SandboxResult(Outcome(passed=["all"], link=load_exercise(name).link, why="because"), "", "")
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: right)
+    path = folder / "debugging" / f"{name}.py"
+    mend(path, name)
+    drawn = find_case(name, path.read_text())
+    assert cli.main(["check", name]) == 0
+    for case in all_cases(name):
+        path.write_text(path.read_text().replace(f"# Case {number_in(path.read_text())}.", f"# Case {case.number}."))
+        capsys.readouterr()
+        assert cli.main(["check", name]) == 0
+        assert ("it does not count" in capsys.readouterr().out) == (case != drawn)
+    assert load_progress(folder).entry(name).found == list(drawn.faults) and not load_progress(folder).has_passed(name)
 
 
 def test_questions_come_before_the_code_and_never_say_the_answer(folder, capsys, monkeypatch):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from foundations import catalog, cli
-from foundations.catalog import CHAPTERS, solution_path
+from foundations.catalog import CHAPTERS, load_exercise, solution_path
+from foundations.outcome import Outcome
 from foundations.progress import load_progress
+from foundations.sandbox import SandboxResult
 
 GATHER = "gather"
 
@@ -138,10 +140,68 @@ def test_mistakes_are_one_line(folder, capsys, arguments, says):
     assert code == 2 and says in error and len(error.splitlines()) == 1
 
 
-def test_damaged_progress_is_one_line_and_nothing_is_lost(folder, capsys):
-    (folder / ".progress.json").write_text("{")
+def test_damaged_progress_is_one_line_and_its_copy_takes_its_place(folder, capsys):
+    assert cli.main(["hint", GATHER]) == 0
+    for kept in (".progress.json.bak", ".progress.json.bak2"):
+        (folder / ".progress.json").write_text("{")
+        assert cli.main(["list"]) == 0
+        error = capsys.readouterr().err
+        assert kept in error and len(error.splitlines()) == 1 and (folder / kept).read_text() == "{"
+        assert load_progress(folder).entry(GATHER).hints == 1
+
+
+def test_damaged_progress_without_a_copy_says_what_is_lost(folder, capsys):
+    (folder / ".progress.json").write_text('{"entries": {"gather": {"hints": "x"}}, "review": [], "seed": 1}')
+    (folder / ".progress.copy.json").unlink()
     assert cli.main(["list"]) == 2
-    assert "check --all" in capsys.readouterr().err and (folder / ".progress.json").read_text() == "{"
+    error = capsys.readouterr().err
+    assert "check --all" in error and "the answered predictions" in error and (folder / ".progress.json.bak").exists()
+    assert cli.main(["start"]) == 0 and cli.main(["list"]) == 0
+
+
+def test_start_leaves_a_gitignore_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".gitignore").write_text("mine\n")
+    assert cli.main(["start", "--to", "."]) == 0
+    assert (tmp_path / ".gitignore").read_text() == "mine\n"
+
+
+def test_an_unchanged_file_stays_passed_after_a_slow_check(folder, capsys, monkeypatch):
+    path = write_solution(folder, GATHER)
+    right = SandboxResult(Outcome(passed=["all"], link=load_exercise(GATHER).link, why="because"), "", "")
+    slow = SandboxResult(None, "time", "")
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: right)
+    assert cli.main(["check", GATHER]) == 0
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: slow)
+    capsys.readouterr()
+    assert cli.main(["check", GATHER]) == 1
+    assert "it stays passed" in capsys.readouterr().out and load_progress(folder).has_passed(GATHER)
+    path.write_text(path.read_text() + "# more\n")
+    assert cli.main(["check", GATHER]) == 1
+    assert "stays" not in capsys.readouterr().out and not load_progress(folder).has_passed(GATHER)
+
+
+def test_untouched_stubs_are_unwritten_after_the_solution_has_changed(folder, capsys, monkeypatch):
+    path = folder / "tensors" / f"{GATHER}.py"
+    stub = path.read_text()
+    monkeypatch.setattr("foundations.stubs.make_stub", lambda exercise, case=1: f"# of a later version: {exercise} {case}")
+    assert cli.main(["check"]) == 0 and "Nothing to check" in capsys.readouterr().out
+    path.write_text(stub + "# mine\n")
+    assert cli.is_written(load_progress(folder), GATHER)
+
+
+def test_what_cannot_be_saved_is_one_line_after_the_outcome(folder, capsys, monkeypatch):
+    slow = SandboxResult(None, "time", "")
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: slow)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert cli.main(["check", GATHER]) == 2
+    captured = capsys.readouterr()
+    assert "took longer" in captured.out and "No space left" in captured.err and len(captured.err.splitlines()) == 1
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_a_slip_of_the_fingers_is_no_answer_and_a_question_mark_skips(folder, monkeypatch, capsys):
