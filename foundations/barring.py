@@ -56,6 +56,43 @@ def _name_of(function: Any) -> str:
     return getattr(function, "__name__", "") or ""
 
 
+class GuardedOperator:
+    """Operator of `torch.ops.aten` that raises Barred for a learner's code, and else is the operator: torch's own modules,
+    which may be imported only now, register its overloads.
+
+    Args:
+        operator: The operator.
+        name: Its name.
+        folders: Where the learner's code is.
+    """
+
+    def __init__(self, operator: Any, name: str, folders: Sequence[str]) -> None:
+        self._operator, self._name, self._folders = operator, name, folders
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._operator)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _guard(self._operator, self._name, self._folders)(*args, **kwargs)
+
+    def __getattr__(self, key: str) -> Any:
+        value = getattr(self._operator, key)
+        asked_by = sys._getframe(1).f_code.co_filename
+        if callable(value) and asked_by.startswith(tuple(self._folders)):
+            return _guard(value, f"{self._name}.{key}", self._folders)
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or self._operator is other
+
+    def __hash__(self) -> int:
+        return hash(self._operator)
+
+    def __repr__(self) -> str:
+        return repr(self._operator)
+
+
 @contextmanager
 def barred(names: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
     """Bars `names` for code of `folders`, for good in this process: last names of torch functions, and whole paths.
@@ -65,7 +102,7 @@ def barred(names: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
     short = [name for name in names if "." not in name]
     for name in short:
         if hasattr(torch.ops.aten, name):  # operators do not pass through a TorchFunctionMode
-            setattr(torch.ops.aten, name, _guard(getattr(torch.ops.aten, name), name, folders))
+            setattr(torch.ops.aten, name, GuardedOperator(getattr(torch.ops.aten, name), name, folders))
     for path in set(names) - set(short):
         module_name, _, name = path.rpartition(".")
         owner = importlib.import_module(module_name)
