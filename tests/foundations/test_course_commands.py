@@ -9,6 +9,7 @@ from foundations.catalog import CHAPTERS, load_exercise, solution_path
 from foundations.outcome import Outcome
 from foundations.progress import load_progress
 from foundations.sandbox import SandboxResult
+from foundations.stubs import make_stub
 
 GATHER = "gather"
 
@@ -184,7 +185,11 @@ def test_an_unchanged_file_stays_passed_after_a_slow_check(folder, capsys, monke
 def test_untouched_stubs_are_unwritten_after_the_solution_has_changed(folder, capsys, monkeypatch):
     path = folder / "tensors" / f"{GATHER}.py"
     stub = path.read_text()
-    monkeypatch.setattr("foundations.stubs.make_stub", lambda exercise, case=1: f"# of a later version: {exercise} {case}")
+    later = folder.parent / "later.py"
+    later.write_text(solution_path(GATHER).read_text().replace("Args:", "Of a later version.\n\n    Args:", 1))
+    places = {GATHER: later}
+    monkeypatch.setattr("foundations.stubs.solution_path", lambda name: places.get(name) or solution_path(name))
+    assert make_stub(GATHER) != stub
     assert cli.main(["check"]) == 0 and "Nothing to check" in capsys.readouterr().out
     path.write_text(stub + "# mine\n")
     assert cli.is_written(load_progress(folder), GATHER)
