@@ -97,7 +97,8 @@ class GuardedOperator:
 def barred(names: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
     """Bars `names` for code of `folders`, for good in this process: last names of torch functions, and whole paths.
 
-    A whole path is a class (its instances cannot be made) or a Python function, such as `torch.nn.utils.rnn.pad_sequence`.
+    A whole path is a class (its instances cannot be made) or a Python function, such as `torch.nn.utils.rnn.pad_sequence` or
+    `numpy.broadcast_shapes`.
     """
     short = [name for name in names if "." not in name]
     for name in short:
@@ -106,11 +107,11 @@ def barred(names: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
     for path in set(names) - set(short):
         module_name, _, name = path.rpartition(".")
         owner = importlib.import_module(module_name)
-        value = getattr(owner, name)
+        value, root = getattr(owner, name), path.partition(".")[0]
         if isinstance(value, type):
             value.__init__ = _guard(value.__init__, path, folders)  # type: ignore[misc]
         else:
-            _replace_everywhere(value, _guard(value, path, folders))
+            _replace_everywhere(value, _guard(value, path, folders), root)
     with BarredFunctions(short, folders) if short else nullcontext():  # the mode slows every operation down
         yield
 
@@ -124,10 +125,10 @@ def _guard(function: Callable[..., Any], name: str, folders: Sequence[str]) -> C
     return functools.wraps(function)(guarded) if hasattr(function, "__name__") else guarded
 
 
-def _replace_everywhere(function: Any, replacement: Any) -> None:
-    """Replaces a Python function in every module of torch that has imported it."""
+def _replace_everywhere(function: Any, replacement: Any, root: str) -> None:
+    """Replaces a Python function in every module of torch, and of the package `root`, that has imported it."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("torch"):
+        if name.startswith(("torch", root)):
             for key, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, key, replacement)

@@ -1,4 +1,4 @@
-"""Barred functions: torch can still be imported around them; a learner's code cannot get past them."""
+"""Barred functions: torch can still be imported around them; a learner's code cannot get past them, nor by another library."""
 
 import pytest
 
@@ -33,3 +33,19 @@ def test_operators_are_barred_for_a_learner_and_whole_for_torch(use):
     assert result.ended == "" and "is what this exercise builds" in result.printed, result
     result = run_sandboxed("builtins:exec", CODE.format(use=use, folders=["/elsewhere"]), {}, seconds=20)
     assert result.ended == "" and result.printed == "[0.0, 2.0]\n", result
+
+
+@pytest.mark.parametrize(
+    "imported, call",
+    [
+        ("import numpy as np", "np.broadcast_shapes(a, b)"),
+        ("from numpy import broadcast_shapes as shapes", "shapes(a, b)"),
+        ("import numpy as np", "np.broadcast_arrays(np.empty(a), np.empty(b))[0].shape"),
+        ("import torch", "tuple(torch.broadcast_shapes(a, b))"),
+    ],
+)
+def test_shape_of_a_sum_is_not_asked_of_a_library(imported, call, tmp_path):
+    file = tmp_path / "broadcast_shapes.py"
+    file.write_text(f"{imported}\n\n\ndef broadcast_shapes(a, b):\n    return {call}\n")
+    result = run_sandboxed("foundations.worker:check_file", "broadcast_shapes", str(file), {}, seconds=60)
+    assert result.value.reason == "uses a function that is barred here", result

@@ -57,6 +57,16 @@ def test_stub_has_no_line_of_the_solution(name):
     assert kept == {name for name in names if not name.startswith("_")}
 
 
+@pytest.mark.parametrize("name", STUBS)
+def test_stub_imports_the_modules_that_hints_and_messages_name(name):
+    task = load_exercise(name)
+    text = " ".join([*task.hints, *(variant.message for variant in task.wrong_answers)])
+    imported = {
+        alias.name for node in ast.parse(make_stub(name)).body if isinstance(node, ast.Import) for alias in node.names
+    }
+    assert set(re.findall(r"\b(copy|itertools|functools|contextlib|math)\.[a-z]", text)) <= imported
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_text_of_an_exercise_is_complete(name):
     task = load_exercise(name)

@@ -22,7 +22,7 @@ exercise = Exercise(
     hints=(
         "Remember the lowest loss, a copy of the weights that gave it, and how many epochs have passed since.",
         "loss < best: keep, bad = 0. Otherwise, and nan < best is False, bad = bad + 1. Stop if bad >= patience.",
-        "best = {name: value.clone() for name, value in model.state_dict().items()}; later model.load_state_dict(best)",
+        "best = copy.deepcopy(model.state_dict()); later model.load_state_dict(best)",
     ),
     source="torch.optim.lr_scheduler:ReduceLROnPlateau.step",
     look_at="It counts bad epochs as you do, then lowers the learning rate. After how many: patience, or one more?",
@@ -204,7 +204,7 @@ def early_stopping(fault: str) -> type:
 
 exercise.wrong(
     "EarlyStopping",
-    "state_dict() shares its memory with the model: what you kept goes on moving. Keep a deep copy.",
+    "state_dict() shares its memory with the model: what you kept goes on moving. Keep copy.deepcopy of it.",
     seen="https://github.com/pytorch/tutorials/pull/188",
 )(early_stopping("reference"))
 exercise.wrong(

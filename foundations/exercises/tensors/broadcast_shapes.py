@@ -26,6 +26,8 @@ exercise = Exercise(
         "broadcast_tensors",
         "torch.functional.broadcast_shapes",
         "torch.functional.broadcast_tensors",
+        "numpy.broadcast_shapes",
+        "numpy.broadcast_arrays",
     ),
 )
 

@@ -105,6 +105,13 @@ def from_zero(images: list[Tensor]) -> Tensor:
     return torch.stack(images).permute(0, 3, 1, 2).float() / 255
 
 
+@exercise.wrong(
+    "image_batch", "The result is float64, which NumPy's division and double() make: networks compute in float32, float()."
+)
+def in_float64(images: list[Tensor]) -> Tensor:
+    return torch.stack(images).permute(0, 3, 1, 2).double() / 127.5 - 1
+
+
 @exercise.also_right("image_batch")
 def by_einops_of_einsum(images: list[Tensor]) -> Tensor:
     return torch.einsum("nhwc->nchw", torch.stack(images).float()) * (2 / 255) - 1

@@ -24,6 +24,8 @@ exercise = Exercise(
     look_at="torch.masked.mean sums the masked entries and divides by their count. What does it give for a row without any?",
 )
 
+NAN, INF = float("nan"), float("inf")
+
 
 def reference(x: Tensor, lengths: Tensor) -> Tensor:
     """Sequence by sequence."""
@@ -47,8 +49,15 @@ def empty(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("padding may hold NaN")
 def nan_padding(answer: ModuleType, rng: random.Random) -> None:
     x, lengths = torch.randn(2, 3, 2), torch.tensor([1, 3])
-    x[0, 1:] = torch.tensor([[float("nan"), float("inf")], [1e30, -1e30]])
+    x[0, 1:] = torch.tensor([[NAN, INF], [1e30, -1e30]])
     check_equal(answer.masked_mean, x, lengths, expected=reference(x, lengths))
+
+
+@exercise.property("NaN in a real vector stays")
+def nan_in_a_vector(answer: ModuleType, rng: random.Random) -> None:
+    for x, length in [([[1.0, NAN], [3.0, 2.0]], 2), ([[1.0, NAN], [3.0, NAN]], 1), ([[INF], [1.0]], 2)]:
+        x, lengths = torch.tensor([x]), torch.tensor([length])
+        check_equal(answer.masked_mean, x, lengths, expected=reference(x, lengths))
 
 
 @exercise.property("gradient")
@@ -73,6 +82,23 @@ def divided_by_time(x: Tensor, lengths: Tensor) -> Tensor:
 def multiplied(x: Tensor, lengths: Tensor) -> Tensor:
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     return (x * mask[..., None]).sum(1) / lengths.clamp(min=1)[:, None]
+
+
+SILENCED = (
+    "NaN in a real vector vanishes too (nan_to_num, nanmean), and with it the sign of a bug: replace the padding alone."
+)
+
+
+@exercise.wrong("masked_mean", SILENCED)
+def nan_to_zero(x: Tensor, lengths: Tensor) -> Tensor:
+    mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    return (x.nan_to_num(0, 0, 0) * mask[..., None]).sum(1) / lengths.clamp(min=1)[:, None]
+
+
+@exercise.wrong("masked_mean", SILENCED)
+def mean_of_the_others(x: Tensor, lengths: Tensor) -> Tensor:
+    mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    return x.masked_fill(~mask[..., None], NAN).nanmean(1).nan_to_num(0.0)
 
 
 @exercise.wrong("masked_mean", "A mask (B, T) meets x (B, T, D) from the right: it needs a last dimension, mask[..., None].")

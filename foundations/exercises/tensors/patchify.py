@@ -25,10 +25,17 @@ exercise = Exercise(
     barred=("unfold", "pixel_unshuffle", "pixel_shuffle", "im2col", "fold", "torch.nn.Unfold", "torch.nn.Fold"),
 )
 
-SHAPES = [
-    (1, 1, 4, 6, 2),
+SHAPES = [  # the first so small that a failure shows all numbers
+    (1, 1, 4, 2, 2),
     (1, 1, 2, 4, 2),
     (1, 2, 2, 2, 1),
+    (1, 2, 2, 2, 2),
+    (2, 1, 2, 2, 2),
+    (2, 2, 2, 2, 1),
+    (1, 1, 4, 4, 2),
+    (1, 2, 2, 4, 2),
+    (2, 1, 2, 4, 2),
+    (1, 1, 4, 6, 2),
     (2, 2, 2, 4, 2),
     (1, 3, 4, 4, 2),
     (2, 2, 6, 4, 2),

@@ -33,15 +33,19 @@ def reference(index: Tensor, weights: Tensor, size: int) -> Tensor:
 
 @exercise.property("values")
 def values(answer: ModuleType, rng: random.Random) -> None:
-    for n, size in [(2, 3), (4, 4), (7, 3), (5, 8)]:
-        index, weights = torch.randperm(max(n, size))[:n] % size, torch.randn(n)
+    for n, size in [(2, 3), (4, 4), (5, 8)]:
+        index, weights = torch.randperm(size)[:n], torch.randn(n)
         check_equal(answer.sum_by_index, index, weights, size, expected=reference(index, weights, size))
 
 
 @exercise.property("indices that repeat")
 def repeated(answer: ModuleType, rng: random.Random) -> None:
+    index, weights = torch.tensor([0, 0]), torch.tensor([1.0, 2.0])
+    check_equal(answer.sum_by_index, index, weights, 1, expected=torch.tensor([3.0]))
     index, weights = torch.tensor([1, 1, 0, 1]), torch.tensor([1.0, 2.0, 4.0, 8.0])
     check_equal(answer.sum_by_index, index, weights, 2, expected=torch.tensor([4.0, 11.0]))
+    index, weights = torch.randperm(7) % 3, torch.randn(7)
+    check_equal(answer.sum_by_index, index, weights, 3, expected=reference(index, weights, 3))
 
 
 @exercise.property("indices that do not occur")
@@ -67,18 +71,23 @@ def device(answer: ModuleType, rng: random.Random) -> None:
     check_device(answer.sum_by_index, torch.tensor([1, 1]), torch.ones(2), 3)
 
 
-@exercise.wrong(
-    "sum_by_index", "sums[index] += weights reads, adds and writes once for each place: of equal indices only one is kept."
+ONE_KEPT = (
+    "Of equal indices only the last is kept: scatter and sums[index] += weights write once to each place; scatter_add adds."
 )
+FLOAT32 = "A helper tensor is float32, as torch.zeros and float() make it: give it the dtype of the weights."
+ON_THE_CPU = "torch.zeros and torch.arange are on the CPU unless you say so: give them device=weights.device for a GPU."
+
+
+@exercise.wrong("sum_by_index", ONE_KEPT)
 def duplicates_dropped(index: Tensor, weights: Tensor, size: int) -> Tensor:
     sums = torch.zeros(size, dtype=weights.dtype, device=weights.device)
     sums[index] += weights
     return sums
 
 
-@exercise.wrong("sum_by_index", "scatter overwrites where indices meet: scatter_add adds.")
+@exercise.wrong("sum_by_index", ONE_KEPT)
 def overwritten(index: Tensor, weights: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, dtype=weights.dtype, device=weights.device).scatter(0, index.flip(0), weights.flip(0))
+    return torch.zeros(size, dtype=weights.dtype, device=weights.device).scatter(0, index, weights)
 
 
 @exercise.wrong(
@@ -89,9 +98,44 @@ def size_from_the_data(index: Tensor, weights: Tensor, size: int) -> Tensor:
     return torch.zeros(length, dtype=weights.dtype).scatter_add(0, index, weights)
 
 
-@exercise.wrong("sum_by_index", "torch.zeros is float32 unless you say so: take the dtype of the weights.")
+@exercise.wrong("sum_by_index", FLOAT32)
 def float32_always(index: Tensor, weights: Tensor, size: int) -> Tensor:
     return torch.zeros(size, device=weights.device).scatter_add(0, index, weights.float())
+
+
+@exercise.wrong("sum_by_index", FLOAT32)
+def zeros_of_float32(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, device=weights.device).scatter_add(0, index, weights)
+
+
+@exercise.wrong("sum_by_index", FLOAT32)
+def zeros_of_float32_by_index_add(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, device=weights.device).index_add(0, index, weights)
+
+
+@exercise.wrong("sum_by_index", FLOAT32)
+def put_into_float32(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, device=weights.device).index_put((index,), weights, accumulate=True)
+
+
+@exercise.wrong("sum_by_index", FLOAT32)
+def one_hot_of_float32(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return weights @ (index[:, None] == torch.arange(size, device=index.device)).float()
+
+
+@exercise.wrong("sum_by_index", ON_THE_CPU)
+def zeros_on_the_cpu(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=weights.dtype).scatter_add(0, index, weights)
+
+
+@exercise.wrong("sum_by_index", ON_THE_CPU)
+def zeros_on_the_cpu_by_index_add(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=weights.dtype).index_add(0, index, weights)
+
+
+@exercise.wrong("sum_by_index", ON_THE_CPU)
+def arange_on_the_cpu(index: Tensor, weights: Tensor, size: int) -> Tensor:
+    return weights @ (index[:, None] == torch.arange(size)).to(weights.dtype)
 
 
 @exercise.also_right("sum_by_index")

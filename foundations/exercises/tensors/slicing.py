@@ -90,6 +90,14 @@ def first_dimension(x: Tensor) -> Tensor:
     return x.flip(0)
 
 
+@exercise.wrong(
+    "mirrored",
+    "flip(1), or fliplr, turns the second dimension around: the columns are the last, flip(-1), of any x (..., M).",
+)
+def second_dimension(x: Tensor) -> Tensor:
+    return x.flip(1)
+
+
 @exercise.wrong("last_rows", "x[-2:-1] ends before the last row: leave the end of the slice away.")
 def without_the_last(x: Tensor) -> Tensor:
     return x[-2:-1, ::2]

@@ -105,6 +105,17 @@ def wrong_error(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.view(shape)
 
 
+@exercise.wrong(
+    "view_or_raise",
+    "With another number of entries view and reshape raise RuntimeError: a ValueError is asked for there as well.",
+)
+def wrong_count(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    result = x.reshape(shape)
+    if result.data_ptr() != x.data_ptr():
+        raise ValueError(shape)
+    return result
+
+
 @exercise.wrong("flatten_images", "The batch is flattened too: only the dimensions after the first belong to one image.")
 def batch_too(x: Tensor) -> Tensor:
     return x.flatten()

@@ -3,9 +3,11 @@
 A network that trains for too long memorizes. The validation loss says when it was best, after the fact: so remember.
 """
 
+import copy
 import math
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class EarlyStopping:
@@ -21,7 +23,7 @@ class EarlyStopping:
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.best_loss = math.inf
-        self.best_weights: dict[str, Tensor] = {}
+        self.best_weights: dict[str, Any] = {}
         self.bad_epochs = 0
 
     def update(self, model: nn.Module, loss: float) -> bool:
@@ -37,8 +39,7 @@ class EarlyStopping:
         """
         if loss < self.best_loss:
             self.best_loss = loss
-            # copies: the state dict shares its memory with the model
-            self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+            self.best_weights = copy.deepcopy(model.state_dict())  # the state dict shares its memory with the model
             self.bad_epochs = 0
         else:
             self.bad_epochs += 1

@@ -15,7 +15,7 @@ def masked_mean(x: Tensor, lengths: Tensor) -> Tensor:
         lengths: (B,) int64, from 0 to T.
 
     Returns:
-        (B, D) float; zeros for a sequence of length 0.
+        (B, D) float; zeros for a sequence of length 0, NaN where one of its own vectors has NaN.
 
     Example:
         x = [[[1], [3], [9]]] and lengths = [2] give [[2]]
