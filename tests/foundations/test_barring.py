@@ -1,4 +1,4 @@
-"""Barred functions: torch can still be imported around them; a learner's code cannot get past them, nor by another library."""
+"""Barred functions: torch itself is whole around them; a learner cannot get past them, nor by another library."""
 
 import pytest
 
