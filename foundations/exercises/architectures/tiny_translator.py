@@ -350,7 +350,7 @@ exercise.wrong("Translator", "translate leaves the model in evaluation mode: wha
     translator("left_in_eval")
 )
 exercise.wrong(
-    "Translator", "train(mode) puts all parts into one mode: what was frozen by eval() is not afterwards. Keep each one's."
+    "Translator", "train(mode) puts all parts into one mode: what was frozen by eval() is so no more. Keep each one's."
 )(translator("thaws"))
 exercise.wrong(
     "fit",

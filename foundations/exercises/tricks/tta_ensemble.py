@@ -191,7 +191,8 @@ def left_in_evaluation(models, images):
 
 
 @exercise.wrong(
-    "predict_classes", "train(mode) puts all parts into one mode: what was frozen by eval() is not afterwards. Keep each one's."
+    "predict_classes",
+    "train(mode) puts all parts into one mode: what was frozen by eval() is so no more. Keep each one's.",
 )
 @torch.no_grad()
 def thaws(models, images):
