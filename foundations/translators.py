@@ -12,6 +12,8 @@ def translator(fault: str) -> type:
     """The translator of torch's parts, with one of the known faults."""
 
     class Translator(nn.Module):
+        """Translator whose layers are torch's."""
+
         def __init__(
             self, source_size: int, target_size: int, dim: int, heads: int, hidden: int, layers: int, dropout: float = 0.0
         ) -> None:

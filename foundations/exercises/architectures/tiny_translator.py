@@ -103,7 +103,7 @@ def layers(answer: ModuleType, rng: random.Random) -> None:
         parts = weights_behind(memory), weights_behind(call(model.decode, TARGET, (memory.detach(), padding)))
         own = {id(parameter) for parameter in model.parameters()}
         missing = [weight for part in parts for name, weight in part.items() if name not in own]
-        check_that(not missing, "weights that parameters() does not know", 0, len(missing), layers=number)
+        check_that(not missing, "weights take part that parameters() does not know", layers=number)
         counts.append([sum(weight.numel() for weight in part.values()) for part in parts])
     for name, one, two in zip(("encode", "decode"), *counts, strict=True):
         check_that(two > one, f"{name} computes with as many weights with two layers as with one", layers=2)
