@@ -175,7 +175,7 @@ def test_every_size_can_be_mended(tmp_path, name, size):
 
 @pytest.mark.slow
 def test_what_learns_too_slowly_is_said_to_learn(tmp_path):
-    outcome = check(tmp_path, "stuck_loss", plant("stuck_loss", (("EPOCHS = 15\n", "EPOCHS = 5\n"),)))
+    outcome = check(tmp_path, "stuck_loss", plant("stuck_loss", (("EPOCHS = 15\n", "EPOCHS = 2\n"),)))
     assert outcome.reason == "the result; it learns, too slowly or too unsteadily" and not outcome.probably
 
 
