@@ -86,6 +86,7 @@ class Step:
         lr: Learning rate.
         weight_decay: The optimizer's.
         training: Whether all of the model was in training mode.
+        cleared: Whether the last backward pass gave gradients, and none is left.
     """
 
     rows: Tensor
@@ -95,6 +96,7 @@ class Step:
     lr: float
     weight_decay: float
     training: bool
+    cleared: bool = False
 
 
 @dataclass
@@ -144,7 +146,7 @@ def observe(answer: Any, *args: Any, rows_of: Tensor) -> Run:
         rows_of: Data (N, …) whose rows are looked for in the batches.
 
     Raises:
-        Failure: It raises, or changes one of its arguments, or returns something else.
+        Failure: It raises, changes one of its arguments, returns something else, or clears gradients before it steps.
     """
     runs = vars(answer).setdefault("_observed_runs", {})
     key = (answer.train, *(tuple(arg.shape) if isinstance(arg, Tensor) else arg for arg in args))
@@ -155,6 +157,8 @@ def observe(answer: Any, *args: Any, rows_of: Tensor) -> Run:
         check_that(is_pair and isinstance(result[1], dict), "train returns", "a module and a dict", describe_type(result))
         recorder.run.model, recorder.run.history = result
         runs[key] = recorder.run
+    steps = runs[key].steps
+    check_that(not steps or not all(step.cleared for step in steps), "the gradients are cleared between backward and step")
     return runs[key]
 
 
@@ -222,11 +226,16 @@ class _Recorder:
     def before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Records a step: its gradients against those of the last backward pass."""
         group = optimizer.param_groups[0]
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.run.optimized |= {id(p) for group in optimizer.param_groups for p in group["params"]}
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [p for p in everything if p.grad is not None]
+        self.run.optimized |= {id(p) for p in everything}
+        arrived = any(bool(self.last[id(p)].any()) for p in everything if id(p) in self.last)
+        cleared = arrived and not any(bool(p.grad.any()) for p in parameters if p.grad is not None)
+        lr, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
         if not parameters:
+            self.run.steps += [Step(self.rows, 0.0, 0.0, 0.0, lr, decay, self.training, cleared)] if cleared else []
             return
-        if not self.run.steps:
+        if self.run.beginning is None:
             self.run.beginning, self.run.optimizer = copy.deepcopy(self.module), (type(optimizer), dict(optimizer.defaults))
             self.run.first_norms = {
                 self.names.get(id(p), ""): p.grad.norm().item() for p in parameters if p.grad is not None
@@ -235,8 +244,8 @@ class _Recorder:
         fresh = torch.cat([self.last.get(id(p), torch.zeros_like(p)).flatten() for p in parameters])
         norm, fresh_norm = used.norm().item(), max(fresh.norm().item(), 1e-30)
         similarity = torch.nn.functional.cosine_similarity(used, fresh, dim=0).item()
-        lr, decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
-        self.run.steps.append(Step(self.rows, similarity, norm / fresh_norm, norm, lr, decay, self.training))
+        scale = norm / fresh_norm
+        self.run.steps.append(Step(self.rows, similarity, scale, norm, lr, decay, self.training, cleared))
 
 
 class Seen:

@@ -187,3 +187,19 @@ def test_every_fault_is_caught_and_recognized(tmp_path, name, number):
 def test_every_size_can_be_mended(tmp_path, name, size):
     outcome = check(tmp_path, name, plant(name, ((SIZES[name][0], size),)))
     assert not outcome.failed, outcome
+
+
+@pytest.mark.slow
+def test_what_learns_too_slowly_is_said_to_learn(tmp_path):
+    outcome = check(tmp_path, "stuck_loss", plant("stuck_loss", (("EPOCHS = 15\n", "EPOCHS = 2\n"),)))
+    assert outcome.reason == "the result; it learns, too slowly or too unsteadily" and not outcome.probably
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_gradients_that_are_cleared_too_early_are_named(tmp_path, name):
+    right = "            optimizer.zero_grad()\n            loss.backward()\n"
+    early = "            loss.backward()\n            optimizer.zero_grad()\n"
+    assert check(tmp_path, name, plant(name, ((right, early),))).reason == (
+        "the gradients are cleared between backward and step"
+    )

@@ -55,14 +55,13 @@ def falls(answer: ModuleType, rng: random.Random) -> None:
         x, y = spirals(500, seed, 3)
         with torch.no_grad():
             accuracy = (run.model(x).argmax(1) == y).float().mean().item()
-        if not (accuracy > 0.93 and run.last_losses(15) < 0.45):
+        if not (accuracy > 0.8 and run.last_losses(15) < 0.65):  # torch's own init is a mend, too, and learns more slowly
             text = f"accuracy {accuracy:.2f}, loss of the last steps {run.last_losses(15):.3g}"
-            raise Failure(
-                f"the result{symptom(run, seed)}", expected=Seen("accuracy over 0.93, loss under 0.45"), got=Seen(text)
-            )
+            reason = f"the result{symptom(run, seed, accuracy)}"
+            raise Failure(reason, expected=Seen("accuracy over 0.8, loss under 0.65"), got=Seen(text))
 
 
-def symptom(run: Run, seed: int) -> str:
+def symptom(run: Run, seed: int, accuracy: float) -> str:
     """What one sees in a run that does not learn."""
     frozen = [name for name, value in run.model.named_parameters() if not value.requires_grad]
     if frozen:
@@ -80,7 +79,7 @@ def symptom(run: Run, seed: int) -> str:
         )
     if run.steps[0].norm / min(run.steps[0].scale, 1.0) > 100:
         return "; the gradient's norm in the first step is over 100"
-    return ""
+    return "; it learns, too slowly or too unsteadily" if accuracy > 0.4 else ""
 
 
 def is_squashed(run: Run, seed: int) -> bool:
@@ -142,6 +141,7 @@ NLL = (
     ("    return F.cross_entropy(model(x), y)", "    return F.nll_loss(model(x).clamp(min=1e-12).log(), y)"),
 )
 exercise.also_right("train")(load_training(NAME, NLL).train)
+exercise.also_right("train")(load_training(NAME, ((".apply(init_weights)", ""),)).train)  # torch's own init
 
 
 @exercise.also_right("train")

@@ -44,21 +44,37 @@ def validation(answer: ModuleType, rng: random.Random) -> None:
         check_that(len(run.steps) > 1, "number of steps of a torch.optim optimizer", "many", len(run.steps))
         check_that(len(run.evaluations) > 0, "forward passes without gradients", "some", 0)
         x, y, names = patients(COUNT, seed, 1)
-        check_split(run, names)
+        check_split(run, names, y)
         check_independence(run, x)
         check_accuracy(run, x, y)
 
 
-def check_split(run: Run, names: Tensor) -> None:
-    """Checks that no patient is in training and validation."""
-    trained = names[torch.cat([step.rows for step in run.steps])].unique()
-    held_out = names[torch.cat([rows for rows, _ in run.evaluations])].unique()
+def trained_rows(run: Run) -> Tensor:
+    """Rows of the training's batches."""
+    return torch.cat([step.rows for step in run.steps]).unique()
+
+
+def held_out_rows(run: Run) -> Tensor:
+    """Rows that are evaluated and never trained on; who logs the accuracy of the training, too, evaluates others besides."""
+    rows = torch.cat([rows for rows, _ in run.evaluations]).unique()
+    return rows[(rows >= 0) & ~torch.isin(rows, trained_rows(run))]
+
+
+def check_split(run: Run, names: Tensor, y: Tensor) -> None:
+    """Checks that no patient is in training and validation, and that the validation is no single class."""
+    trained, rows = names[trained_rows(run)].unique(), held_out_rows(run)
+    check_that(len(rows) > 0, "samples that are evaluated, and not trained on", "some", 0)
+    held_out = names[rows].unique()
     both = held_out[torch.isin(held_out, trained)]
     if len(both):
         drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in run.model.modules())
         reason = "patients of the training are in the validation" + (", and there is dropout" if drops else "")
         raise Failure(reason, got=Seen(f"{len(both)} of {len(held_out)} patients of the validation"))
     check_that(12 <= len(held_out) <= 14, "patients that are held out", "13 of 52", len(held_out))
+    classes = torch.bincount(torch.stack([y[names == name][0] for name in held_out]), minlength=3)
+    if classes.max() > 0.9 * len(held_out):  # about one of a million draws
+        got = Seen(f"patients of each class: {classes.tolist()}")
+        raise Failure("nearly all patients that are held out have the same class", got=got)
 
 
 def check_independence(run: Run, x: Tensor) -> None:
@@ -67,7 +83,8 @@ def check_independence(run: Run, x: Tensor) -> None:
     with torch.no_grad():
         together, alone = run.model(x[:8]), torch.cat([run.model(row) for row in x[:8].split(1)])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
-        single = all(len(rows) == 1 for rows, _ in run.evaluations)
+        held_out = held_out_rows(run)
+        single = all(len(rows) == 1 for rows, _ in run.evaluations if torch.isin(rows, held_out).any())
         reason = "a sample's answer depends on its batch" + (", and the validation's batches are of one" if single else "")
         text = f"first logit of a sample: {together[0, 0]:.3f} in a batch of 8, {alone[0, 0]:.3f} alone"
         raise Failure(reason, got=Seen(text))
@@ -75,16 +92,21 @@ def check_independence(run: Run, x: Tensor) -> None:
 
 def check_accuracy(run: Run, x: Tensor, y: Tensor) -> None:
     """Checks that the last accuracy is that of the model on all samples that the training does not use."""
-    used = torch.cat([step.rows for step in run.steps]).unique()
-    held_out = torch.tensor([row for row in range(len(x)) if row not in set(used.tolist())])
-    evaluated = torch.cat([rows for rows, _ in run.evaluations]).unique()
+    used = set(trained_rows(run).tolist())
+    held_out = torch.tensor([row for row in range(len(x)) if row not in used])
     with torch.no_grad():
         exact = (run.model(x[held_out]).argmax(1) == y[held_out]).float().mean().item()
     accuracies = run.history.get("val/accuracy") or [float("nan")]
-    left = len(held_out) - len(evaluated)
+    left = len(held_out) - len(held_out_rows(run))
     if left > 0:
         raise Failure("samples that neither training nor validation uses", expected=0, got=Seen(str(left)))
     text = f"{accuracies[-1]:.3f}"
+    asked = torch.cat([rows for rows, _ in run.evaluations]).unique().clamp(min=0)
+    with torch.no_grad():
+        of_all = (run.model(x[asked]).argmax(1) == y[asked]).float().mean().item()
+    if len(asked) > len(held_out) and abs(accuracies[-1] - of_all) < 1e-4 < abs(of_all - exact):
+        reason = "the last val/accuracy is that of samples of the training, too"
+        raise Failure(reason, expected=Seen(f"{exact:.3f}"), got=Seen(text))
     if not abs(accuracies[-1] - exact) < 1e-4:
         raise Failure(
             "the last val/accuracy, and that of all held-out samples", expected=Seen(f"{exact:.3f}"), got=Seen(text)
@@ -129,6 +151,12 @@ DROP_LAST = (
 WRONG = {
     "As it was: whose measurements are in the training, and whose in the validation?": LEAK,
     "Dropout makes memorizing harder. The validation still asks about patients that the training knows.": (*LEAK, *DROPOUT),
+    "The patients lie in the order of their classes: the last quarter of them is one class. Draw those that are held out.": (
+        ("held_out = names[torch.randperm(len(names))[: len(names) // 4]]", "held_out = names[-(len(names) // 4) :]"),
+    ),
+    "The validation asks about samples of the training, too: only what it has never seen tells what it has learned.": (
+        ("accuracy(model, x[val_rows], y[val_rows])", "accuracy(model, x, y)"),
+    ),
     "As it was: ask the model for one sample alone, and for the same sample among others.": AXIS,
     "A validation in batches of one hides it: in training the weights still sum to one over the batch, not the tokens.": (
         *AXIS,
@@ -147,6 +175,12 @@ WEIGHTED = METRIC[0][1].replace(".float().mean().item())", ".float().mean().item
 exercise.also_right("train")(
     load_training(NAME, ((METRIC[0][0], WEIGHTED.replace("sum(accuracies) / len(accuracies)", "sum(accuracies)")),)).train
 )
+
+LOGGED = '            history["val/accuracy"].append('  # the accuracy of the training, too
+BOTH = (
+    f'            history.setdefault("train/accuracy", []).append(accuracy(model, x[train_rows], y[train_rows]))\n{LOGGED}'
+)
+exercise.also_right("train")(load_training(NAME, ((LOGGED, BOTH),)).train)
 
 
 class MaxPooling(nn.Module):

@@ -95,8 +95,10 @@ def check_result(run: Run, x: Tensor, y: Tensor) -> None:
         reason = "the loss on held-out data"
         if lr > 5 * LR:
             reason += "; lr is over 1" + (", and the gradients are clipped" if clipped(run) else "")
-        elif lr < LR / 10:
-            reason += "; lr is under 0.02"
+        elif lr > 2.5 * LR:
+            reason += "; lr is over 0.5"
+        elif lr < LR / 5:
+            reason += "; lr is under 0.04"
         raise Failure(reason, expected=Seen("about 0.3"), got=Seen(f"{loss:.3g}"))
 
 
@@ -130,6 +132,9 @@ WRONG = {
         *FAULTS["lr"],
         *CLIP,
     ),
+    "It is lower than it was, and single steps still carry the weights beyond the minimum: go on in this direction.": (
+        ("LR = 0.2\n", "LR = 1.0\n"),
+    ),
     "Now it is smooth and too slow: with so small a learning rate the training ends long before the minimum.": (
         ("LR = 0.2\n", "LR = 0.002\n"),
     ),
@@ -141,6 +146,13 @@ WRONG = {
 }
 for message, changes in WRONG.items():
     exercise.wrong("train", message)(load_training("unstable_loss", changes).train)
+
+ORDER = "            optimizer.zero_grad()\n            loss.backward()\n"
+for arguments in ("", "set_to_none=False"):
+    CLEARS = f"            loss.backward()\n            optimizer.zero_grad({arguments})\n"
+    exercise.wrong(
+        "train", "zero_grad stands between backward and step: it clears the gradient before the step can take it."
+    )(load_training("unstable_loss", ((ORDER, CLEARS),)).train)
 
 
 @exercise.also_right("train")

@@ -143,6 +143,9 @@ def tiny(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("the mean of an epoch's losses")
 def means(answer: ModuleType, rng: random.Random) -> None:
     check_equal(answer.mean_loss, [torch.tensor(1.0), torch.tensor(2.5)], expected=torch.tensor(1.75))
+    got = answer.mean_loss(torch.tensor(value) for value in (1.0, 2.5))
+    reason = difference(got, torch.tensor(1.75), 1e-5, 0.0)
+    check_that(not reason, f"the mean of losses from a generator, 1 and 2.5: {reason}", torch.tensor(1.75), got)
     for value, dtype, count in [(1.0, torch.bfloat16, 300), (1000.0, torch.float16, 100), (0.5, torch.float16, 1)]:
         losses = [torch.tensor(value, dtype=dtype) for _ in range(count)]
         got = answer.mean_loss(losses)
@@ -232,6 +235,11 @@ def summed_in_their_dtype(losses: Iterable[Tensor]) -> Tensor:
 @exercise.wrong("mean_loss", "torch's mean adds in float32, but its result is rounded to the losses' dtype: convert before.")
 def rounded_at_the_end(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack([loss.detach() for loss in losses]).mean().float()
+
+
+@exercise.wrong("mean_loss", "A generator of losses can be read once: after the sum there is nothing left to count.")
+def reads_twice(losses: Iterable[Tensor]) -> Tensor:
+    return sum(loss.detach().float() for loss in losses) / len(list(losses))
 
 
 @exercise.also_right("mean_loss")

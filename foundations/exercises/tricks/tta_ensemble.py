@@ -113,6 +113,11 @@ def modes(answer: ModuleType, rng: random.Random) -> None:
             check_that(not model.norm.num_batches_tracked, f"{name}: the running statistics have moved")
             check_that(model.training is training, f"{name}: the mode of the model afterwards", training, model.training)
             check_that(not got.requires_grad, f"{name}: the result has a graph")
+        model = Noisy(inner).train()
+        model.norm.eval()
+        getattr(answer, name)([model], images)
+        frozen = not model.norm.training and model.drop.training
+        check_that(frozen, f"{name}: one part was frozen by eval(), and another is not; their modes are others afterwards")
 
 
 @exercise.property("gain over seeds")
@@ -185,6 +190,20 @@ def left_in_evaluation(models, images):
     return torch.stack([m.eval()(v).softmax(1) for m in models for v in (images, images.flip(-1))]).mean(0)
 
 
+@exercise.wrong(
+    "predict_classes",
+    "train(mode) puts all parts into one mode: what was frozen by eval() is so no more. Keep each one's.",
+)
+@torch.no_grad()
+def thaws(models, images):
+    probabilities = []
+    for model in models:
+        mode = model.training
+        probabilities += [model.eval()(view).softmax(1) for view in (images, images.flip(-1))]
+        model.train(mode)
+    return torch.stack(probabilities).mean(0)
+
+
 @exercise.wrong("predict_maps", "The map of the flipped image is flipped too: flip it back before the mean.")
 @torch.no_grad()
 def not_flipped_back(models, images):
@@ -207,11 +226,11 @@ def spread_of_scores(before, after):
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits in evaluation mode, and the mode put back."""
-    mode = model.training
-    model.eval()
-    logits = model(images)
-    model.train(mode)
+    """Logits in evaluation mode, and each module's mode put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    logits = model.eval()(images)
+    for module, mode in modes:
+        module.training = mode
     return logits
 
 

@@ -79,7 +79,7 @@ class Translator(nn.Module):
     def translate(self, source: Tensor, max_length: int) -> list[list[int]]:
         """Greedy search: from bos on, always the token of the largest logit, until eos.
 
-        It runs in evaluation mode and without a graph; the mode is as it was afterwards.
+        It runs in evaluation mode and without a graph; the mode of each module is as it was afterwards.
 
         Args:
             source: (B, S) tokens, padded at the end.
@@ -88,13 +88,14 @@ class Translator(nn.Module):
         Returns:
             Each translation's tokens, without bos, eos and what comes after eos.
         """
-        mode = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         memory = self.encode(source)
         prefixes = torch.full_like(source[:, :1], BOS)
         for _ in range(max_length):
             prefixes = torch.cat([prefixes, self.step(prefixes, memory).argmax(-1)[:, None]], 1)
-        self.train(mode)
+        for module in training:
+            module.training = True
         rows = prefixes[:, 1:].tolist()
         return [row[: row.index(EOS)] if EOS in row else row for row in rows]
 

@@ -33,7 +33,7 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
         base: b₀ of the formula.
 
     Returns:
-        (..., T, D), of the dtype of `x`; exact to that dtype, also in bfloat16.
+        (..., T, D), of the dtype of `x`. Angles are exact to float32, whatever the dtype of `x`.
 
     Example:
         x = [[1, 0]] at positions = [1] becomes [[cos 1, sin 1]].

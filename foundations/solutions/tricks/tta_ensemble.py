@@ -30,7 +30,7 @@ def make_ensemble(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[n
 def predict_classes(models: Sequence[nn.Module], images: Tensor) -> Tensor:
     """Class probabilities: the mean over the models, and over each image and its horizontal flip.
 
-    The models predict in evaluation mode, and are in the mode that they were in afterwards.
+    The models predict in evaluation mode. Afterwards each of their modules is in the mode that it was in.
 
     Args:
         models: Each maps images to logits (N, C).
@@ -82,8 +82,9 @@ def paired_gain(before: Tensor, after: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    mode = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     logits = model(images)
-    model.train(mode)
+    for module in training:
+        module.training = True
     return logits
