@@ -8,20 +8,23 @@ class UserError(Exception):
     """Error that the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
 
 
+class OtherProcessFailed(UserError):
+    """User error of another process of the run, which prints the line itself."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Message of an exception without line breaks, at most `limit` characters long; without a message its type."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 class Preempted(Exception):
-    """Training stopped at a batch's end, or within a long evaluation, because the process received SIGTERM.
+    """Run stopped by a signal: training at a batch's end, everything else at once.
 
     Args:
         checkpoint: Path of the checkpoint that continues: exactly here, or before the evaluation; None if there is none yet.
+        by: Name of the signal.
     """
 
-    def __init__(self, checkpoint: str | None) -> None:
-        super().__init__(
-            f"stopped by SIGTERM; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}"
-        )
+    def __init__(self, checkpoint: str | None, by: str = "SIGTERM") -> None:
+        super().__init__(f"stopped by {by}; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}")
         self.checkpoint = checkpoint

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, OtherProcessFailed, Preempted, UserError
 from common.io.ranks import is_global_zero
 from common.io.terminal import prepare_streams
 
@@ -42,6 +42,8 @@ def report_errors(command: Callable[[], int | None]) -> int:
     prepare_streams()
     try:
         return command() or 0
+    except OtherProcessFailed:
+        return EXIT_BAD_INPUT
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

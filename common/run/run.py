@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,13 @@ from common.data.sources import SourceDataModule
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
+from common.io.signals import handle_stop_signals, stop_now, stop_signals_restored
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
+from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
 from common.run.summary import summarize
 
 
@@ -44,7 +47,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_restored(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 
@@ -84,10 +87,12 @@ def debug(request: RunRequest) -> None:
 def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:
     """Build, fit, test on the best checkpoint, summarize. A dry run (`--fast_dev_run`) has no run folder."""
     config, project = request.config, request.project
-    run_dir = None
-    if not config.trainer.fast_dev_run:
-        run_dir = open_run_dir(project.name, config.name, config.resume, config.recipe)
-    module, data, trainer = build(request, run_dir, extra_callbacks)
+    environment = find_cluster_environment()
+    handle_stop_signals(stop_now(None))
+    with Rendezvous(environment, *set_processes(config.trainer, environment)) as rendezvous:
+        run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
+        handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
+        module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
     with expected_warnings_ignored():
@@ -99,6 +104,18 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     if run_dir is not None and trainer.is_global_zero:
         test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
         summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
+
+
+def shared_run_dir(request: RunRequest, rendezvous: Rendezvous) -> RunDir:
+    """Run folder that rank zero has opened for the flags, in all processes."""
+    config = request.config
+
+    def decide() -> list[str | None]:
+        opened = open_run_dir(request.project.name, config.name, config.resume, config.recipe)
+        return [str(opened.path), None if opened.checkpoint is None else str(opened.checkpoint)]
+
+    path, checkpoint = rendezvous.broadcast(decide)
+    return RunDir(Path(path), None if checkpoint is None else Path(checkpoint))
 
 
 def print_run_header(
