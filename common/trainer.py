@@ -59,8 +59,8 @@ def accumulation_window(trainer: Trainer | None, batch: int, num_batches: int) -
 def loss_scale(trainer: Trainer, batch: int, size: int) -> float:
     """Factor for the mean loss of this process's `size` samples in `batch`: each sample of a step then weighs the same.
 
-    Gradients are averaged over processes and over accumulated batches, which may be of unequal sizes: their means would weigh
-    the samples of the smaller ones more. 1.0 where all are equal.
+    Gradients are averaged over processes and over accumulated batches. Where these are of unequal sizes, the samples of the
+    smaller ones would weigh more. 1.0 where all are equal.
 
     The training loader's `batch_sizes` are the samples of each batch of the epoch, of all processes together; for a loader
     without them the factor is 1.0.

@@ -32,7 +32,8 @@ class ResumeCheckpoints(Checkpoint):
     earlier in the list: what they have done is in the file.
 
     On SIGTERM, and on SLURM's SIGUSR1, the current step is finished, its state saved, its metrics logged, and then
-    `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal finds a process.)
+    `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal
+    finds a process.)
 
     Args:
         folder: Folder of the checkpoints.

@@ -48,9 +48,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads the file on rank zero, and broadcasts it."""
-        return broadcast_from_rank_zero(
-            lambda: super(AtomicCheckpointIO, self).load_checkpoint(path, map_location, weights_only)
-        )
+        read = super().load_checkpoint
+        return broadcast_from_rank_zero(lambda: read(path, map_location, weights_only))
 
 
 def plain(value: Any) -> Any:

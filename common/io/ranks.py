@@ -1,4 +1,4 @@
-"""Global rank of this process: as the environment has it, until `common.run.rendezvous` has asked Lightning. Needs no torch."""
+"""Global rank: as the environment has it, until `common.run.rendezvous` has asked Lightning. Needs no torch."""
 
 import os
 

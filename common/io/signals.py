@@ -1,4 +1,4 @@
-"""Signals that stop a run: SIGTERM, and the SIGUSR1 that SLURM sends before a job's time is over; both end in `Preempted`."""
+"""Signals that stop a run: SIGTERM, and the SIGUSR1 that SLURM sends before a job's end; both end in `Preempted`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendezvous: rank zero's decisions reach all processes of a run, and a fault in one ends all, before Lightning connects them."""
+"""Rendezvous: rank zero's decisions reach all processes, and a fault in one ends all, before Lightning connects them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Rendezvous:
     """Rendezvous of a run's processes: a context that all leave together, each with an error or none.
 
     Under torchrun, SLURM and the like all processes exist from the start. Lightning's launcher starts those of a node later,
-    from the node's first process: then the nodes' first processes meet, and the others find the decisions in the environment.
+    from the node's first process: then these meet, and the others find the decisions in the environment.
 
     Args:
         environment: Cluster environment.
@@ -110,7 +110,7 @@ class Rendezvous:
     def _join(self) -> None:
         if isinstance(self.environment, LightningEnvironment) and "MASTER_PORT" not in os.environ:
             raise UserError(
-                "several nodes: set MASTER_ADDR and MASTER_PORT alike on all, and NODE_RANK; see docs/clusters.md"
+                "several nodes: set NODE_RANK, and the same MASTER_ADDR and MASTER_PORT on all; see docs/clusters.md"
             )
         host, port = self.environment.main_address, self.environment.main_port
         deadline = time.monotonic() + JOIN_SECONDS
@@ -247,9 +247,7 @@ def connect(host: str, port: int, member: int, deadline: float) -> Peer:
             connection = socket.create_connection((host, port), timeout=max(0.01, deadline - time.monotonic()))
         except OSError as error:
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"process {member}: process 0 does not answer at {host}:{port}: {one_line(error)}"
-                ) from error
+                raise UserError(f"process {member}: no answer of process 0 at {host}:{port}: {one_line(error)}") from error
             time.sleep(0.2)
             continue
         peer = Peer(connection, "process 0")
