@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
@@ -90,6 +91,7 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     environment = find_cluster_environment()
     handle_stop_signals(stop_now(None))
     with Rendezvous(environment, *set_processes(config.trainer, environment)) as rendezvous:
+        config = share_config(request, rendezvous)
         run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
         handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
         module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
@@ -104,6 +106,17 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     if run_dir is not None and trainer.is_global_zero:
         test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
         summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
+
+
+def share_config(request: RunRequest, rendezvous: Rendezvous) -> Namespace:
+    """Configuration of rank zero, in all processes: other nodes may lack the run's config.yaml, or have other defaults."""
+    own = request.config.clone()
+    own.pop("config", None)
+    text = request.dump(own, skip_none=False, skip_check=True)
+    shared = rendezvous.broadcast(lambda: text)
+    if shared != text:
+        request.config = request.adopt(shared)
+    return request.config
 
 
 def shared_run_dir(request: RunRequest, rendezvous: Rendezvous) -> RunDir:

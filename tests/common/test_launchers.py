@@ -99,13 +99,13 @@ def test_one_folder_one_config_and_a_resume_equal_to_no_interruption(tmp_path, l
     if separate and count == 1:
         pytest.skip("one node has one disk")
     folders = [tmp_path / f"node{i if separate else 0}" for i in range(count)]
-    out = ended_well(launch(folders, tmp_path, processes))
+    out = ended_well(launch(folders, tmp_path, processes, "--model.lr", "0.03"))  # the second node has no config.yaml
     (run,) = (folders[0] / "runs" / "toy").iterdir()
     others = [path for folder in folders[1:] if separate for path in folder.rglob("*") if path.is_file()]
     assert others == [], "only rank zero writes"
     assert (run / "config.yaml").is_file() and json.loads((run / "summary.json").read_text())["name"] == run.name
     assert "run folder" in out[0] and not any("run folder" in text for text in out[1:])
-    ended_well(launch(folders, tmp_path, processes, "--name", "whole", "--max_epochs", "4"))
+    ended_well(launch(folders, tmp_path, processes, "--name", "whole", "--model.lr", "0.03", "--max_epochs", "4"))
     ended_well(launch(folders, tmp_path, processes, "--name", run.name, "--resume", "auto", "--max_epochs", "4"))
     whole = folders[0] / "runs" / "toy" / "whole"
     assert all(map(torch.equal, weights(whole), weights(run)))
