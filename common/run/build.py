@@ -29,6 +29,7 @@ from common.io.run_dir import RunDir
 from common.project import RunRequest
 from common.run.best import BestCheckpoint
 from common.run.rendezvous import Rendezvous
+from common.run.watch import ProcessWatch
 from common.trainer import logged_steps
 
 
@@ -101,6 +102,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     config, project, monitor = request.config, request.project, request.project.monitored(data)
     callbacks: list[Callback] = [
         progress_callback(),
+        ProcessWatch(),
         Throughput(),
         GradientMonitor(run_dir.checkpoints),
         ActivationStats(),

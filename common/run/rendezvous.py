@@ -151,6 +151,8 @@ class Rendezvous:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leaves together with all others. Raises OtherProcessFailed if another one has an error, and this one none."""
+        if not self.peers:
+            return
         with contextlib.ExitStack() as stack:
             for peer in self.peers:
                 stack.callback(peer.close)

@@ -57,6 +57,7 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # SLURM's tools are no sign of a job
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
 
@@ -146,3 +147,6 @@ def print_run_header(
         print_rank_zero(f"resuming {run_dir.path} from {run_dir.checkpoint.name}")
     else:
         print_rank_zero(f"run folder {run_dir.path}")
+    if trainer.world_size > 1:
+        option, size = data.BATCH_OPTION, getattr(data, data.BATCH_OPTION)
+        print_rank_zero(f"--data.{option} is of one process: {trainer.world_size} x {size} in a step")
