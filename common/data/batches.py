@@ -17,7 +17,7 @@ from itertools import chain
 import torch
 from torch import Generator, Tensor
 
-from common.errors import UserError
+from common.io.ranks import error_of_all
 
 
 def epoch_batches(
@@ -58,16 +58,22 @@ def count_batches(count: int, batch_size: int, world_size: int = 1) -> int:
 
 def _check_count(count: int, world_size: int) -> None:
     if count < world_size:
-        raise UserError(f"{count} training samples for {world_size} processes: use fewer --devices")
+        raise error_of_all(f"{count} training samples for {world_size} processes: use fewer --devices")
 
 
 def _check_shards(smallest: int, world_size: int) -> None:
     if smallest < world_size:
-        raise UserError(f"{world_size} processes for batches of {smallest} samples: resume with fewer --devices")
+        raise error_of_all(f"{world_size} processes for batches of {smallest} samples: resume with fewer --devices")
 
 
 def shard_indices(count: int, rank: int, world_size: int) -> Tensor:
-    """Shard of process `rank` for evaluation: each of `count` samples belongs to one process, none is repeated."""
+    """Shard of process `rank` for evaluation: each of `count` samples belongs to one process, none is repeated.
+
+    Raises:
+        UserError: There are fewer samples than processes: those without one would wait for ever, or be waited for.
+    """
+    if count < world_size:
+        raise error_of_all(f"{count} samples to evaluate for {world_size} processes: use fewer --devices")
     return torch.arange(rank, count, world_size)
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+from common.errors import OtherProcessFailed, UserError
+
 _rank: int | None = None
 
 
@@ -25,6 +27,11 @@ def guess_global_zero() -> bool:
 def is_global_zero() -> bool:
     """Whether this is the process of rank 0."""
     return guess_global_zero() if _rank is None else _rank == 0
+
+
+def error_of_all(message: str) -> UserError:
+    """User error that all processes have alike: rank zero prints the line."""
+    return (UserError if is_global_zero() else OtherProcessFailed)(message)
 
 
 def print_rank_zero(text: str) -> None:

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
 from common.errors import OtherProcessFailed, UserError, one_line
-from common.io.ranks import is_global_zero, set_global_rank
+from common.io.ranks import error_of_all, set_global_rank
 from common.nn.device import count_devices
 
 DECISIONS = "CAPSTONES_DECISIONS"  # rank zero's decisions, for the processes that Lightning's launcher starts
@@ -43,13 +43,8 @@ def find_cluster_environment() -> ClusterEnvironment:
             if kind.detect():
                 return SLURMEnvironment(auto_requeue=False) if kind is SLURMEnvironment else kind()
     except RuntimeError as error:
-        raise error_of_all(error) from error
+        raise error_of_all(one_line(error)) from error
     return LightningEnvironment()
-
-
-def error_of_all(error: Exception) -> UserError:
-    """User error that all processes have alike: the line is rank zero's."""
-    return (UserError if is_global_zero() else OtherProcessFailed)(one_line(error))
 
 
 def set_processes(options: Any, environment: ClusterEnvironment) -> tuple[int, int]:
@@ -69,7 +64,7 @@ def set_processes(options: Any, environment: ClusterEnvironment) -> tuple[int, i
     try:
         environment.validate_settings(devices, options.num_nodes)
     except ValueError as error:
-        raise error_of_all(error) from error
+        raise error_of_all(one_line(error)) from error
     return devices, options.num_nodes
 
 
