@@ -1,4 +1,4 @@
-"""Launchers: torchrun and several nodes, with one folder and with folders of their own, as separate processes on this machine."""
+"""Launchers: torchrun and several nodes, with one folder and with folders of their own, as processes on this machine."""
 
 from __future__ import annotations
 
@@ -139,3 +139,50 @@ def test_bad_input_ends_all_with_one_line(tmp_path, launch, flags, message):
     if launch is nodes:
         assert [code for code, _ in ended] == [2, 2]
     assert time.monotonic() - began < 60
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["child", "parent"])
+def test_where_one_process_dies_the_other_ends_in_a_line_that_names_it(tmp_path, victim):
+    args = [
+        *TRAIN,
+        "--devices",
+        "2",
+        "--strategy",
+        "ddp",
+        "--name",
+        "x",
+        "--max_epochs",
+        "100000",
+        "--checkpoint_every",
+        "5",
+    ]
+    node = Node(tmp_path / "a", tmp_path, args)
+    run = tmp_path / "a" / "runs" / "toy" / "x"
+    wait_for(lambda: any(run.glob("checkpoints/step-*.ckpt")), node)
+    (child,) = [pid for pid in children(node.process.pid) if b"toy.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(child if victim == "child" else node.process.pid, signal.SIGKILL)
+    died = time.monotonic()
+    code, out = node.end(10)
+    wait_for(lambda: not is_alive(child), node)
+    assert time.monotonic() - died < 10
+    line = "process 1 of the run has died (SIGKILL)" if victim == "child" else "the process that started it has died"
+    assert code == (1 if victim == "child" else -9) and line in out, out
+
+
+def wait_for(condition, node: Node) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline and node.process.poll() in (None, 1, -9)
+        time.sleep(0.1)

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from test_launchers import FLAGS, weights
 
 from commands import ROOT, environment
-from test_launchers import FLAGS, weights
 
 TOOLS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "scontrol")
 pytestmark = [
