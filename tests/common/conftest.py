@@ -21,18 +21,6 @@ from toy.train import PROJECT
 TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]  # two epochs of two steps
 OF_LAUNCHERS = ("LOCAL_", "NODE_RANK", "GROUP_", "RANK", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_")
 ENVIRONMENT = ("CAPSTONES_", "HF_", "WANDB_", *OF_LAUNCHERS)
-    "CAPSTONES_",
-    "HF_",
-    "WANDB_",
-    "LOCAL_",
-    "NODE_RANK",
-    "GROUP_",
-    "RANK",
-    "WORLD_SIZE",
-    "MASTER_",
-    "SLURM_",
-    "TORCHELASTIC_",
-)
 
 
 @contextlib.contextmanager
