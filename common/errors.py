@@ -1,11 +1,16 @@
 """User errors, preemption, and the exit codes of every command."""
 
 EXIT_BAD_INPUT = 2  # the line on stderr says what to change
+EXIT_LOST = 1  # a process of the run has died
 EXIT_PREEMPTED = 75  # stopped by SIGTERM after saving; BSD's EX_TEMPFAIL: "try again later", with `--resume auto`
 
 
 class UserError(Exception):
     """Error that the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run has died; commands print the line and exit with 1."""
 
 
 class OtherProcessFailed(UserError):

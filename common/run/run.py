@@ -28,6 +28,7 @@ from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
 from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
 from common.run.summary import summarize
+from common.run.watch import lost_processes_named
 
 
 def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
@@ -98,7 +99,7 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
         module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
-    with expected_warnings_ignored():
+    with expected_warnings_ignored(), lost_processes_named():
         fit(trainer, module, data, run_dir)
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")

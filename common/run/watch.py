@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from subprocess import Popen
 
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-EXIT_LOST = 1
+from common.errors import EXIT_LOST, ProcessLost
+
+CONTINUE = "continue with --resume auto"
 SECONDS = 0.5  # between two looks
+LOST = re.compile("[Cc]onnection (closed|reset|refused)|Broken pipe|remote process|timed out")  # in what gloo and NCCL raise
 
 
 class ProcessWatch(Callback):
@@ -38,16 +45,30 @@ class ProcessWatch(Callback):
             threading.Thread(target=watch_parent, args=(os.getppid(), trainer.global_rank), daemon=True).start()
 
 
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Context in which an operation that fails as another process is gone raises ProcessLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (dist.is_available() and dist.is_initialized() and LOST.search(str(error))):
+            raise
+        time.sleep(3 * SECONDS)  # the watch may know which process it was, and then ends this one
+        raise ProcessLost(f"another process of the run has died; {CONTINUE}") from error
+
+
 def watch_children(children: list[Popen[bytes]], first_rank: int) -> None:
     """Ends this process and the others once one of `children` has died by a signal or an error."""
-    while any(child.poll() is None for child in children):
-        for rank, child in enumerate(children, first_rank + 1):
-            code = child.poll()
+    while True:
+        codes = [child.poll() for child in children]
+        for rank, code in enumerate(codes, first_rank + 1):
             if code is not None and (code < 0 or code == EXIT_LOST):
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 for other in children:
                     other.kill()
                 end(f"process {rank} of the run has died ({how}); the others are stopped")
+        if None not in codes:
+            return
         time.sleep(SECONDS)
 
 
@@ -60,5 +81,5 @@ def watch_parent(parent: int, rank: int) -> None:
 
 def end(line: str) -> None:
     """Prints a line, and ends the process from within a thread."""
-    print(f"error: {line}; continue with --resume auto", file=sys.stderr, flush=True)
+    print(f"error: {line}; {CONTINUE}", file=sys.stderr, flush=True)
     os._exit(EXIT_LOST)
