@@ -77,7 +77,7 @@ LAUNCHERS = [
     pytest.param(torchrun, 1, 2, id="torchrun"),
     pytest.param(torchrun, 2, 1, id="torchrun-nodes"),
     pytest.param(nodes, 2, 1, id="NODE_RANK"),
-    pytest.param(nodes, 2, 2, id="NODE_RANK-processes", marks=pytest.mark.slow),
+    pytest.param(nodes, 2, 2, id="NODE_RANK-processes"),
 ]
 
 
@@ -93,6 +93,15 @@ def weights(folder: Path) -> list[torch.Tensor]:
     return list(torch.load(newest, weights_only=True)["state_dict"].values())
 
 
+def test_nodes_with_disks_of_their_own_make_one_folder(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    first, second = ended_well(nodes(folders, tmp_path, 1))
+    (run,) = (folders[0] / "runs" / "toy").iterdir()
+    assert (run / "summary.json").is_file() and not list(folders[1].rglob("*.*"))
+    assert f"run folder runs/toy/{run.name}" in first and "run folder" not in second
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True], ids=["one-disk", "own-disks"])
 @pytest.mark.parametrize("launch, count, processes", LAUNCHERS)
 def test_one_folder_one_config_and_a_resume_equal_to_no_interruption(tmp_path, launch, count, processes, separate):
@@ -113,6 +122,7 @@ def test_one_folder_one_config_and_a_resume_equal_to_no_interruption(tmp_path, l
     assert steps[0] == steps[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", [torchrun, nodes])
 def test_a_stale_checkpoint_on_the_second_node_is_not_used(tmp_path, launch):
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -123,6 +133,7 @@ def test_a_stale_checkpoint_on_the_second_node_is_not_used(tmp_path, launch):
     ended_well(launch(folders, tmp_path, 1, "--name", "x", "--resume", "auto", "--max_epochs", "3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", [torchrun, nodes])
 @pytest.mark.parametrize(
     "flags, message",
