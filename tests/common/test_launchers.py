@@ -197,3 +197,29 @@ def wait_for(condition, node: Node) -> None:
     while not condition():
         assert time.monotonic() < deadline and node.process.poll() in (None, 1, -9)
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch, count, processes", [LAUNCHERS[0], LAUNCHERS[2]])
+def test_sigterm_to_the_launchers_ends_all_ranks_after_saving(tmp_path, launch, count, processes):
+    folder, flags = tmp_path / "a", ["--max_epochs", "40", "--data.batch_size", "8", "--checkpoint_every", "5"]
+    run = folder / "runs" / "toy" / "cut"
+    started = launch([folder] * count, tmp_path, processes, "--name", "cut", *flags)
+    wait_for(lambda: any(run.glob("checkpoints/step-*.ckpt")), started[0])
+    for node in started:
+        node.process.terminate()
+    ended = [node.end(60) for node in started]
+    assert any("stopped by SIGTERM; state saved in" in out for _, out in ended), ended
+    assert launch is torchrun or {code for code, _ in ended} == {75}
+    left = [command_of(process) for process in Path("/proc").glob("[0-9]*")]
+    assert not [command for command in left if "toy.train" in command and " cut " in command], "no orphans"
+    ended_well(launch([folder] * count, tmp_path, processes, "--name", "cut", "--resume", "auto", *flags))
+    ended_well(launch([folder] * count, tmp_path, processes, "--name", "whole", *flags))
+    assert all(map(torch.equal, weights(run), weights(run.with_name("whole"))))
+
+
+def command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
