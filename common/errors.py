@@ -1,11 +1,20 @@
 """User errors, preemption, and the exit codes of every command."""
 
 EXIT_BAD_INPUT = 2  # the line on stderr says what to change
+EXIT_LOST = 1  # a process of the run has died
 EXIT_PREEMPTED = 75  # stopped by SIGTERM after saving; BSD's EX_TEMPFAIL: "try again later", with `--resume auto`
 
 
 class UserError(Exception):
     """Error that the user can put right. Its text is one line that says what to do; commands print it and exit with 2."""
+
+
+class ProcessLost(Exception):
+    """Another process of the run has died; commands print the line and exit with 1."""
+
+
+class OtherProcessFailed(UserError):
+    """User error of another process of the run, which prints the line itself."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -14,14 +23,13 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 class Preempted(Exception):
-    """Training stopped at a batch's end, or within a long evaluation, because the process received SIGTERM.
+    """Run stopped by a signal: training at a batch's end, everything else at once.
 
     Args:
         checkpoint: Path of the checkpoint that continues: exactly here, or before the evaluation; None if there is none yet.
+        by: Name of the signal.
     """
 
-    def __init__(self, checkpoint: str | None) -> None:
-        super().__init__(
-            f"stopped by SIGTERM; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}"
-        )
+    def __init__(self, checkpoint: str | None, by: str = "SIGTERM") -> None:
+        super().__init__(f"stopped by {by}; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}")
         self.checkpoint = checkpoint

@@ -68,6 +68,7 @@ class RunRequest:
         args: Command-line arguments that it was parsed from.
         build: Builds module, datamodule and the Trainer's arguments from `config`.
         dump: Serializes a configuration: `jsonargparse.ArgumentParser.dump`.
+        adopt: Replaces `config` by one that `dump` of another process has serialized, and returns it.
     """
 
     project: Project
@@ -75,3 +76,4 @@ class RunRequest:
     args: list[str]
     build: Callable[[], tuple[LightningModule, SourceDataModule, dict[str, Any]]]
     dump: Callable[..., str]
+    adopt: Callable[[str], Namespace]

@@ -56,6 +56,22 @@ def accumulation_window(trainer: Trainer | None, batch: int, num_batches: int) -
     return range(first, int(min(first + size, num_batches, trainer.num_training_batches))), size
 
 
+def loss_scale(trainer: Trainer, batch: int, size: int) -> float:
+    """Factor for the mean loss of this process's `size` samples in `batch`: each sample of a step then weighs the same.
+
+    Gradients are averaged over processes and over accumulated batches. Where these are of unequal sizes, the samples of the
+    smaller ones would weigh more. 1.0 where all are equal.
+
+    The training loader's `batch_sizes` are the samples of each batch of the epoch, of all processes together; for a loader
+    without them the factor is 1.0.
+    """
+    sizes: list[int] | None = getattr(trainer.train_dataloader, "batch_sizes", None)
+    if sizes is None:
+        return 1.0
+    window, divisor = accumulation_window(trainer, batch, len(sizes))
+    return size * trainer.world_size * divisor / sum(sizes[i] for i in window)
+
+
 def training_steps(trainer: Trainer) -> int:
     """Optimizer steps of the whole training, at least 1. Raises UserError if the training has no end."""
     if math.isinf(trainer.estimated_stepping_batches):

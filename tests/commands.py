@@ -26,7 +26,7 @@ CPU = ["--accelerator", "cpu", "--precision", "32-true"]
 
 def environment(cache: Path) -> dict[str, str]:
     """Environment of a command: one thread, no GPU, no hub, caches in `cache`, and no variables of another run."""
-    other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "RANK", "WORLD_", "SLURM_")
+    other_runs = ("CAPSTONES_", "LOCAL_", "NODE_", "GROUP_", "RANK", "WORLD_", "MASTER_", "SLURM_", "TORCHELASTIC_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(other_runs)}
     return {
         **clean,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from common.data.sources import SourceDataModule
 from common.errors import Preempted
 from common.io.checkpoints import sorted_by_step
+from common.io.signals import handle_stop_signals, stop_now
 from common.nn.distributed import all_gather_objects
 
 
@@ -31,8 +31,9 @@ class ResumeCheckpoints(Checkpoint):
     As a `Checkpoint` it comes after all other callbacks, early stopping included, and after a ModelCheckpoint that is
     earlier in the list: what they have done is in the file.
 
-    On SIGTERM the current step is finished, its state saved, its metrics logged, and then `Preempted` raised in all
-    processes at the same step. (Lightning's own handler would broadcast from wherever the signal finds a process.)
+    On SIGTERM, and on SLURM's SIGUSR1, the current step is finished, its state saved, its metrics logged, and then
+    `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal
+    finds a process.)
 
     Args:
         folder: Folder of the checkpoints.
@@ -47,6 +48,7 @@ class ResumeCheckpoints(Checkpoint):
         self.project = project
         self.every_n_steps = every_n_steps
         self.stop_requested = False
+        self._signal = "SIGTERM"
         self._step = 0
         self._stopped_at: Path | None = None
         self._random_states: list[dict[str, Any]] | None = None
@@ -55,15 +57,18 @@ class ResumeCheckpoints(Checkpoint):
         self._restore_random_state(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._request_stop)  # Lightning, whose handler this replaces, restores the first
+        handle_stop_signals(self._request_stop)  # Lightning, whose handlers these replace, restores the first
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0:
             self._restore_random_state(trainer)  # again: within an epoch, making the loader has used the generators
         self._random_states = None
         self._step = trainer.global_step
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        handle_stop_signals(stop_now(self.folder))  # there is nothing to save: the test is left to the run that resumes
+
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.stop_requested = True
+        self._signal = signal.Signals(signum).name
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -97,17 +102,20 @@ class ResumeCheckpoints(Checkpoint):
 
     def _raise_if_stopped(self) -> None:
         if self._stopped_at is not None:
-            raise Preempted(str(self._stopped_at))
+            raise Preempted(str(self._stopped_at), self._signal)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["project"] = self.project
         if isinstance(data := trainer.datamodule, SourceDataModule):  # type: ignore[attr-defined]
             checkpoint["data"] = data.fingerprint()
+            checkpoint["batches"] = data.batch_state()
         checkpoint["random_states"] = all_gather_objects(random_state(), trainer.world_size)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
         if trainer.state.fn == TrainerFn.FITTING:
+            if isinstance(data := trainer.datamodule, SourceDataModule) and "batches" in checkpoint:  # type: ignore[attr-defined]
+                data.resume_batches(checkpoint["batches"])
             # Lightning has loaded the weights before it converts the module to the precision: rounded to float32
             trainer.precision_plugin.convert_module(pl_module)
             trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED, Preempted, UserError
+from common.errors import EXIT_BAD_INPUT, EXIT_LOST, EXIT_PREEMPTED, OtherProcessFailed, Preempted, ProcessLost, UserError
 from common.io.ranks import is_global_zero
 from common.io.terminal import prepare_streams
 
@@ -42,9 +42,14 @@ def report_errors(command: Callable[[], int | None]) -> int:
     prepare_streams()
     try:
         return command() or 0
+    except OtherProcessFailed:
+        return EXIT_BAD_INPUT
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_LOST
     except Preempted as stop:
         if is_global_zero():  # all processes stop at the same step
             print(f"{stop}", file=sys.stderr)

@@ -66,7 +66,8 @@ class CapstoneCLI(LightningCLI):
         parser.add_argument(
             "--resume",
             type=str | None,
-            help="Resume from a checkpoint: a path, or auto for the latest valid one of the run of that --name.",
+            help="Resume from a checkpoint: a path, or auto for the latest valid one of the run of that --name; "
+            "allow continues that run if it has one, and starts it else.",
         )
         parser.add_argument(
             "--debug",
@@ -139,7 +140,11 @@ class CapstoneCLI(LightningCLI):
             objects = self.parser.instantiate_classes(self.config)
             return objects.model, data or objects.data, dict(objects.trainer)
 
-        return RunRequest(self.project, self.config, self.args, build, self.parser.dump)
+        def adopt(text: str) -> Namespace:
+            self.config = self.parser.parse_string(text)
+            return self.config
+
+        return RunRequest(self.project, self.config, self.args, build, self.parser.dump, adopt)
 
 
 def check_numbers(config: Namespace) -> None:

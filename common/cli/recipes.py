@@ -63,6 +63,7 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:
         return args
-    folder = Path("runs", project, flags.get("--name", "")) if resume == "auto" else Path(resume).resolve().parent.parent
+    by_name = resume in ("auto", "allow")
+    folder = Path("runs", project, flags.get("--name", "")) if by_name else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"
     return ["--config", str(saved), *args] if saved.is_file() else args

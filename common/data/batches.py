@@ -3,6 +3,9 @@
 A batch is a tensor of sample indices. Each function returns the batches of process `rank` in an epoch (from 0), as a
 function of its arguments alone: there is no state to save, and `world_size` processes train together on exactly the
 batches that one process has with `world_size` times the batch size. Every sample is in exactly one batch of one process.
+
+A run that resumes with another number of processes goes on with the batches that it had: they are formed for the former
+number, `formed_for`, and dealt out to the processes that there are now.
 """
 
 from __future__ import annotations
@@ -14,18 +17,26 @@ from itertools import chain
 import torch
 from torch import Generator, Tensor
 
-from common.errors import UserError
+from common.io.ranks import error_of_all
 
 
-def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+def epoch_batches(
+    count: int, batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1, formed_for: int | None = None
+) -> list[Tensor]:
     """Shuffled batches of `count` samples.
 
     The number of batches is the smallest that keeps each process at `batch_size` or below. Batches then get equal sizes (to
     within one), so there is no small last batch that would weigh its samples more than the rest.
     """
     order = torch.randperm(count, generator=epoch_generator(epoch, seed))
-    batches = order.tensor_split(count_batches(count, batch_size, world_size))
+    batches = order.tensor_split(count_batches(count, batch_size, formed_for or world_size))
+    _check_shards(min(map(len, batches)), world_size)
     return [batch.tensor_split(world_size)[rank] for batch in batches]
+
+
+def batch_sizes(count: int, steps: int) -> list[int]:
+    """Samples in each batch of all processes together, in an epoch of `epoch_batches`."""
+    return [count // steps + (step < count % steps) for step in range(steps)]
 
 
 def epoch_generator(epoch: int, seed: int) -> Generator:
@@ -47,11 +58,22 @@ def count_batches(count: int, batch_size: int, world_size: int = 1) -> int:
 
 def _check_count(count: int, world_size: int) -> None:
     if count < world_size:
-        raise UserError(f"{count} training samples for {world_size} processes: use fewer --devices")
+        raise error_of_all(f"{count} training samples for {world_size} processes: use fewer --devices")
+
+
+def _check_shards(smallest: int, world_size: int) -> None:
+    if smallest < world_size:
+        raise error_of_all(f"{world_size} processes for batches of {smallest} samples: resume with fewer --devices")
 
 
 def shard_indices(count: int, rank: int, world_size: int) -> Tensor:
-    """Shard of process `rank` for evaluation: each of `count` samples belongs to one process, none is repeated."""
+    """Shard of process `rank` for evaluation: each of `count` samples belongs to one process, none is repeated.
+
+    Raises:
+        UserError: There are fewer samples than processes: those without one would wait for ever, or be waited for.
+    """
+    if count < world_size:
+        raise error_of_all(f"{count} samples to evaluate for {world_size} processes: use fewer --devices")
     return torch.arange(rank, count, world_size)
 
 
@@ -72,7 +94,14 @@ def pad_sequences(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1
 
 
 def bucketed_batches(
-    lengths: Tensor, batch_size: int, bucket_batches: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1
+    lengths: Tensor,
+    batch_size: int,
+    bucket_batches: int,
+    epoch: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    formed_for: int | None = None,
 ) -> list[Tensor]:
     """Length bucketing: `epoch_batches` of samples of similar length, with next to no padding.
 
@@ -87,14 +116,17 @@ def bucketed_batches(
     """
     generator = epoch_generator(epoch, seed)
     order = torch.randperm(len(lengths), generator=generator)
-    count = count_batches(len(lengths), batch_size, world_size)
-    sizes = [len(part) for part in order.tensor_split(count)]
+    count = count_batches(len(lengths), batch_size, formed_for or world_size)
+    sizes = batch_sizes(len(lengths), count)
+    _check_shards(min(sizes), world_size)
     buckets = order.split([sum(sizes[i : i + bucket_batches]) for i in range(0, count, bucket_batches)])
     batches = torch.cat([bucket[lengths[bucket].argsort(stable=True)] for bucket in buckets]).split(sizes)
     return [batches[i][rank::world_size] for i in torch.randperm(count, generator=generator).tolist()]
 
 
-def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+def token_batches(
+    lengths: Tensor, count: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1, formed_for: int | None = None
+) -> list[Tensor]:
     """Batches of equal numbers of tokens, made of samples of similar length.
 
     The samples are split at a length of one side, the side that leaves less padding, then each part again, until there are
@@ -111,7 +143,8 @@ def token_batches(lengths: Tensor, count: int, epoch: int, seed: int, rank: int 
     """
     generator = epoch_generator(epoch, seed)
     shuffled = torch.randperm(len(lengths), generator=generator)
-    batches = _split_by_length(shuffled, lengths, lengths.amax(1), count, world_size, generator)
+    batches = _split_by_length(shuffled, lengths, lengths.amax(1), count, formed_for or world_size, generator)
+    _check_shards(min(map(len, batches)), world_size)
     order = torch.randperm(count, generator=generator).tolist()
     return [batches[i][rank::world_size] for i in order]
 

@@ -15,6 +15,8 @@ from common.data.image_files import split_of
 from common.data.tables import READERS, find_tables, read_tables
 from common.errors import UserError, one_line
 from common.io.connectivity import reachable
+from common.io.ranks import print_rank_zero
+from common.trainer import rank_and_world_size
 
 HUB = "https://huggingface.co"
 ARCHIVE = ".tar.gz"  # of CIFAR's pickles
@@ -78,12 +80,14 @@ class SourceDataModule(LightningDataModule):
     """
 
     HUB_ID: str  # the data set that `auto` stands for
+    BATCH_OPTION = "batch_size"  # option that says how much each process takes in a step
 
     def __init__(self, source: str, configuration: str | None = None) -> None:
         super().__init__()
         self.source_option = source
         self.configuration = configuration
         self.source: Source | None = None
+        self.formed_for: int | None = None  # processes of the run that is resumed, whose batches go on
 
     def resolve(self) -> Source:
         """Resolved source; the hub is asked once."""
@@ -96,6 +100,27 @@ class SourceDataModule(LightningDataModule):
     def source_label(self) -> str:
         """Name of the data beside results."""
         return self.resolve().label
+
+    @property
+    def sharding(self) -> tuple[int, int, int]:
+        """Rank, number of processes, and number of processes that the batches are formed for."""
+        rank, world_size = rank_and_world_size(self.trainer)
+        return rank, world_size, self.formed_for or world_size
+
+    def batch_state(self) -> dict[str, int]:
+        """What a checkpoint records of the batches: the option's value, and the processes that they are formed for."""
+        return {self.BATCH_OPTION: getattr(self, self.BATCH_OPTION), "processes": self.sharding[2]}
+
+    def resume_batches(self, state: dict[str, int]) -> None:
+        """Goes on with the batches of a checkpoint, whatever the number of processes is now; prints a line if it differs."""
+        _, world_size, _ = self.sharding
+        if state.get(self.BATCH_OPTION) != getattr(self, self.BATCH_OPTION) or state["processes"] == world_size:
+            return
+        self.formed_for = state["processes"]
+        print_rank_zero(
+            f"resuming with {world_size} processes instead of {self.formed_for}: batches stay as they are, "
+            f"--data.{self.BATCH_OPTION} {state[self.BATCH_OPTION]} x {self.formed_for}, dealt out to {world_size}"
+        )
 
     @property
     def split_sizes(self) -> dict[str, int]:

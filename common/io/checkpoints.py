@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
 from common.io.ranks import print_rank_zero
+from common.nn.distributed import broadcast_from_rank_zero
 from common.options import plain_numbers
 
 M = TypeVar("M", bound=LightningModule)
@@ -44,6 +45,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads the file on rank zero, and broadcasts it."""
+        read = super().load_checkpoint
+        return broadcast_from_rank_zero(lambda: read(path, map_location, weights_only))
 
 
 def plain(value: Any) -> Any:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.io.checkpoints import latest_valid_checkpoint, sorted_by_step
-from common.io.ranks import is_global_zero
 from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
-NAME_VARIABLE = "CAPSTONES_RUN_NAME"  # carries the run's name from rank 0 to the processes that it launches
+ALLOW = "allow"  # value of --resume: continue the run if there is one, else start it
 
 
 @dataclass
@@ -41,13 +40,17 @@ class RunDir:
 
 
 def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str) -> RunDir:
-    """Run folder for the flags `--name` and `--resume`; rank 0 creates it.
+    """Run folder for the flags `--name` and `--resume`; creates it. Called on rank zero alone, see `common.run.rendezvous`.
+
+    Args:
+        resume: A checkpoint's path; "auto" for the latest valid one of the run `name`; "allow" for the same if there is one.
 
     Raises:
         UserError: The name is not one folder's or another run's, or there is nothing to resume from.
     """
-    if name is None and resume == "auto":
-        raise UserError("--resume auto: of which run? add --name")
+    allowed = False  # to start a run where one has begun, but not come as far as to a checkpoint
+    if name is None and resume in ("auto", ALLOW):
+        raise UserError(f"--resume {resume}: of which run? add --name")
     if name is None and resume is not None:
         run_dir = RunDir(Path(os.path.relpath(Path(resume).resolve().parent.parent)))
     else:
@@ -55,20 +58,21 @@ def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str
             name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
             check_run_name(name, "the name that follows from the recipe,")
             with creating(RUNS / project / name):
-                name = unique_name(RUNS / project, name) if is_global_zero() else os.environ.get(NAME_VARIABLE, name)
+                name = unique_name(RUNS / project, name)
         check_run_name(name)
-        os.environ[NAME_VARIABLE] = name
         run_dir = RunDir(RUNS / project / name)
+    if resume == ALLOW:
+        resume = "auto" if any(run_dir.checkpoints.glob("*.ckpt")) else None
+        allowed = resume is None
     if resume is not None:
         run_dir.checkpoint = resumable_checkpoint(resume, run_dir, project)
         if name is None and run_dir.checkpoint.resolve().parent != run_dir.checkpoints.resolve():
             raise UserError(f"--resume {resume}: its folder is not a run's checkpoints/; add --name for a run folder")
-    if is_global_zero():
-        continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
-        if not continues and run_dir.run_exists():
-            raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume auto to continue it")
-        with creating(run_dir.path):
-            run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+    continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
+    if not (continues or allowed) and run_dir.run_exists():
+        raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume auto to continue it")
+    with creating(run_dir.path):
+        run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
     return run_dir
 
 

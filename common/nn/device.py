@@ -24,6 +24,15 @@ def check_devices(accelerator: str, devices: Any) -> None:
         raise UserError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPU(s)")
 
 
+def count_devices(accelerator: str, devices: Any) -> int:
+    """Processes on this machine that the Trainer's `devices` means."""
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        return max(1, torch.cuda.device_count()) if device_type(accelerator) == "cuda" else 1
+    return len(str(devices).split(",")) if "," in str(devices) else int(devices)
+
+
 def choose_device(accelerator: str) -> torch.device:
     """Device that `auto`, `cpu` or `gpu` means on this machine. Raises UserError if it has none."""
     check_devices(accelerator, "auto")

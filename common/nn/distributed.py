@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +19,25 @@ def all_gather_objects(value: T, world_size: int) -> list[T]:
     values: list[Any] = [None] * world_size
     dist.all_gather_object(values, value)
     return values
+
+
+def broadcast_from_rank_zero(read: Callable[[], T]) -> T:
+    """What `read` returns on rank zero, in all processes; what it raises there is raised in all.
+
+    Nodes may have disks of their own: files of the run are on rank zero's alone.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return read()
+    outcome: list[Any] = [None, None]  # value, error
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = read()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def average_gradients(parameters: Iterable[Tensor], world_size: int) -> None:

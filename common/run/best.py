@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from common.nn.distributed import broadcast_from_rank_zero
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Saves `best-{step}.ckpt` at the ends of epochs, and keeps the best; of equals the lower `val/loss`, else the later.
@@ -63,7 +65,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path = Path(str(self.dirpath)) / Path(state_dict["best_model_path"]).name
-        if path.is_file():
+        if broadcast_from_rank_zero(path.is_file):  # the other nodes may not have the folder
             here = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
             super().load_state_dict({**state_dict, **here, "best_k_models": {str(path): state_dict["best_model_score"]}})
             self.best_loss = state_dict.get("best_loss")

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
@@ -26,14 +28,18 @@ from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
 from common.run.best import BestCheckpoint
+from common.run.rendezvous import Rendezvous
+from common.run.watch import ProcessWatch
 from common.trainer import logged_steps
 
 
 def build(
-    request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback]
+    request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback], rendezvous: Rendezvous
 ) -> tuple[LightningModule, SourceDataModule, Trainer]:
     """Module, datamodule and Trainer. A dry run, without a run folder, has neither the run's loggers nor callbacks."""
     module, data, options = request.build()
+    if isinstance(rendezvous.environment, SLURMEnvironment):  # without Lightning's own requeueing, see docs/clusters.md
+        options["plugins"] = [*as_list(options["plugins"]), rendezvous.environment]
     check_trainer_options(options)
     options["callbacks"] = [*extra_callbacks, *as_list(options["callbacks"])]
     if run_dir is not None:
@@ -42,17 +48,28 @@ def build(
                 f"NOTE: {data.HUB_ID} is neither cached nor reachable; training on the embedded SAMPLE instead. "
                 "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
             )
-        resumed = None if run_dir.checkpoint is None else read_checkpoint(run_dir.checkpoint)
-        if resumed is not None:  # before any file of the run is touched
-            check_data(resumed, data.fingerprint(), Path(str(run_dir.checkpoint)))
+        resumed_step = rendezvous.broadcast(lambda: check_resumed(run_dir.checkpoint, data))
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
-        options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed), *user_loggers]))
+        options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed_step), *user_loggers]))
         options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
     return module, data, new_trainer(options)
+
+
+def check_resumed(path: Path | None, data: SourceDataModule) -> int | None:
+    """Steps done in the checkpoint that a run resumes from, None without one; before any file of the run is touched.
+
+    Raises:
+        UserError: It was trained on other data.
+    """
+    if path is None:
+        return None
+    checkpoint = read_checkpoint(path)
+    check_data(checkpoint, data.fingerprint(), path)
+    return logged_steps(checkpoint)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -66,6 +83,8 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         raise UserError("--trainer.overfit_batches: every epoch has its own order; use --debug overfit for one batch")
     if options["default_root_dir"]:
         raise UserError("--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME; choose NAME with --name")
+    if str(options["strategy"]).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(f"--strategy {options['strategy']}: open files of a run cannot be passed to processes; use ddp")
 
 
 def profiler_into_file(profiler: Profiler | str | None) -> Profiler | str | None:
@@ -83,6 +102,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     config, project, monitor = request.config, request.project, request.project.monitored(data)
     callbacks: list[Callback] = [
         progress_callback(),
+        ProcessWatch(),
         Throughput(),
         GradientMonitor(run_dir.checkpoints),
         ActivationStats(),
@@ -99,12 +119,10 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     return [*callbacks, ResumeCheckpoints(run_dir.checkpoints, project.name, config.checkpoint_every)]
 
 
-def run_loggers(
-    request: RunRequest, run_dir: RunDir, data: SourceDataModule, resumed: dict[str, Any] | None
-) -> list[Logger]:
-    """CSV logger, which goes on after the steps of the checkpoint `resumed`, if any, and with `--wandb` W&B's."""
+def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule, resumed_step: int | None) -> list[Logger]:
+    """CSV logger, which goes on after the steps of the checkpoint resumed from, if any, and with `--wandb` W&B's."""
     project = request.project
-    loggers: list[Logger] = [csv_logger(run_dir.path, None if resumed is None else logged_steps(resumed))]
+    loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
     if request.config.wandb:
         summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         config = json.loads(request.dump(request.config, format="json", skip_none=False))
@@ -123,9 +141,13 @@ def new_trainer(options: dict[str, Any]) -> Trainer:
         "use_distributed_sampler": False,  # the loaders shard the data themselves, without repeats
     }
     try:
-        return Trainer(**options)
+        trainer = Trainer(**options)
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from error
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        kind = type(trainer.strategy).__name__
+        raise UserError(f"--strategy {kind}: each process must hold the whole network, as in a checkpoint; use ddp")
+    return trainer
 
 
 def write_config(request: RunRequest, run_dir: RunDir) -> None:

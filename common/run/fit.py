@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.run_dir import RunDir
+from common.nn.distributed import broadcast_from_rank_zero
 from common.run.best import BestCheckpoint
 
 # by design: loaders without workers, resuming inside an epoch, epochs without validation, epochs shorter than the logging
@@ -75,7 +76,11 @@ def end_reason(trainer: Trainer) -> str:
 
 
 def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:
-    """Path of the run's own best checkpoint; None for the weights as they are."""
+    """Path of the run's own best checkpoint, as rank zero has it; None for the weights as they are."""
+    return broadcast_from_rank_zero(lambda: _own_best(trainer, run_dir))
+
+
+def _own_best(trainer: Trainer, run_dir: RunDir | None) -> str | None:
     for callback in trainer.checkpoint_callbacks:
         if run_dir is not None and isinstance(callback, BestCheckpoint) and Path(callback.best_model_path).is_file():
             return str(run_dir.checkpoints / Path(callback.best_model_path).name)

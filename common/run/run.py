@@ -8,9 +8,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
@@ -18,12 +20,15 @@ from common.data.sources import SourceDataModule
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
+from common.io.signals import handle_stop_signals, stop_now, stop_signals_restored
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
+from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
 from common.run.summary import summarize
+from common.run.watch import lost_processes_named
 
 
 def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
@@ -44,7 +49,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_restored(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 
@@ -53,6 +58,7 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # SLURM's tools are no sign of a job
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
 
@@ -84,13 +90,16 @@ def debug(request: RunRequest) -> None:
 def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> None:
     """Build, fit, test on the best checkpoint, summarize. A dry run (`--fast_dev_run`) has no run folder."""
     config, project = request.config, request.project
-    run_dir = None
-    if not config.trainer.fast_dev_run:
-        run_dir = open_run_dir(project.name, config.name, config.resume, config.recipe)
-    module, data, trainer = build(request, run_dir, extra_callbacks)
+    environment = find_cluster_environment()
+    handle_stop_signals(stop_now(None))
+    with Rendezvous(environment, *set_processes(config.trainer, environment)) as rendezvous:
+        config = share_config(request, rendezvous)
+        run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
+        handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
+        module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
-    with expected_warnings_ignored():
+    with expected_warnings_ignored(), lost_processes_named():
         fit(trainer, module, data, run_dir)
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
@@ -99,6 +108,29 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     if run_dir is not None and trainer.is_global_zero:
         test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
         summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
+
+
+def share_config(request: RunRequest, rendezvous: Rendezvous) -> Namespace:
+    """Configuration of rank zero, in all processes: other nodes may lack the run's config.yaml, or have other defaults."""
+    own = request.config.clone()
+    own.pop("config", None)
+    text = request.dump(own, skip_none=False, skip_check=True)
+    shared = rendezvous.broadcast(lambda: text)
+    if shared != text:
+        request.config = request.adopt(shared)
+    return request.config
+
+
+def shared_run_dir(request: RunRequest, rendezvous: Rendezvous) -> RunDir:
+    """Run folder that rank zero has opened for the flags, in all processes."""
+    config = request.config
+
+    def decide() -> list[str | None]:
+        opened = open_run_dir(request.project.name, config.name, config.resume, config.recipe)
+        return [str(opened.path), None if opened.checkpoint is None else str(opened.checkpoint)]
+
+    path, checkpoint = rendezvous.broadcast(decide)
+    return RunDir(Path(path), None if checkpoint is None else Path(checkpoint))
 
 
 def print_run_header(
@@ -116,3 +148,6 @@ def print_run_header(
         print_rank_zero(f"resuming {run_dir.path} from {run_dir.checkpoint.name}")
     else:
         print_rank_zero(f"run folder {run_dir.path}")
+    if trainer.world_size > 1:
+        option, size = data.BATCH_OPTION, getattr(data, data.BATCH_OPTION)
+        print_rank_zero(f"--data.{option} is of one process: {trainer.world_size} x {size} in a step")

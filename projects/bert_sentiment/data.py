@@ -188,15 +188,17 @@ class TrainLoader:
         self.labels = torch.tensor(data.splits["train"].labels)
 
     def __len__(self) -> int:
-        _, world_size = rank_and_world_size(self.data.trainer)
-        return count_batches(len(self.lengths), self.data.batch_size, world_size)
+        _, _, formed_for = self.data.sharding
+        return count_batches(len(self.lengths), self.data.batch_size, formed_for)
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
-        rank, world_size = rank_and_world_size(data.trainer)
+        rank, world_size, formed_for = data.sharding
         epoch, batch_idx = resume_position(data.trainer)
         shards = [
-            bucketed_batches(self.lengths, data.batch_size, data.bucket_batches, epoch, data.seed, each, world_size)
+            bucketed_batches(
+                self.lengths, data.batch_size, data.bucket_batches, epoch, data.seed, each, world_size, formed_for
+            )
             for each in range(world_size)
         ]
         weights = data.class_weights[self.labels]

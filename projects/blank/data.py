@@ -10,7 +10,7 @@ import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch import Tensor
 
-from common.data.batches import count_batches, epoch_batches, shard_indices
+from common.data.batches import batch_sizes, count_batches, epoch_batches, shard_indices
 from common.data.sources import SourceDataModule, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
@@ -151,14 +151,18 @@ class TrainLoader:
         self.data = data
 
     def __len__(self) -> int:
-        _, world_size = rank_and_world_size(self.data.trainer)
-        return count_batches(len(self.data.train[1]), self.data.batch_size, world_size)
+        _, _, formed_for = self.data.sharding
+        return count_batches(len(self.data.train[1]), self.data.batch_size, formed_for)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Samples of each batch of an epoch, of all processes together."""
+        return batch_sizes(len(self.data.train[1]), len(self))
 
     def __iter__(self) -> Iterator[Table]:
         inputs, targets = self.data.train
         epoch, batch_idx = resume_position(self.data.trainer)
-        rank, world_size = rank_and_world_size(self.data.trainer)
-        batches = epoch_batches(len(targets), self.data.batch_size, epoch, self.data.seed, rank, world_size)
+        batches = epoch_batches(len(targets), self.data.batch_size, epoch, self.data.seed, *self.data.sharding)
         for index in batches[batch_idx:]:
             yield inputs[index], targets[index]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, R2Score
 
 from common.nn.optim import warmup_schedule
-from common.trainer import training_steps
+from common.trainer import loss_scale, training_steps
 from projects.blank.networks import MLPRegressor
 
 
@@ -57,7 +57,7 @@ class BlankModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self.compute_loss(batch)
         self.log("train/loss", loss)
-        return loss
+        return loss * loss_scale(self.trainer, batch_idx, len(batch[1]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         inputs, targets = batch

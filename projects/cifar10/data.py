@@ -9,7 +9,7 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from common.data.batches import count_batches, epoch_batches, shard_indices
+from common.data.batches import batch_sizes, count_batches, epoch_batches, shard_indices
 from common.data.held_out import hold_out
 from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
@@ -206,14 +206,19 @@ class TrainLoader:
             self.padded = reflect_pad(data.train.images, data.augmentation.pad)
 
     def __len__(self) -> int:
-        _, world_size = rank_and_world_size(self.data.trainer)
-        return count_batches(self.data.hard_examples.subset_size, self.data.batch_size, world_size)
+        _, _, formed_for = self.data.sharding
+        return count_batches(self.data.hard_examples.subset_size, self.data.batch_size, formed_for)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Samples of each batch of an epoch, of all processes together."""
+        return batch_sizes(self.data.hard_examples.subset_size, len(self))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         data = self.data
         epoch, batch_idx = resume_position(data.trainer)
         subset = data.hard_examples.select(epoch)
-        order = epoch_batches(len(subset), data.batch_size, epoch, data.seed, *rank_and_world_size(data.trainer))
+        order = epoch_batches(len(subset), data.batch_size, epoch, data.seed, *data.sharding)
         batches = [subset[batch] for batch in order[batch_idx:]]
         if data.loader == "device":
             yield from self.device_batches(epoch, batches)

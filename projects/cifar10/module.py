@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import lr_factor
 from common.options import AtLeastTwo, Fraction
-from common.trainer import attached_trainer, training_steps
+from common.trainer import attached_trainer, loss_scale, training_steps
 from projects.cifar10.config import ImageSize, SpeedNetConfig
 from projects.cifar10.lookahead import Lookahead
 from projects.cifar10.networks import SpeedNet, resize
@@ -132,7 +132,7 @@ class CIFAR10Module(LightningModule):
         self.trainer.datamodule.hard_examples.update(index, losses)  # type: ignore[attr-defined]
         loss = losses.mean()
         self.log("train/loss", loss)
-        return loss
+        return loss * loss_scale(self.trainer, batch_idx, len(labels))
 
     def scheduled_size(self, full_size: int) -> int:
         """Image size in pixels at this point of training; `full_size` where progressive resizing has none."""

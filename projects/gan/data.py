@@ -176,9 +176,20 @@ class GANData(SourceDataModule):
         return (self.eval_samples or EVAL_SAMPLES) if self.mixture is not None else len(self.load()[split])
 
     def shard(self, indices: Tensor, steps: int) -> Tensor:
-        """This process's indices (steps, samples per step) of an epoch's: N processes see in a step what one would."""
-        rank, world_size = rank_and_world_size(self.trainer)
-        return indices.view(steps, self.updates_per_step, world_size, self.batch_size)[:, :, rank].flatten(1)
+        """This process's indices (steps, samples per step) of an epoch's: N processes see in a step what one would.
+
+        Raises:
+            UserError: The batch of a run that is resumed cannot be dealt out to the processes in equal parts.
+        """
+        rank, world_size, _ = self.sharding
+        if self.global_batch_size % world_size:
+            raise UserError(f"{world_size} processes for batches of {self.global_batch_size}: use a number that divides it")
+        return indices.view(steps, self.updates_per_step, world_size, -1)[:, :, rank].flatten(1)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Real samples in an update of the discriminator, of all processes together."""
+        return self.batch_size * self.sharding[2]
 
 
 class PointLoader:
@@ -192,10 +203,9 @@ class PointLoader:
 
     def __iter__(self) -> Iterator[GANBatch]:
         data = self.data
-        _, world_size = rank_and_world_size(data.trainer)
         epoch, batch_idx = resume_position(data.trainer)
         rng = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
-        points, modes = self.mixture.sample(len(self) * data.updates_per_step * world_size * data.batch_size, rng)
+        points, modes = self.mixture.sample(len(self) * data.updates_per_step * data.global_batch_size, rng)
         for indices in data.shard(torch.arange(len(points)), len(self))[batch_idx:]:
             yield GANBatch(points[indices], modes[indices], indices)
 
@@ -208,8 +218,7 @@ class ImageLoader:
         self.train = data.load()["train"]
 
     def __len__(self) -> int:
-        _, world_size = rank_and_world_size(self.data.trainer)
-        size = self.data.batch_size * self.data.updates_per_step * world_size
+        size = self.data.global_batch_size * self.data.updates_per_step
         if size > len(self.train):
             raise UserError(
                 f"a training step takes {size} images, the source has {len(self.train)}: "
@@ -219,13 +228,12 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[GANBatch]:
         data, train = self.data, self.train
-        _, world_size = rank_and_world_size(data.trainer)
         epoch, batch_idx = resume_position(data.trainer)
         rng = torch.Generator().manual_seed(data.seed * 1_000_003 + epoch)
         order = torch.randperm(len(train), generator=rng)
         flipped = torch.rand(len(train), generator=rng) < (0.5 if data.horizontal_flip else 0.0)
         flipped = flipped.to(train.labels.device)
-        used = order[: len(self) * data.updates_per_step * world_size * data.batch_size]
+        used = order[: len(self) * data.updates_per_step * data.global_batch_size]
         for indices in data.shard(used, len(self))[batch_idx:].to(train.labels.device):
             images = as_float(train.images[indices])
             flip = flipped[indices].view(-1, 1, 1, 1)

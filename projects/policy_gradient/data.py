@@ -58,6 +58,7 @@ class PolicyGradientData(SourceDataModule):
     """
 
     HUB_ID = DEFAULT_ENV
+    BATCH_OPTION = "num_envs"
 
     def __init__(
         self,

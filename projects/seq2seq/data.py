@@ -81,6 +81,7 @@ class TranslationData(SourceDataModule):
     """
 
     HUB_ID = "bentrevett/multi30k"
+    BATCH_OPTION = "max_tokens"
 
     def __init__(
         self,
@@ -234,19 +235,20 @@ class TrainLoader:
     @cached_property
     def steps(self) -> int:
         """Batches in an epoch; by the lengths of the first, as the number may not change."""
-        _, world_size = rank_and_world_size(self.data.trainer)
-        return count_token_batches(pair_lengths(*self.data.train_ids(0)), self.data.max_tokens, world_size)
+        _, _, formed_for = self.data.sharding
+        return count_token_batches(pair_lengths(*self.data.train_ids(0)), self.data.max_tokens, formed_for)
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
         data, steps = self.data, self.steps
-        rank, world_size = rank_and_world_size(data.trainer)
+        rank, world_size, formed_for = data.sharding
         epoch, first_step = resume_position(data.trainer)
         source, target = data.train_ids(epoch)
         lengths = pair_lengths(source, target)
-        shards = [token_batches(lengths, steps, epoch, data.seed, each, world_size) for each in range(world_size)]
+        ranks = range(world_size)
+        shards = [token_batches(lengths, steps, epoch, data.seed, each, world_size, formed_for) for each in ranks]
         tokens = [sum(int(lengths[shard[step], 1].sum()) for shard in shards) for step in range(steps)]
         for step in range(first_step, steps):
             window, divisor = accumulation_window(data.trainer, step, steps)

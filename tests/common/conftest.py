@@ -14,11 +14,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.cli.main import main
+from common.io import ranks
 from common.project import Project
 from toy.train import PROJECT
 
 TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]  # two epochs of two steps
-ENVIRONMENT = ("CAPSTONES_", "HF_", "WANDB_", "LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "SLURM_")
+OF_LAUNCHERS = ("LOCAL_", "NODE_RANK", "GROUP_", "RANK", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_")
+ENVIRONMENT = ("CAPSTONES_", "HF_", "WANDB_", *OF_LAUNCHERS)
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def isolated(cache: Path) -> Iterator[None]:
         "HF_HUB_OFFLINE": "1",
         "NETRC": str(cache / "no-netrc"),
     }
-    rank_zero_only.rank = 0  # a Trainer of another test may have set it
+    rank_zero_only.rank, ranks._rank = 0, None  # a run of another test may have set them
     try:
         yield
     finally:

@@ -61,11 +61,43 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert not torch.equal(first, torch.arange(200)), "an epoch has to be shuffled"
 
 
-@pytest.mark.parametrize("count, world_size", [(7, 2), (8, 4), (1000, 3), (3, 4), (5, 1)])
+@pytest.mark.parametrize("count, world_size", [(7, 2), (8, 4), (1000, 3), (4, 4), (5, 1)])
 def test_evaluation_shards_repeat_no_sample(count, world_size):
     shards = [shard_indices(count, rank, world_size) for rank in range(world_size)]
     assert torch.equal(torch.cat(shards).sort().values, torch.arange(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_fewer_samples_to_evaluate_than_processes_are_one_line():
+    with pytest.raises(UserError, match="3 samples to evaluate for 4 processes: use fewer --devices"):
+        shard_indices(3, 0, 4)
+
+
+@pytest.mark.parametrize("before, now", [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_batches_formed_for_other_processes_are_dealt_out_to_those_of_now(before, now):
+    lengths = pair_lengths(200)
+    steps = count_token_batches(lengths, 100, before)
+    for alone, dealt in [
+        (
+            epoch_batches(199, 10 * before, 1, 3),
+            [epoch_batches(199, 10, 1, 3, rank, now, before) for rank in range(now)],
+        ),
+        (
+            bucketed_batches(lengths[:, 0], 10 * before, 4, 1, 3),
+            [bucketed_batches(lengths[:, 0], 10, 4, 1, 3, rank, now, before) for rank in range(now)],
+        ),
+        (
+            token_batches(lengths, steps, 1, 3, formed_for=before),
+            [token_batches(lengths, steps, 1, 3, rank, now, before) for rank in range(now)],
+        ),
+    ]:
+        together = [torch.cat(shards).sort().values for shards in zip(*dealt, strict=True)]
+        assert all(map(torch.equal, together, [batch.sort().values for batch in alone]))
+
+
+def test_more_processes_than_samples_in_a_batch_are_one_line():
+    with pytest.raises(UserError, match="3 processes for batches of 2 samples: resume with fewer --devices"):
+        epoch_batches(20, 2, 0, 0, 0, 3, 1)
 
 
 # batches of equal numbers of tokens

@@ -269,9 +269,18 @@ def test_user_error_is_one_line_and_an_exit_code(capsys, error, code, line):
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
-def test_only_rank_0_prints_where_it_stopped(capsys, monkeypatch, variable):
-    monkeypatch.setenv(variable, "1")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LOCAL_RANK": "1"},
+        {"NODE_RANK": "1"},
+        {"TORCHELASTIC_RUN_ID": "x", "RANK": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+    ],
+)
+def test_only_rank_0_prints_where_it_stopped(capsys, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert report_errors(raiser(Preempted("x.ckpt"))) == 75
     assert capsys.readouterr() == ("", "")
 

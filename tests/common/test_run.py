@@ -18,7 +18,7 @@ import yaml
 from common.cli.parser import CapstoneCLI
 from common.compare.records import read_runs
 from common.io.loggers import read_metrics
-from common.io.run_dir import open_run_dir, unique_name
+from common.io.run_dir import unique_name
 from toy.train import PROJECT
 
 # the run folder
@@ -487,17 +487,6 @@ def test_callback_of_a_missing_metric_is_one_line(train, tmp_path, kind):
         f"trainer: {{callbacks: [{{class_path: {CALLBACKS}.{kind}, init_args: {{monitor: val/none}}}}]}}"
     )
     assert "val/none" in train("--config", "own.yaml", "--name", "x").error
-
-
-@pytest.mark.parametrize("variable", ["LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"])
-def test_only_rank_0_creates_the_directory(tmp_path, monkeypatch, variable):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(variable, "1")
-    assert open_run_dir("toy", "x", None, "default").path == Path("runs/toy/x") and list(tmp_path.iterdir()) == []
-    monkeypatch.setenv("CAPSTONES_RUN_NAME", "of-rank-0")
-    assert open_run_dir("toy", None, None, "default").path == Path("runs/toy/of-rank-0")
-    monkeypatch.setenv(variable, "0")
-    assert open_run_dir("toy", "x", None, "default").checkpoints.is_dir()
 
 
 def test_monitored_metric_may_depend_on_the_data(train):

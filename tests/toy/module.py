@@ -77,6 +77,8 @@ class SavePlot(Callback):
         self.folder = folder
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(self.folder / "points.png")
         log_plot(trainer, "points", self.folder / "points.png")

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -105,11 +106,11 @@ def check_batch_norm(rank: int) -> None:
 # training
 
 
-def train_rank(rank: int, cwd: Path, flags: list[str]) -> None:
+def train_rank(rank: int, cwd: Path, flags: list[str], port: int) -> None:
     """One process of two: checks batch norm, then trains in the same process group."""
     os.chdir(cwd)
     torch.set_num_threads(1)
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
     timeout = timedelta(seconds=120)
     dist.init_process_group("gloo", f"file://{cwd}/address", timeout, rank=rank, world_size=2)
     check_batch_norm(rank)
@@ -124,7 +125,9 @@ def runs(reference_run, reference_flags, tmp_path_factory) -> tuple[Path, Path]:
     (cwd / "plain.yaml").write_text("seed: 0\n")
     flags = ["--config", "plain.yaml", *TINY, *CPU, *reference_flags, *TWO, "--name", "two", "--data.batch_size", "20"]
     context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=train_rank, args=(rank, cwd, flags)) for rank in range(2)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # at which the two meet
+    processes = [context.Process(target=train_rank, args=(rank, cwd, flags, port)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
