@@ -114,7 +114,7 @@ def test_a_process_that_vanishes_is_named(monkeypatch):
     assert type(first) is UserError and str(first) == "process 1 of 3 ended before the training began"
 
 
-def test_nodes_without_an_address_are_told_what_to_set(monkeypatch):
+def test_nodes_without_an_address_end_with_what_to_set(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT"), Rendezvous(Node(1), 1, 2):
         pass
