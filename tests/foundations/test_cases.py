@@ -1,5 +1,7 @@
 """Broken trainings: every case has its faults and no other change, is caught, and its file can be mended."""
 
+import random
+
 import pytest
 
 from foundations import cases, cli
@@ -171,3 +173,26 @@ def test_every_fault_is_caught_and_recognized(tmp_path, name, number):
 def test_every_size_can_be_mended(tmp_path, name, size):
     outcome = check(tmp_path, name, plant(name, ((SIZES[name][0], size),)))
     assert not outcome.failed, outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", all_cases("two_faults"), ids=lambda case: str(case.number))
+def test_the_faults_that_are_left_are_counted_in_every_pair(case):
+    from foundations.comparing import Failure
+    from foundations.exercises.debugging.two_faults import held_out
+    from foundations.trainings import load_training
+
+    for left in [case.faults, *[(fault,) for fault in case.faults]]:
+        plants = [change for fault in left for plants in PLANTS["two_faults"][fault] for change in plants]
+        changes = [change for change in case.changes[:-1] if change in plants]
+        with pytest.raises(Failure) as failure:
+            held_out(load_training("two_faults", (*changes, case.changes[-1])), random.Random(0))
+        assert failure.value.reason == f"the result; faults that are left: {len(left)}"
+
+
+def test_messages_of_two_faults_hold_for_every_pair():
+    """They are recognized by how many faults are left, not by which: none may say where to look, or how the loss moved."""
+    messages = [variant.message for variant in load_exercise("two_faults").wrong_answers]
+    assert len(messages) == 4
+    for message in messages:
+        assert not any(word in message for word in ("gradient", "step is made", "is better", "outside of it"))
