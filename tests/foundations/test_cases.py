@@ -1,19 +1,21 @@
 """Broken trainings: every case has its faults and no other change, is caught, and its file can be mended."""
 
+import ast
 import random
 
 import pytest
 
 from foundations import cases, cli
-from foundations.catalog import CASES, load_exercise, solution_path
-from foundations.diagnosis import report_lines, validation_again
+from foundations.catalog import CASES, ROOT, load_exercise, solution_path
+from foundations.diagnosis import report_lines, validation_again, validation_in_eval_mode
 from foundations.faults import NAMES, PLANTS, SIZES, all_cases, draw_case, faults_to_find, find_case, plant
 from foundations.outcome import Outcome
 from foundations.progress import Progress, load_progress
-from foundations.running import run_case
+from foundations.running import data_of, data_seed, run_case
 from foundations.sandbox import SandboxResult, run_sandboxed
 from foundations.signs import CURVES, REPORTS
 from foundations.stubs import make_stub
+from foundations.trainings import Seen, load_training, observe
 
 EVERY = [(name, case.number) for name in sorted(CASES) for case in all_cases(name)]
 
@@ -117,6 +119,61 @@ def test_the_report_is_what_debug_prints(tmp_path):
     )
 
 
+def test_the_outputs_of_the_report_are_of_the_files_own_batch():
+    for name, size in (("unstable_loss", 10), ("wont_generalize", 16)):
+        case = all_cases(name)[0]
+        lines = report_lines(name, case, run_case(name, case)[0])
+        assert any(line.startswith(f"outputs of the first batch: ({size}, ") for line in lines)
+        assert any(line.startswith(f"--debug shapes: {size}x") for line in lines)
+
+
+@pytest.mark.parametrize("name, number", [item for item in EVERY if item[0] in ("wont_generalize", "two_faults")])
+def test_the_report_tells_an_evaluation_in_training_mode(name, number):
+    case = all_cases(name)[number - 1]
+    run, _ = run_case(name, case)
+    reported, again = list(run.history.values())[1][-1], validation_in_eval_mode(name, case, run)
+    if "eval_mode" in case.faults:
+        assert abs(reported - again) > (3 if name == "wont_generalize" else 0.05)
+    else:
+        assert again == pytest.approx(reported, rel=1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in all_cases("wont_generalize") if case.faults == ("shift",)])
+def test_shifted_labels_end_far_above_a_sound_network(case):
+    run, _ = run_case("wont_generalize", case)
+    data, seed = data_of("wont_generalize", data_seed("wont_generalize", case)), data_seed("wont_generalize", case)
+    sound = observe(load_training("wont_generalize", case.changes[-1:]), *data, seed, rows_of=data[0])
+    assert (
+        run.last_losses(7) > 2.5 * sound.last_losses(7) and run.history["val/loss"][-1] > 5 * sound.history["val/loss"][-1]
+    )
+    assert "end far above what a sound network reaches" in CURVES["shift"]
+
+
+def test_words_are_not_quoted_as_values():
+    from foundations.comparing import Failure, check_that, describe
+
+    shown = []
+    for expected, got in (("over 0.55", Seen("0.48")), ("many", 0), ("abc", "abd"), ("abc", None)):
+        with pytest.raises(Failure) as failure:
+            check_that(False, "reason", expected, got)
+        shown.append(describe(failure.value.expected))
+    assert shown == ["over 0.55", "many", "'abc'", "'abc'"]
+
+
+@pytest.mark.parametrize("name", sorted({*CASES, "competition"}))
+def test_checks_show_what_they_got(name):
+    """What is expected is never shown beside `got None`, for want of a value, nor a number that was got in quotes."""
+    tree = ast.parse(next(ROOT.glob(f"exercises/*/{name}.py")).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("check_that", "Failure"):
+            given = (
+                dict(zip(("", "", "expected", "got"), node.args[:4], strict=False)) if node.func.id == "check_that" else {}
+            )
+            given |= {keyword.arg: keyword.value for keyword in node.keywords}
+            assert "expected" not in given or "got" in given, ast.unparse(node)
+            assert not isinstance(given.get("got"), ast.JoinedStr), ast.unparse(node)
+
+
 def test_curves_are_drawn_whatever_their_values():
     for curve in ([1.0, float("nan")], [1e9, 1e-9, float("inf")], [float("nan")], [2.0], [0.0, 0.0]):
         lines = cases.plot_lines({"train/loss": curve, "val/loss": [0.5]})
@@ -180,7 +237,6 @@ def test_every_size_can_be_mended(tmp_path, name, size):
 def test_the_faults_that_are_left_are_counted_in_every_pair(case):
     from foundations.comparing import Failure
     from foundations.exercises.debugging.two_faults import held_out
-    from foundations.trainings import load_training
 
     for left in [case.faults, *[(fault,) for fault in case.faults]]:
         plants = [change for fault in left for plants in PLANTS["two_faults"][fault] for change in plants]
