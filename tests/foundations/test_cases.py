@@ -177,9 +177,74 @@ def test_checks_show_what_they_got(name):
 def test_curves_are_drawn_whatever_their_values():
     for curve in ([1.0, float("nan")], [1e9, 1e-9, float("inf")], [float("nan")], [2.0], [0.0, 0.0]):
         lines = cases.plot_lines({"train/loss": curve, "val/loss": [0.5]})
-        assert len(lines) == cases.PLOT_ROWS + 1 and ("not finite" in lines[-1]) == any(
+        assert len(lines) == cases.PLOT_ROWS + 2 and ("not finite" in lines[-1]) == any(
             v != v or v == float("inf") for v in curve
         )
+
+
+def test_a_flat_loss_is_drawn_flat_above_zero():
+    lines = cases.plot_lines({"train/loss": [1.60, 1.62, 1.61, 1.60], "val/loss": [1.61, 1.61]})
+    assert lines[0].startswith("     1.62 |@@") and lines[10].startswith("        0 |")
+    assert not any(line.split("|")[1].strip() for line in lines[1:11]) and "@ both" in lines[12]
+
+
+def test_losses_and_accuracies_have_axes_of_their_own():
+    lines = cases.plot_lines({"train/loss": [24.0, 12.0], "val/accuracy": [0.0, 1.0]})
+    assert lines[0].startswith("       24 |·") and lines[0].endswith("o| 1") and lines[10].endswith("| 0")
+    assert "train/loss (left axis)  o val/accuracy (right axis)" in lines[12]
+    assert "axis" not in cases.plot_lines({"train/loss": [2.0], "val/loss": [1.0]})[-1]
+
+
+@pytest.mark.parametrize("epochs", [1, 6, 15, 40, 200])
+def test_the_epochs_stand_where_they_begin(epochs):
+    curve = [float(i % 2) for i in range(epochs)]
+    *_, ticks, _ = cases.plot_lines({"train/loss": curve + curve, "val/loss": curve})
+    assert ticks.startswith("    epoch  1") and len(ticks) < 95
+    numbers = [int(number) for number in ticks.split()[1:]]
+    assert numbers[0] == 1 and len(numbers) >= min(epochs, 10)
+    for number in numbers:
+        column = ticks.index(f" {number} " if number < numbers[-1] else f" {number}", 9) + 1 - len("    epoch  ")
+        assert 0 <= column / cases.PLOT_COLUMNS - (number - 1) / epochs < 1 / cases.PLOT_COLUMNS
+
+
+@pytest.mark.parametrize("name", ["unstable_loss", "wont_generalize", "two_faults"])
+def test_a_reset_after_all_faults_brings_another_variant_for_practice(folder, capsys, name):
+    path, progress = folder / "debugging" / f"{name}.py", load_progress(folder)
+    progress.entry(name).found += ["zero_grad", "softmax"] if name == "two_faults" else list(PLANTS[name])
+    progress.entry(name).passed = "of a file"
+    progress.save()
+    seen = [find_case(name, path.read_text()).number]
+    for _ in range(len(all_cases(name)) - 1):
+        capsys.readouterr()
+        assert cli.main(["reset", name]) == 0
+        assert "this one is for practice" in capsys.readouterr().out
+        seen.append(find_case(name, path.read_text()).number)
+        assert load_progress(folder).has_passed(name), "the map does not fall"
+    assert sorted(seen) == list(range(1, len(seen) + 1)), "each once before one comes again"
+    path.unlink()
+    assert not load_progress(folder).has_passed(name)
+
+
+def test_two_faults_asks_nothing_and_counts_pairs(folder, capsys, monkeypatch):
+    monkeypatch.setattr("foundations.diagnosis.report_lines", lambda *args: ["the report"])
+    progress = load_progress(folder)
+    for found, words in (([], "a pair of faults"), (["softmax", "eval_mode"], "for practice"), (["a"] * 4, "for practice")):
+        progress.entry("two_faults").found = found
+        progress.save()
+        assert cli.main(["check", "two_faults", "--answers", "4", "10"]) == 1
+        out = capsys.readouterr().out
+        assert words in out.splitlines()[0] and " of 2" not in out
+        assert "Nothing is asked" in out and "--answers is not used" in out
+        assert cli.main(["check", "two_faults"]) == 1 and "--answers" not in capsys.readouterr().out
+
+
+def test_answers_that_nobody_asks_for_are_not_passed_over_in_silence(folder, capsys, monkeypatch):
+    failed = SandboxResult(Outcome(failed="it", reason="so"), "", "")
+    monkeypatch.setattr("foundations.sandbox.run_sandboxed", lambda *args, **options: failed)
+    for chapter, name in (("debugging", "unstable_loss"), ("tensors", "gather")):
+        mend(folder / chapter / f"{name}.py", name)
+        assert cli.main(["check", name, "--answers", "4"]) == 1
+        assert f"{name} is checked, nothing is asked: --answers is not used" in capsys.readouterr().out
 
 
 def test_a_progress_without_found_faults_is_read(tmp_path):
