@@ -7,13 +7,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foundations.faults import NAMES, faults_to_find, find_case, number_in
+from foundations.faults import NAMES, all_cases, faults_to_find, find_case, number_in
 from foundations.progress import Progress
 from foundations.running import run_case
 from foundations.signs import CURVES, REPORTS
 
 PLOT_ROWS, PLOT_COLUMNS = 11, 72
-MARKS = "·o"  # training, validation
+MARKS, BOTH = "·o", "@"  # training, validation; where they meet
 
 
 def ask_case(progress: Progress, exercise: str, answers: Sequence[str] | None) -> int:
@@ -29,11 +29,14 @@ def ask_case(progress: Progress, exercise: str, answers: Sequence[str] | None) -
 
     path = progress.path(exercise)
     case = find_case(exercise, path.read_text(encoding="utf-8"), progress.entry(exercise).case)
-    found = progress.entry(exercise).found
-    print(f"{exercise}: case {case.number}, found so far: {len(found)} of {faults_to_find(exercise)} faults")
+    print(f"{exercise}: case {case.number}, {standing(progress, exercise)}")
     run, extra = run_case(exercise, case)
     print("\n".join([*plot_lines(run.history), *extra]))
     asker = Asker(answers)
+    if len(case.faults) > 1:
+        print("Two of the twelve faults are in it. Nothing is asked: the signs of two at once are not those of each.")
+        if answers:
+            print("  --answers is not used here.")
     if len(case.faults) == 1:
         print("\n".join(f"  {number:>2} {name}" for number, name in enumerate(NAMES.values(), 1)))
         ask_fault(asker, case.faults[0], "Which of the twelve, from the curves alone? Number, or ? to go on.", CURVES)
@@ -44,6 +47,27 @@ def ask_case(progress: Progress, exercise: str, answers: Sequence[str] | None) -
         ask_fault(asker, case.faults[0], "And now, of the same twelve? Number, or ? to go on.", REPORTS)
     print(f"Now open {path}, mend it, and run `check {exercise}` again.")
     return 1
+
+
+def standing(progress: Progress, exercise: str) -> str:
+    """What is found of an exercise's faults, in words."""
+    found, all_faults = progress.entry(exercise).found, faults_to_find(exercise)
+    if exercise == "two_faults":
+        return "one such pair is mended, this one is for practice" if len(found) >= all_faults else "a pair of faults"
+    if len(found) >= all_faults:
+        return f"nothing new is left: all {all_faults} faults are found, this one is for practice"
+    return f"found so far: {len(found)} of {all_faults} faults"
+
+
+def next_case(progress: Progress, exercise: str) -> int:
+    """Number of the case that a reset brings: one with a new fault, and where all are found, a variant in their order."""
+    path, count = progress.path(exercise), len(all_cases(exercise))
+    if len(progress.entry(exercise).found) < faults_to_find(exercise):
+        return progress.cases()[exercise]
+    if not path.is_file():
+        return 1
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return find_case(exercise, text, progress.entry(exercise).case).number % count + 1
 
 
 def ask_fault(asker: Any, fault: str, text: str, signs: Mapping[str, str]) -> bool:
@@ -98,26 +122,54 @@ def _other_number(progress: Progress, exercise: str) -> int:
 
 
 def plot_lines(curves: Mapping[str, Sequence[float]]) -> list[str]:
-    """Curves as text: each over the whole width, on a logarithmic axis where they span more than two decades."""
-    values = [value for curve in curves.values() for value in curve if math.isfinite(value)]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    low = max(low, 1e-6) if high > 100 * max(low, 1e-3) else low
+    """Curves as text over the epochs: losses on the left axis, accuracies on the right one, from 0 to 1.
+
+    The left axis begins at 0, so that a flat loss looks flat, and is logarithmic where the losses span two decades.
+    """
+    losses = [value for name, curve in curves.items() if not is_accuracy(name) for value in curve if math.isfinite(value)]
+    low, high = min(losses, default=0.0), max(losses, default=1.0)
     is_log = high > 100 * max(low, 1e-3)
-    scale = math.log10 if is_log else float
-    bottom, top = scale(max(low, 1e-3) if is_log else low), scale(high)
+    low = max(low, 1e-3) if is_log else min(low, 0.0)
     rows = [[" "] * PLOT_COLUMNS for _ in range(PLOT_ROWS)]
-    for mark, curve in zip(MARKS, curves.values(), strict=False):
+    for mark, (name, curve) in zip(MARKS, curves.items(), strict=False):
         for column in range(PLOT_COLUMNS):
             value = curve[min(column * len(curve) // PLOT_COLUMNS, len(curve) - 1)]
-            height = 1.0
-            if math.isfinite(value):
-                height = (scale(max(value, 1e-3) if is_log else value) - bottom) / max(top - bottom, 1e-9)
-            row = PLOT_ROWS - 1 - round(max(0.0, min(1.0, height)) * (PLOT_ROWS - 1))
-            rows[row][column] = mark if math.isfinite(value) else "!"
-    lines = [f"{'':>9} |{''.join(row)}" for row in rows]
-    lines[0] = f"{high:>9.3g} |{''.join(rows[0])}"
-    lines[-1] = f"{low:>9.3g} |{''.join(rows[-1])}"
-    legend = "  ".join(f"{mark} {name}" for mark, name in zip(MARKS, curves, strict=False))
+            height = height_of(value, 0.0, 1.0, False) if is_accuracy(name) else height_of(value, low, high, is_log)
+            row = rows[PLOT_ROWS - 1 - round(height * (PLOT_ROWS - 1))]
+            row[column] = "!" if not math.isfinite(value) else BOTH if row[column] in MARKS else mark
+    two_axes = any(map(is_accuracy, curves))
+    right = ["| 1", *["|"] * (PLOT_ROWS - 2), "| 0"] if two_axes else [""] * PLOT_ROWS
+    left = [f"{high:.3g}", *[""] * (PLOT_ROWS - 2), f"{low:.3g}"]
+    lines = [f"{number:>9} |{''.join(row)}{end}" for number, row, end in zip(left, rows, right, strict=True)]
+    sides = {name: f" ({'right' if is_accuracy(name) else 'left'} axis)" if two_axes else "" for name in curves}
+    legend = "  ".join(f"{mark} {name}{sides[name]}" for mark, name in zip(MARKS, curves, strict=False))
     ends = ", ".join(f"{name} {curve[-1]:.3g}" for name, curve in curves.items())
-    lost = "  ! not finite" if len(values) < sum(map(len, curves.values())) else ""
+    legend += f"  {BOTH} both" if any(BOTH in row for row in rows) else ""
+    lost = "" if all(math.isfinite(value) for curve in curves.values() for value in curve) else "  ! not finite"
+    lines.append(f"{'epoch':>9}  {epoch_ticks(min(map(len, curves.values())))}")
     return [*lines, f"{'':>10} {legend}{lost}{'  (logarithmic)' if is_log else ''}; at the end: {ends}"]
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a curve goes from 0 to 1."""
+    return name.endswith("accuracy")
+
+
+def height_of(value: float, low: float, high: float, is_log: bool) -> float:
+    """Height of a value from 0 to 1 on an axis from `low` to `high`; 1 for what is not finite."""
+    if not math.isfinite(value):
+        return 1.0
+    scale = math.log10 if is_log else float
+    height = (scale(max(value, low)) - scale(low)) / max(scale(high) - scale(low), 1e-9)
+    return max(0.0, min(1.0, height))
+
+
+def epoch_ticks(epochs: int) -> str:
+    """Numbers of the epochs, each where it begins, as many as there is room for."""
+    room = len(str(epochs)) + 1
+    every = -(-room * epochs // PLOT_COLUMNS)
+    ticks = [" "] * (PLOT_COLUMNS + room)
+    for epoch in range(0, epochs, every):
+        column = -(-epoch * PLOT_COLUMNS // epochs)
+        ticks[column : column + len(str(epoch + 1))] = str(epoch + 1)
+    return "".join(ticks).rstrip()

@@ -121,6 +121,8 @@ def run_check(arguments: argparse.Namespace) -> int:
             from foundations.cases import ask_case
 
             return ask_case(progress, arguments.name, arguments.answers)
+        if arguments.answers:
+            print(f"{arguments.name} is checked, nothing is asked: --answers is not used")
         return check_exercise(progress, arguments.name)
     names = [name for name in all_exercises() if not is_prediction(name) and is_written(progress, name)]
     if not arguments.all:
@@ -219,20 +221,24 @@ def run_show(arguments: argparse.Namespace) -> None:
 def run_reset(arguments: argparse.Namespace) -> None:
     """Puts a file back to the start, and keeps the learner's beside it."""
     progress = open_progress(arguments)
-    path = progress.path(arguments.name)
+    path, cases = progress.path(arguments.name), {}
     if is_prediction(arguments.name):
         progress.entry(arguments.name).passed = ""
         progress.save()
         print(f"{arguments.name}: its questions will be asked anew")
         return
+    if arguments.name in CASES:
+        from foundations.cases import next_case, standing
+
+        cases = {arguments.name: next_case(progress, arguments.name)}
     if path.is_file():
         backup = free_name(path.with_suffix(".py.bak"))
         path.rename(backup)
         print(f"yours is kept as {backup}")
-    drawn = progress.cases().get(arguments.name)
-    progress.note_stubs(write_stubs(arguments.folder, [arguments.name], progress.cases()), progress.cases())
+    progress.note_stubs(write_stubs(arguments.folder, [arguments.name], cases), cases)
     progress.save()
-    print(f"{path} is back at the start" if drawn is None else f"{path} holds case {drawn}")
+    lines = [f"{path} holds case {number}: {standing(progress, name)}" for name, number in cases.items()]
+    print("\n".join(lines or [f"{path} is back at the start"]))
 
 
 def run_list(arguments: argparse.Namespace) -> None:

@@ -84,8 +84,10 @@ def check_raises(function: Callable[..., Any], *args: Any, error: type[Exception
 
 
 def check_that(holds: bool | Tensor, reason: str, expected: Any = None, got: Any = None, **inputs: Any) -> None:
-    """Raises Failure with `reason` unless `holds`."""
+    """Raises Failure with `reason` unless `holds`. Words in place of a number that is expected are shown as they are."""
     if not bool(holds):
+        if type(expected) is str and got is not None and type(got) is not str:
+            expected = Note(expected)
         raise Failure(reason, inputs, expected=expected, got=got)
 
 

@@ -34,11 +34,15 @@ def report_lines(exercise: str, case: Case, run: Any) -> list[str]:
             )
     x = data_of(exercise, data_seed(exercise, case))[0]
     with torch.no_grad():
-        output = model(x[:32])
+        output = model(x[run.steps[0].rows])
     lines += [f"act/dead at the start: {', '.join(dead)}"] if dead else []
     lines.append(f"outputs of the first batch: {tuple(output.shape)}, from {output.min():.2g} to {output.max():.2g}")
     if exercise == "too_good":
         lines.append(f"the last validation again, one measurement at a time: {validation_again(exercise, case, run):.2f}")
+    if exercise in ("wont_generalize", "two_faults"):
+        reported = list(run.history.values())[1][-1]
+        again = validation_in_eval_mode(exercise, case, run)
+        lines.append(f"the last validation: {reported:.2f}; again, with the same model in evaluation mode: {again:.2f}")
     return [*lines, *debug_lines(exercise, case, run)]
 
 
@@ -51,6 +55,22 @@ def validation_again(exercise: str, case: Case, run: Any) -> float:
     with torch.no_grad():
         answers = torch.cat([run.model(row).argmax(1) for row in x[rows].split(1)])
     return (answers == y[rows]).float().mean().item()
+
+
+def validation_in_eval_mode(exercise: str, case: Case, run: Any) -> float:
+    """What the training's own validation says of the model in evaluation mode: an error, or an accuracy."""
+    import torch
+
+    from foundations.trainings import load_training
+
+    training, data = load_training(exercise, case.changes), data_of(exercise, data_seed(exercise, case))
+    model = copy.deepcopy(run.model).eval()
+    with torch.no_grad():
+        if exercise == "two_faults":
+            return (model(data[2]).argmax(1) == data[3]).float().mean().item()
+        x, y = training.make_pairs(*data)
+        cut = len(x) * 3 // 4
+        return (training.predict(model, x[cut:]) - y[cut:]).square().mean().item()
 
 
 def debug_lines(exercise: str, case: Case, run: Any) -> list[str]:

@@ -13,7 +13,7 @@ CURVES = {
     "lr": "the loss jumps from the first steps on, by whole orders, or is no number any more.",
     "axis": "the validation may look well or badly; one sample at a time, the model is worse by far.",
     "eval_mode": "the training's loss falls as it should, and the validation's stays far above it and uneven.",
-    "shift": "the training's loss falls only a little, and the validation's less: the pairs do not belong together.",
+    "shift": "training and validation end far above what a sound network reaches: the pairs do not belong together.",
     "metric": "nothing is wrong with the curves; the metric says a little more than a count of the right answers.",
 }
 REPORTS = {
@@ -26,7 +26,7 @@ REPORTS = {
     "leak": "every check passes, and the validation says the same if it is asked again: compare it with new patients.",
     "lr": "grad/norm is fine in the first step and jumps after it; the gradients themselves agree with the loss.",
     "axis": "every check passes, and the shapes are right; the validation, asked one by one, says something else.",
-    "eval_mode": "the training is sound: gradients agree, and one batch can be overfitted. The evaluation is not.",
-    "shift": "one batch can be overfitted (a network learns any pairs by repetition), and the gradients are right.",
+    "eval_mode": "gradients agree, one batch can be overfitted; in evaluation mode the same model gives another number.",
+    "shift": "one batch can be overfitted (repetition teaches any pairs), and the validation says the same if asked again.",
     "metric": "every check passes; the validation, asked again, is a little lower, though the model is sound.",
 }

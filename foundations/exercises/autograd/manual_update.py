@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundations.comparing import check_that, difference
+from foundations.comparing import Note, check_that, difference
 from foundations.exercise import Exercise
 
 exercise = Exercise(
@@ -67,7 +67,7 @@ def frozen(answer: ModuleType, rng: random.Random) -> None:
         unused.item() == 5.0 and w.item() == 0.5,
         "a parameter without a gradient",
         "5.0 and 0.5",
-        f"{unused.item()} and {w.item()}",
+        Note(f"{unused.item()} and {w.item()}"),
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from foundations.comparing import check_equal, check_that, difference
+from foundations.comparing import Note, check_equal, check_that, difference
 from foundations.exercise import Exercise
 from foundations.instrumented import PlainSGD, Recorder
 from foundations.loop_checks import Data, Loop, add_loop_properties, record
@@ -109,7 +109,7 @@ def balance(answer: ModuleType, rng: random.Random) -> None:
     says = next((name for (low, high), name in names.items() if low <= ratio < high), "less")
     how = "positives drawn more often" if sum(drawn) > 0.38 * len(drawn) else "samples drawn as they come"
     what = "weight of all positives (16 of 64) in the loss, over that of all negatives"
-    check_that(says == "about 1", what, "about 1", f"{says}, {how}", **recording.shown)
+    check_that(says == "about 1", what, "about 1", Note(f"{says}, {how}"), **recording.shown)
 
 
 add_loop_properties(exercise, LOOP)

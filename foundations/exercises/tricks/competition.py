@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundations.catalog import SOLUTIONS
-from foundations.comparing import call, check_equal, check_that, difference
+from foundations.comparing import Note, call, check_equal, check_that, difference
 from foundations.exercise import Exercise
 from foundations.exercises.tricks import competition_data as data
 from foundations.limits import limited
@@ -213,12 +213,14 @@ def table(answer: ModuleType, rng: random.Random) -> str:
     check_that(board.asked <= 1, "the leaderboard was asked again and again", "at most once", "more than once")
     base = table_score(nearest_mean(simple_features(rows, rows), labels, simple_features(test, rows)))
     score = table_score(classes)
-    check_that(score > base, "the balanced accuracy is not above the baseline's", f"more than {base:.3f}", f"{score:.3f}")
+    check_that(
+        score > base, "the balanced accuracy is not above the baseline's", f"more than {base:.3f}", Note(f"{score:.3f}")
+    )
     reason = difference(expected, score, 10.0, 10.0)  # of any value, but a number
     check_that(not reason, f"the expected score: {reason}", got=expected)
     limits = f"{score - BELOW:.3f} to {score + ABOVE:.3f}, as the score is {score:.3f}"
-    check_that(expected <= score + ABOVE, "you expected too much", limits, f"{expected:.3f}")
-    check_that(expected >= score - BELOW, "you expected too little", limits, f"{expected:.3f}")
+    check_that(expected <= score + ABOVE, "you expected too much", limits, Note(f"{expected:.3f}"))
+    check_that(expected >= score - BELOW, "you expected too little", limits, Note(f"{expected:.3f}"))
     return standing(f"Table, {expected:.3f} expected", score, base, our_scores()[0])
 
 
@@ -229,7 +231,7 @@ def letters(answer: ModuleType, rng: random.Random) -> str:
     classes = call(limited(answer.predict_images, SECONDS), images, labels, test)
     check_classes(classes, len(test), 6)
     base, score = image_score(nearest_mean(images, labels, test)), image_score(classes)
-    check_that(score > base, "the accuracy is not above the baseline's", f"more than {base:.3f}", f"{score:.3f}")
+    check_that(score > base, "the accuracy is not above the baseline's", f"more than {base:.3f}", Note(f"{score:.3f}"))
     return standing("Images", score, base, our_scores()[1])
 
 
