@@ -167,6 +167,7 @@ def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
         lines = [*lines[:-1], *_printed(result.printed)[: 20 - len(lines)], lines[-1]]
     else:
         lines = passed_lines(name, outcome, seconds, progress) if is_last else mended_lines(progress, name, seconds)
+        lines = [lines[0], *_printed(result.printed), *lines[1:]]
     print("\n".join(lines[:1] if brief else lines))
     return int(not passed)
 
