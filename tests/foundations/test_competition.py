@@ -108,4 +108,6 @@ def test_a_split_by_rows_passes_the_first_table_and_not_the_second():
 
 
 def test_line_of_the_score_names_it_before_what_was_expected():
-    assert competition.standing("Table", 0.8, 0.7, 0.8, " (you expected 0.790)").startswith("Table: 0.800 (you expected 0.790). ")
+    assert competition.standing("Table", 0.8, 0.7, 0.8, " (you expected 0.790)").startswith(
+        "Table: 0.800 (you expected 0.790). "
+    )

@@ -126,7 +126,9 @@ def attention_with(fault: str) -> Any:
     """Attention with one of the known faults."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        scale = {"by_d": query.shape[-1], "unscaled": 1, "by_v": value.shape[-1] ** 0.5}.get(fault, math.sqrt(query.shape[-1]))
+        scale = {"by_d": query.shape[-1], "unscaled": 1, "by_v": value.shape[-1] ** 0.5}.get(
+            fault, math.sqrt(query.shape[-1])
+        )
         scores = query @ key.transpose(-2, -1) / scale
         dim = -2 if fault == "over_queries" else -1
         if mask is None:

@@ -158,12 +158,12 @@ def metric(answer: ModuleType, rng: random.Random) -> None:
 NAN = float("nan")
 
 
-def check_features(features: Any, rows: Tensor, known: Tensor, width: int | None = None) -> int:
+def check_features(features: Any, rows: Tensor, known: Tensor, width: int | None = None, case: str = "") -> int:
     """Checks shape, dtype and finiteness; returns the number of features."""
     fits = isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(rows)
     check_that(fits, f"features ({len(rows)}, F) are expected", got=features, rows=rows, known=known)
     check_that(features.is_floating_point(), "features are floating-point", got=features, rows=rows, known=known)
-    check_that(features.isfinite().all(), "a feature is not finite", got=features, rows=rows, known=known)
+    check_that(features.isfinite().all(), f"a feature is not finite{case}", got=features, rows=rows, known=known)
     fits = width in (None, features.shape[1])
     check_that(fits, "the number of features changes", width, features.shape[1], rows=rows, known=known)
     return features.shape[1]
@@ -176,8 +176,11 @@ def finite(answer: ModuleType, rng: random.Random) -> None:
     width = check_features(call(answer.prepare, rows, known), rows, known)
     gone, same = known.clone(), known.clone()
     gone[:, 1], same[:, 2] = NAN, 5.0
-    for measured in (gone, same):
-        check_features(call(answer.prepare, rows, measured), rows, measured, width)
+    for measured, case in (
+        (gone, ": in `known`, column 1 is missing wholly, so that it has neither mean nor median"),
+        (same, ": in `known`, column 2 is constant, so that its standard deviation is 0"),
+    ):
+        check_features(call(answer.prepare, rows, measured), rows, measured, width, case)
     check_features(call(answer.prepare, known, known), known, known, width)
 
 
@@ -190,7 +193,14 @@ def ids(answer: ModuleType, rng: random.Random) -> None:
     for a, b in ((others, known), (rows, more)):
         want, got = call(answer.prepare, rows, known), call(answer.prepare, a, b)
         reason = difference(got, want, 1e-5, 1e-5)
-        check_that(not reason, f"other ids give other features: {reason}", want, got, rows=a, known=b)
+        check_that(
+            not reason,
+            f"the id, column 0, is among the features: other ids give other features: {reason}",
+            want,
+            got,
+            rows=a,
+            known=b,
+        )
 
 
 @exercise.property("features are measured on the known rows")
@@ -241,7 +251,9 @@ def dealt(answer: ModuleType, rng: random.Random) -> None:
     few = data.test_rows()[: 4 * data.PUBLIC]
     with contextlib.redirect_stdout(io.StringIO()):  # what was printed about the first table stays the last
         _, expected = ask_table(answer, rows, labels, groups, few, lambda classes: 1 / 3)
-    reason = "the labels were dealt out to the patients at random, and you expected more than guessing gets: your validation "
+    reason = (
+        "the labels were dealt out to the patients at random, and you expected more than guessing gets: your validation "
+    )
     most = Note(f"about 0.333, and at most {GUESSING}")
     check_that(expected <= GUESSING, reason + "knows the patients that it is measured on", most, round(expected, 3))
 
@@ -377,6 +389,14 @@ def absent_classes(predicted, labels):
     return sum((predicted[labels == k] == k).sum().item() / max((labels == k).sum().item(), 1) for k in classes) / len(
         classes
     )
+
+
+@exercise.wrong(
+    "balanced_accuracy", "A class that does not occur in the labels gives 0 / 0, NaN: the mean is over those that do."
+)
+def nan_for_absent_classes(predicted, labels):
+    classes = range(int(max(predicted.max(), labels.max())) + 1)
+    return torch.stack([(predicted[labels == k] == k).float().mean() for k in classes]).mean().item()
 
 
 @exercise.wrong("predict_images", "Flipped images as training data: an L in the mirror is a J, and a Z is nearly an S.")

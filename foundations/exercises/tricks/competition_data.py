@@ -46,7 +46,7 @@ def test_labels() -> Tensor:
 
 
 def dealt_table() -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, labels and patients as in `train_table`, the labels dealt out to the patients at random, and ids that say nothing.
+    """Rows, labels and patients as in `train_table`, the labels dealt out to the patients at random; ids say nothing.
 
     Nothing can be learned here; many visits make it easy to recognize a patient.
     """

@@ -171,6 +171,17 @@ def ends_early(step: int, warmup: int, total: int) -> float:
     return factor(step, warmup, total) if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@exercise.wrong(
+    "lr_factor", "Where the warm-up is the whole training, the cosine's length is 0: divide by it only before step `total`."
+)
+def zero_length(step: int, warmup: int, total: int) -> float:
+    return (
+        factor(step, warmup, total)
+        if step < warmup
+        else 0.5 + 0.5 * math.cos(math.pi * min(1, (step - warmup) / (total - warmup)))
+    )
+
+
 @exercise.wrong("lr_factor", "A cosine goes up again after its lowest point: from step `total` on the factor stays 0.")
 def climbs_again(step: int, warmup: int, total: int) -> float:
     if step < warmup:
@@ -261,6 +272,14 @@ def once_an_epoch(loss_fn: Callable[[Any], Tensor], batches: Iterable[Any], opti
 )
 def half(hessian: Tensor) -> float:
     return 1 / value if (value := torch.linalg.eigvalsh(hessian).max().item()) > 0 else math.inf
+
+
+@exercise.wrong(
+    "largest_stable_lr",
+    "The smallest eigenvalue is that of the flattest direction: the steepest, the largest one, diverges first.",
+)
+def by_smallest(hessian: Tensor) -> float:
+    return 2 / value if (value := torch.linalg.eigvalsh(hessian)[0].item()) > 0 else math.inf
 
 
 @exercise.wrong(
