@@ -111,3 +111,11 @@ def test_line_of_the_score_names_it_before_what_was_expected():
     assert competition.standing("Table", 0.8, 0.7, 0.8, " (you expected 0.790)").startswith(
         "Table: 0.800 (you expected 0.790). "
     )
+
+
+@pytest.mark.parametrize(
+    "fault, column", [("empty_column", "column 1 is missing"), ("constant_column", "column 2 is constant")]
+)
+def test_a_feature_that_is_not_finite_comes_with_the_column_that_makes_it(fault, column):
+    with pytest.raises(Failure, match=column):
+        competition.finite(SimpleNamespace(prepare=competition.prepare_with(fault)), None)

@@ -2,8 +2,6 @@
 
 import ast
 import contextlib
-import functools
-import importlib.util
 import io
 import random
 from collections.abc import Callable
@@ -14,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundations.catalog import SOLUTIONS
 from foundations.comparing import Note, call, check_equal, check_that, difference
 from foundations.exercise import Exercise
 from foundations.exercises.tricks import competition_data as data
+from foundations.exercises.tricks.competition_scores import (
+    SEED,
+    Leaderboard,
+    balanced,
+    image_score,
+    nearest_mean,
+    our_scores,
+    simple_features,
+    standing,
+    table_score,
+)
 from foundations.limits import limited
 
 exercise = Exercise(
@@ -38,73 +46,9 @@ exercise = Exercise(
     look_at="It deals out rows at random. What would keep the visits of one patient together?",
 )
 
-SEED = 0
 SECONDS = 20.0  # CPU seconds for each data set
 ABOVE, BELOW = 0.05, 0.1  # by which the expected score may differ from the score
 GUESSING = 0.45  # the most to expect where nothing can be learned: guessing has 0.33, by 150 patients up to 0.4
-
-
-def balanced(predicted: Tensor, labels: Tensor) -> float:
-    """Class by class."""
-    parts = []
-    for label in sorted(set(labels.tolist())):
-        rows = labels == label
-        parts.append(int((predicted[rows] == label).sum()) / int(rows.sum()))
-    return sum(parts) / len(parts)
-
-
-def nearest_mean(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
-    """The baseline: the class whose mean is nearest."""
-    means = torch.stack([x[y == label].flatten(1).mean(0) for label in range(int(y.max()) + 1)])
-    return torch.cdist(test.flatten(1), means).argmin(1)
-
-
-def simple_features(rows: Tensor, known: Tensor) -> Tensor:
-    """Filled with medians and standardized, missing values flagged."""
-    values, seen = rows[:, 1:], known[:, 1:]
-    center = seen.nanmedian(0).values
-    scale = torch.where(seen.isnan(), center, seen).std(0)
-    filled = ((torch.where(values.isnan(), center, values) - center) / scale).clamp(-4, 4)
-    return torch.cat([filled, values.isnan().float()], 1)
-
-
-class Leaderboard:
-    """Public score of test classes, and how often it was asked. Its labels exist only while it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self, classes: Tensor) -> float:
-        self.asked += 1
-        return balanced(classes[:: data.PUBLIC], data.test_labels()[:: data.PUBLIC])
-
-    def __deepcopy__(self, memo: Any) -> "Leaderboard":
-        return self
-
-
-@functools.cache
-def our_scores() -> tuple[float, float]:
-    """Scores of our solution: hidden, and computed here and now."""
-    spec = importlib.util.spec_from_file_location("our_competition", SOLUTIONS / "tricks" / "competition.py")
-    ours = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ours)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        classes, _ = ours.predict_table(*data.train_table(), data.test_rows(), Leaderboard())
-        torch.manual_seed(SEED)
-        letters = ours.predict_images(*data.train_images(), data.test_images())
-    return table_score(classes), image_score(letters)
-
-
-def table_score(classes: Tensor) -> float:
-    """Balanced accuracy of the rows that are not public."""
-    kept = torch.arange(len(classes)) % data.PUBLIC != 0
-    return balanced(classes[kept], data.test_labels()[kept])
-
-
-def image_score(classes: Tensor) -> float:
-    """Accuracy of the test images."""
-    return (classes == data.test_image_labels()).float().mean().item()
 
 
 def check_classes(classes: Any, count: int, most: int) -> None:
@@ -127,12 +71,6 @@ def ask_table(
     reason = difference(expected, 0.5, 10.0, 10.0)  # of any value, but a number
     check_that(not reason, f"the expected score: {reason}", got=expected)
     return classes, float(expected)
-
-
-def standing(name: str, score: float, base: float, ours: float, expected: str = "") -> str:
-    """The line about a score."""
-    place = "ahead of ours" if score > ours else "as good as ours" if score == ours else "ours is ahead"
-    return f"{name}: {score:.3f}{expected}. Baseline {base:.3f}, our solution {ours:.3f}: {place}."
 
 
 @exercise.property("the file reads nothing of the check")
@@ -177,8 +115,8 @@ def finite(answer: ModuleType, rng: random.Random) -> None:
     gone, same = known.clone(), known.clone()
     gone[:, 1], same[:, 2] = NAN, 5.0
     for measured, case in (
-        (gone, ": in `known`, column 1 is missing wholly, so that it has neither mean nor median"),
         (same, ": in `known`, column 2 is constant, so that its standard deviation is 0"),
+        (gone, ": in `known`, column 1 is missing wholly, so that it has neither mean nor median"),
     ):
         check_features(call(answer.prepare, rows, measured), rows, measured, width, case)
     check_features(call(answer.prepare, known, known), known, known, width)
@@ -391,12 +329,20 @@ def absent_classes(predicted, labels):
     )
 
 
-@exercise.wrong(
-    "balanced_accuracy", "A class that does not occur in the labels gives 0 / 0, NaN: the mean is over those that do."
-)
-def nan_for_absent_classes(predicted, labels):
-    classes = range(int(max(predicted.max(), labels.max())) + 1)
-    return torch.stack([(predicted[labels == k] == k).float().mean() for k in classes]).mean().item()
+def nan_for_absent_classes(most):
+    """Mean over the classes up to `most`, or up to the largest that occurs."""
+
+    def balanced_accuracy(predicted, labels):
+        classes = range(most or int(max(predicted.max(), labels.max())) + 1)
+        return torch.stack([(predicted[labels == k] == k).float().mean() for k in classes]).mean().item()
+
+    return balanced_accuracy
+
+
+for most in (3, None):
+    exercise.wrong(
+        "balanced_accuracy", "A class that does not occur in the labels gives 0 / 0, NaN: the mean is over those that do."
+    )(nan_for_absent_classes(most))
 
 
 @exercise.wrong("predict_images", "Flipped images as training data: an L in the mirror is a J, and a Z is nearly an S.")

@@ -171,15 +171,21 @@ def ends_early(step: int, warmup: int, total: int) -> float:
     return factor(step, warmup, total) if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@exercise.wrong(
-    "lr_factor", "Where the warm-up is the whole training, the cosine's length is 0: divide by it only before step `total`."
-)
-def zero_length(step: int, warmup: int, total: int) -> float:
-    return (
-        factor(step, warmup, total)
-        if step < warmup
-        else 0.5 + 0.5 * math.cos(math.pi * min(1, (step - warmup) / (total - warmup)))
-    )
+ZERO_LENGTH = "Where the warm-up is the whole training, the cosine has no length: from step `total` on return 0, without it."
+
+
+@exercise.wrong("lr_factor", ZERO_LENGTH)
+def fraction_of_no_length(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / (total - warmup))))
+
+
+@exercise.wrong("lr_factor", ZERO_LENGTH)
+def angle_of_no_length(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 @exercise.wrong("lr_factor", "A cosine goes up again after its lowest point: from step `total` on the factor stays 0.")
