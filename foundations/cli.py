@@ -176,6 +176,7 @@ def check_exercise(progress: Progress, name: str, brief: bool = False) -> int:
         lines = [*lines[:-1], *_printed(result.printed)[: 20 - len(lines)], lines[-1]]
     else:
         lines = passed_lines(name, outcome, seconds, progress) if is_last else mended_lines(progress, name, seconds)
+        lines = [lines[0], *_printed(result.printed), *lines[1:]]
     if stays:
         lines[0] = f"{lines[0]}; it stays passed: the file is as it was"
     print("\n".join(lines[:1] if brief else lines))

@@ -18,11 +18,10 @@ class OutOfTime(Exception):
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raises OutOfTime in the code inside, or after it, once it has used more than `seconds` of CPU time."""
     text, start = f"more than {seconds:g} CPU seconds", time.process_time()
-
     stopped: list[bool] = []
 
     def stop(*_: Any) -> None:
-        stopped.append(True)
+        stopped.append(True)  # the timer and process_time() may differ by a few milliseconds
         raise OutOfTime(text)
 
     timed = hasattr(signal, "setitimer")
@@ -35,7 +34,7 @@ def cpu_limit(seconds: float) -> Iterator[None]:
         if timed:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.signal(signal.SIGPROF, before)
-    if stopped or time.process_time() - start > seconds:  # the timer may be a tick early
+    if stopped or time.process_time() - start > seconds:
         raise OutOfTime(text)
 
 

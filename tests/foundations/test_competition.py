@@ -85,3 +85,37 @@ def test_patients_of_the_test_are_others_and_the_id_follows_the_labels_in_traini
     correlation = [torch.corrcoef(torch.stack([x[:, 0], y.float()]))[0, 1] for x, y in ((rows, labels), (test, hidden))]
     assert correlation[0] > 0.7 and abs(correlation[1]) < 0.05
     assert len(hidden) == len(test) and rows[:, 1:].isnan().any(1).float().mean() > 0.5
+
+
+def test_labels_of_the_second_table_are_whole_patients_and_say_nothing():
+    rows, labels, patients = data.dealt_table()
+    x = competition.simple_features(rows, rows)
+    assert all(len(labels[patients == patient].unique()) == 1 for patient in range(data.DEALT_PATIENTS))
+    assert labels.unique().tolist() == [0, 1, 2]
+    for fold in range(4):
+        held = patients % 4 == fold
+        guessed = competition.nearest_mean(x[~held], labels[~held], x[held])
+        assert competition.balanced(guessed, labels[held]) < competition.GUESSING
+    assert abs(torch.corrcoef(torch.stack([rows[:, 0], labels.float()]))[0, 1]) < 0.1
+
+
+def test_a_split_by_rows_passes_the_first_table_and_not_the_second():
+    answer = SimpleNamespace(predict_table=competition.random_folds)
+    competition.table(answer, None)
+    with pytest.raises(Failure, match="dealt out to the patients at random") as caught:
+        competition.dealt(answer, None)
+    assert caught.value.got > competition.GUESSING
+
+
+def test_line_of_the_score_names_it_before_what_was_expected():
+    assert competition.standing("Table", 0.8, 0.7, 0.8, " (you expected 0.790)").startswith(
+        "Table: 0.800 (you expected 0.790). "
+    )
+
+
+@pytest.mark.parametrize(
+    "fault, column", [("empty_column", "column 1 is missing"), ("constant_column", "column 2 is constant")]
+)
+def test_a_feature_that_is_not_finite_comes_with_the_column_that_makes_it(fault, column):
+    with pytest.raises(Failure, match=column):
+        competition.finite(SimpleNamespace(prepare=competition.prepare_with(fault)), None)

@@ -80,6 +80,13 @@ def test_endless_loop_is_ended(folder, capsys, monkeypatch):
     assert "took longer than 6 s" in capsys.readouterr().out
 
 
+def test_what_the_code_prints_is_shown_when_it_passes(folder, capsys):
+    write_solution(folder, GATHER, lambda text: text + "\nprint('rows', 7)\n")
+    assert cli.main(["check", GATHER]) == 0
+    out = capsys.readouterr().out
+    assert "PASSED" in out.splitlines()[0] and "  printed: rows 7" in out.splitlines()
+
+
 def test_patched_torch_does_not_pass(folder, capsys):
     patch = "torch.equal = torch.allclose = torch.isclose = lambda *a, **k: torch.ones(1, dtype=torch.bool)\n"
     write_solution(folder, GATHER, lambda text: text.replace("return ", "return 2 * ") + patch)

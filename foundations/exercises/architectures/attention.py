@@ -59,7 +59,7 @@ def random_mask(*shape: int) -> Tensor:
 
 @exercise.property("values without a mask")
 def values(answer: ModuleType, rng: random.Random) -> None:
-    for lead, t, s, d, v in [((1,), 1, 2, 4, 1), ((1,), 2, 3, 4, 1), ((2,), 3, 2, 2, 4), ((2,), 3, 3, 3, 3)]:
+    for lead, t, s, d, v in [((1,), 1, 2, 4, 2), ((1,), 2, 3, 4, 1), ((2,), 3, 2, 2, 4), ((2,), 3, 3, 3, 3)]:
         inputs = random_inputs(lead, t, s, d, v)
         check_equal(answer.attention, *inputs, expected=reference(*inputs))
     inputs = random_inputs((2, 3), 4, 5, 6, 2)
@@ -126,7 +126,9 @@ def attention_with(fault: str) -> Any:
     """Attention with one of the known faults."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        scale = {"by_d": query.shape[-1], "unscaled": 1}.get(fault, math.sqrt(query.shape[-1]))
+        scale = {"by_d": query.shape[-1], "unscaled": 1, "by_v": value.shape[-1] ** 0.5}.get(
+            fault, math.sqrt(query.shape[-1])
+        )
         scores = query @ key.transpose(-2, -1) / scale
         dim = -2 if fault == "over_queries" else -1
         if mask is None:
@@ -147,6 +149,9 @@ exercise.wrong(
     "attention",
     "The scores are not divided by sqrt(D): products of long vectors are large, and the softmax picks a single key.",
 )(attention_with("unscaled"))
+exercise.wrong("attention", "The scores are divided by the root of V, the values' size: D is that of queries and keys.")(
+    attention_with("by_v")
+)
 exercise.wrong(
     "attention",
     "The softmax runs over the queries: the shape is right, and the weights of one query do not sum to 1. It is over the "

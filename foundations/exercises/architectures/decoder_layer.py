@@ -167,8 +167,8 @@ def decoder_layer(fault: str) -> type:
             if number == 1:
                 keys = y if fault == "keys_of_target" else memory
                 hidden = None if fault in ("padding_seen", "keys_of_target") else padding
-                values = keys
-                return self.multihead_attn(y, keys, values, key_padding_mask=hidden, need_weights=False)[0]
+                hidden = ~padding if fault == "padding_alone" and padding is not None else hidden
+                return self.multihead_attn(y, keys, keys, key_padding_mask=hidden, need_weights=False)[0]
             return self.linear2(self.linear1(y).relu())
 
         def forward(self, x: Tensor, memory: Tensor, memory_padding: Tensor | None = None) -> Tensor:
@@ -181,6 +181,11 @@ def decoder_layer(fault: str) -> type:
                     y = self.sublayer(1, y, norm(memory), memory_padding)
                 else:
                     y = self.sublayer(number, y, memory, memory_padding)
+                if fault == "residual_of_norm" and self.norm_first:
+                    x = norm(x)
+                if fault == "sum_unnormed" and not self.norm_first:
+                    x = x + norm(self.drop(y))
+                    continue
                 x = x + self.drop(y)
                 x = x if self.norm_first else norm(x)
             return x
@@ -233,6 +238,19 @@ def not_shifted(target: Tensor) -> tuple[Tensor, Tensor]:
     return target[:, 1:], target[:, 1:]
 
 
+NOT_SHIFTED = exercise.wrong_answers[-1].message
+
+
+@exercise.wrong("teacher_forcing", NOT_SHIFTED)
+def whole_twice(target: Tensor) -> tuple[Tensor, Tensor]:
+    return target, target
+
+
+@exercise.wrong("teacher_forcing", NOT_SHIFTED)
+def beginning_twice(target: Tensor) -> tuple[Tensor, Tensor]:
+    return target[:, :-1], target[:, :-1]
+
+
 @exercise.wrong("teacher_forcing", "Inputs and labels are exchanged: this predicts the token before.")
 def exchanged(target: Tensor) -> tuple[Tensor, Tensor]:
     return target[:, 1:], target[:, :-1]
@@ -254,6 +272,17 @@ exercise.wrong(
 exercise.wrong("DecoderLayer", "The source's padding is attended to: pass memory_padding to the second attention.")(
     decoder_layer("padding_seen")
 )
+exercise.wrong("DecoderLayer", "memory_padding is inverted: True is padding and ignored, as in nn.MultiheadAttention.")(
+    decoder_layer("padding_alone")
+)
+exercise.wrong(
+    "DecoderLayer",
+    "With norm_first the residual is the sublayer's normed input: x + sublayer(norm(x)) keeps x itself. Give norm(x) "
+    "another name.",
+)(decoder_layer("residual_of_norm"))
+exercise.wrong(
+    "DecoderLayer", "With the norm last, the sublayer's result alone is normed: it is norm(x + sublayer(x)), of the sum."
+)(decoder_layer("sum_unnormed"))
 exercise.wrong("DecoderLayer", "The argument dropout has no effect.")(decoder_layer("no_dropout"))
 exercise.also_right("DecoderLayer")(decoder_layer(""))
 

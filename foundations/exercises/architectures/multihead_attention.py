@@ -182,7 +182,7 @@ def multihead(fault: str) -> type:
             if key_padding_mask is not None:
                 mask = mask & (key_padding_mask if fault == "inverted" else ~key_padding_mask)[:, None, None]
             if attn_mask is not None:
-                mask = mask & ~attn_mask
+                mask = mask & (attn_mask if fault == "attn_inverted" else ~attn_mask)
             y = attention(q, k, v, mask)  # (B, heads, T, d)
             y = y.reshape(query.shape) if fault == "joined_early" else swap(y.transpose(1, 2).flatten(2))
             return y if fault == "no_out_proj" else self.out_proj(y)
@@ -211,6 +211,10 @@ exercise.wrong(
     "MultiheadAttention",
     "True in key_padding_mask means ignore, as in nn.MultiheadAttention; your attention function attends where it is True.",
 )(multihead("inverted"))
+exercise.wrong(
+    "MultiheadAttention",
+    "True in attn_mask hides, as in nn.MultiheadAttention; your attention function attends where it is True.",
+)(multihead("attn_inverted"))
 exercise.wrong(
     "MultiheadAttention",
     "The first dimension is read as time: queries attend to other samples at their own position. Here the batch is first.",

@@ -195,6 +195,7 @@ def search(fault: str) -> Any:
     ) -> Hypotheses:
         sums, tokens, histories = torch.zeros(1), torch.tensor([bos]), [[]]
         finished: list[tuple[list[int], float]] = []
+        max_length += fault == "one_more"
         for length in range(1, max_length + 1):
             log_probs, state = step(tokens, state)
             vocab = log_probs.size(1)
@@ -205,7 +206,7 @@ def search(fault: str) -> Any:
                 sums, tokens = extended.max(1)
                 parents = torch.arange(len(sums))
             else:
-                sums, order = extended.reshape(-1).topk(min(beam_width, extended.numel()))
+                sums, order = extended.reshape(-1).topk(beam_width if fault == "topk" else min(beam_width, extended.numel()))
                 parents, tokens = order.div(vocab, rounding_mode="floor"), order.remainder(vocab)
             histories = [histories[k] + [t] for k, t in zip(parents.tolist(), tokens.tolist(), strict=True)]
             ended = (tokens == eos) | (length == max_length)
@@ -220,7 +221,7 @@ def search(fault: str) -> Any:
                 )
                 finished.append((histories[k], sums[k].item() / count**length_penalty))
             keep = (~ended & possible).nonzero()[:, 0]
-            if len(keep) == 0 or (fault == "first_end" and finished):
+            if len(keep) == 0 or (fault == "first_end" and finished) or (fault == "full" and len(finished) >= beam_width):
                 break
             sums, tokens, histories = sums[keep], tokens[keep], [histories[k] for k in keep.tolist()]
             if fault == "parents_first":
@@ -234,7 +235,7 @@ def search(fault: str) -> Any:
         best = finished if fault == "unsorted" else sorted(finished, key=lambda pair: pair[1], reverse=True)
         if fault == "with_bos":
             best = [([bos, *tokens], score) for tokens, score in best]
-        return best[:beam_width]
+        return best if fault == "all" else best[:beam_width]
 
     return beam_search
 
@@ -247,6 +248,10 @@ for fault, message in {
     "parents_first": "The states are taken by the candidates' places, not by their parents.",
     "unfinished_dropped": "A hypothesis of max_length tokens is finished, too, without eos.",
     "first_end": "The search stops at the first finished hypothesis: a longer one may have a better score.",
+    "full": "The search stops when beam_width hypotheses are finished: one that goes on may have a better score than they.",
+    "all": "Every finished hypothesis is returned: of all that were found, the beam_width best are.",
+    "topk": "topk raises where it is asked for more than there are, as at first: take min(beam_width, candidates).",
+    "one_more": "A hypothesis goes on after max_length tokens: with the last of them, eos or not, it is finished.",
     "with_bos": "The tokens begin with bos: it was given, not found.",
     "without_eos": "eos is a token, too: its log-probability is in the sum, so it counts in the length.",
     "unsorted": "The hypotheses come in the order in which they ended: sort by score, best first.",

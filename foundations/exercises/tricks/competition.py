@@ -1,9 +1,10 @@
 """Exercise competition: a table and images, scored on a test that the answer cannot read."""
 
 import ast
-import functools
-import importlib.util
+import contextlib
+import io
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundations.catalog import SOLUTIONS
 from foundations.comparing import Note, call, check_equal, check_that, difference
 from foundations.exercise import Exercise
 from foundations.exercises.tricks import competition_data as data
+from foundations.exercises.tricks.competition_scores import (
+    SEED,
+    Leaderboard,
+    balanced,
+    image_score,
+    nearest_mean,
+    our_scores,
+    simple_features,
+    standing,
+    table_score,
+)
 from foundations.limits import limited
 
 exercise = Exercise(
@@ -35,72 +46,9 @@ exercise = Exercise(
     look_at="It deals out rows at random. What would keep the visits of one patient together?",
 )
 
-SEED = 0
 SECONDS = 20.0  # CPU seconds for each data set
 ABOVE, BELOW = 0.05, 0.1  # by which the expected score may differ from the score
-
-
-def balanced(predicted: Tensor, labels: Tensor) -> float:
-    """Class by class."""
-    parts = []
-    for label in sorted(set(labels.tolist())):
-        rows = labels == label
-        parts.append(int((predicted[rows] == label).sum()) / int(rows.sum()))
-    return sum(parts) / len(parts)
-
-
-def nearest_mean(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
-    """The baseline: the class whose mean is nearest."""
-    means = torch.stack([x[y == label].flatten(1).mean(0) for label in range(int(y.max()) + 1)])
-    return torch.cdist(test.flatten(1), means).argmin(1)
-
-
-def simple_features(rows: Tensor, known: Tensor) -> Tensor:
-    """Filled with medians and standardized, missing values flagged."""
-    values, seen = rows[:, 1:], known[:, 1:]
-    center = seen.nanmedian(0).values
-    scale = torch.where(seen.isnan(), center, seen).std(0)
-    filled = ((torch.where(values.isnan(), center, values) - center) / scale).clamp(-4, 4)
-    return torch.cat([filled, values.isnan().float()], 1)
-
-
-class Leaderboard:
-    """Public score of test classes, and how often it was asked. Its labels exist only while it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __call__(self, classes: Tensor) -> float:
-        self.asked += 1
-        return balanced(classes[:: data.PUBLIC], data.test_labels()[:: data.PUBLIC])
-
-    def __deepcopy__(self, memo: Any) -> "Leaderboard":
-        return self
-
-
-@functools.cache
-def our_scores() -> tuple[float, float]:
-    """Scores of our solution: hidden, and computed here and now."""
-    spec = importlib.util.spec_from_file_location("our_competition", SOLUTIONS / "tricks" / "competition.py")
-    ours = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ours)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        classes, _ = ours.predict_table(*data.train_table(), data.test_rows(), Leaderboard())
-        torch.manual_seed(SEED)
-        letters = ours.predict_images(*data.train_images(), data.test_images())
-    return table_score(classes), image_score(letters)
-
-
-def table_score(classes: Tensor) -> float:
-    """Balanced accuracy of the rows that are not public."""
-    kept = torch.arange(len(classes)) % data.PUBLIC != 0
-    return balanced(classes[kept], data.test_labels()[kept])
-
-
-def image_score(classes: Tensor) -> float:
-    """Accuracy of the test images."""
-    return (classes == data.test_image_labels()).float().mean().item()
+GUESSING = 0.45  # the most to expect where nothing can be learned: guessing has 0.33, by 150 patients up to 0.4
 
 
 def check_classes(classes: Any, count: int, most: int) -> None:
@@ -110,10 +58,19 @@ def check_classes(classes: Any, count: int, most: int) -> None:
     check_that(classes.min() >= 0 and classes.max() < most, f"classes from 0 to {most - 1}", got=classes.unique())
 
 
-def standing(name: str, score: float, base: float, ours: float) -> str:
-    """The line about a score."""
-    place = "ahead of ours" if score > ours else "as good as ours" if score == ours else "ours is ahead"
-    return f"{name}: {score:.3f}. Baseline {base:.3f}, our solution {ours:.3f}: {place}."
+def ask_table(
+    answer: ModuleType, rows: Tensor, labels: Tensor, groups: Tensor, test: Tensor, board: Callable[[Tensor], float]
+) -> tuple[Tensor, float]:
+    """Classes of the test rows and the expected score, both of the right kind."""
+    torch.manual_seed(SEED)
+    result = call(limited(answer.predict_table, SECONDS), rows, labels, groups, test, board)
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    check_that(is_pair, "classes and the expected score are to be returned", got=result)
+    classes, expected = result
+    check_classes(classes, len(test), 3)
+    reason = difference(expected, 0.5, 10.0, 10.0)  # of any value, but a number
+    check_that(not reason, f"the expected score: {reason}", got=expected)
+    return classes, float(expected)
 
 
 @exercise.property("the file reads nothing of the check")
@@ -139,12 +96,12 @@ def metric(answer: ModuleType, rng: random.Random) -> None:
 NAN = float("nan")
 
 
-def check_features(features: Any, rows: Tensor, known: Tensor, width: int | None = None) -> int:
+def check_features(features: Any, rows: Tensor, known: Tensor, width: int | None = None, case: str = "") -> int:
     """Checks shape, dtype and finiteness; returns the number of features."""
     fits = isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(rows)
     check_that(fits, f"features ({len(rows)}, F) are expected", got=features, rows=rows, known=known)
     check_that(features.is_floating_point(), "features are floating-point", got=features, rows=rows, known=known)
-    check_that(features.isfinite().all(), "a feature is not finite", got=features, rows=rows, known=known)
+    check_that(features.isfinite().all(), f"a feature is not finite{case}", got=features, rows=rows, known=known)
     fits = width in (None, features.shape[1])
     check_that(fits, "the number of features changes", width, features.shape[1], rows=rows, known=known)
     return features.shape[1]
@@ -157,8 +114,11 @@ def finite(answer: ModuleType, rng: random.Random) -> None:
     width = check_features(call(answer.prepare, rows, known), rows, known)
     gone, same = known.clone(), known.clone()
     gone[:, 1], same[:, 2] = NAN, 5.0
-    for measured in (gone, same):
-        check_features(call(answer.prepare, rows, measured), rows, measured, width)
+    for measured, case in (
+        (same, ": in `known`, column 2 is constant, so that its standard deviation is 0"),
+        (gone, ": in `known`, column 1 is missing wholly, so that it has neither mean nor median"),
+    ):
+        check_features(call(answer.prepare, rows, measured), rows, measured, width, case)
     check_features(call(answer.prepare, known, known), known, known, width)
 
 
@@ -171,7 +131,14 @@ def ids(answer: ModuleType, rng: random.Random) -> None:
     for a, b in ((others, known), (rows, more)):
         want, got = call(answer.prepare, rows, known), call(answer.prepare, a, b)
         reason = difference(got, want, 1e-5, 1e-5)
-        check_that(not reason, f"other ids give other features: {reason}", want, got, rows=a, known=b)
+        check_that(
+            not reason,
+            f"the id, column 0, is among the features: other ids give other features: {reason}",
+            want,
+            got,
+            rows=a,
+            known=b,
+        )
 
 
 @exercise.property("features are measured on the known rows")
@@ -204,24 +171,29 @@ def sizes(answer: ModuleType, rng: random.Random) -> None:
 @exercise.property("table: above the baseline, and as good as expected")
 def table(answer: ModuleType, rng: random.Random) -> str:
     (rows, labels, groups), test, board = data.train_table(), data.test_rows(), Leaderboard()
-    torch.manual_seed(SEED)
-    result = call(limited(answer.predict_table, SECONDS), rows, labels, groups, test, board)
-    is_pair = isinstance(result, tuple | list) and len(result) == 2
-    check_that(is_pair, "classes and the expected score are to be returned", got=result)
-    classes, expected = result
-    check_classes(classes, len(test), 3)
-    check_that(board.asked <= 1, "the leaderboard was asked again and again", "at most once", "more than once")
+    classes, expected = ask_table(answer, rows, labels, groups, test, board)
+    check_that(board.asked <= 1, "the leaderboard was asked again and again", Note("at most once"), Note("more than once"))
     base = table_score(nearest_mean(simple_features(rows, rows), labels, simple_features(test, rows)))
     score = table_score(classes)
-    check_that(
-        score > base, "the balanced accuracy is not above the baseline's", f"more than {base:.3f}", Note(f"{score:.3f}")
+    more = Note(f"more than {base:.3f}")
+    check_that(score > base, "the balanced accuracy is not above the baseline's", more, round(score, 3))
+    limits = Note(f"{score - BELOW:.3f} to {score + ABOVE:.3f}, as the score is {score:.3f}")
+    check_that(expected <= score + ABOVE, "you expected too much", limits, round(expected, 3))
+    check_that(expected >= score - BELOW, "you expected too little", limits, round(expected, 3))
+    return standing("Table", score, base, our_scores()[0], f" (you expected {expected:.3f})")
+
+
+@exercise.property("table where nothing can be learned: nothing expected")
+def dealt(answer: ModuleType, rng: random.Random) -> None:
+    rows, labels, groups = data.dealt_table()
+    few = data.test_rows()[: 4 * data.PUBLIC]
+    with contextlib.redirect_stdout(io.StringIO()):  # what was printed about the first table stays the last
+        _, expected = ask_table(answer, rows, labels, groups, few, lambda classes: 1 / 3)
+    reason = (
+        "the labels were dealt out to the patients at random, and you expected more than guessing gets: your validation "
     )
-    reason = difference(expected, score, 10.0, 10.0)  # of any value, but a number
-    check_that(not reason, f"the expected score: {reason}", got=expected)
-    limits = f"{score - BELOW:.3f} to {score + ABOVE:.3f}, as the score is {score:.3f}"
-    check_that(expected <= score + ABOVE, "you expected too much", limits, Note(f"{expected:.3f}"))
-    check_that(expected >= score - BELOW, "you expected too little", limits, Note(f"{expected:.3f}"))
-    return standing(f"Table, {expected:.3f} expected", score, base, our_scores()[0])
+    most = Note(f"about 0.333, and at most {GUESSING}")
+    check_that(expected <= GUESSING, reason + "knows the patients that it is measured on", most, round(expected, 3))
 
 
 @exercise.property("images: above the baseline")
@@ -231,7 +203,7 @@ def letters(answer: ModuleType, rng: random.Random) -> str:
     classes = call(limited(answer.predict_images, SECONDS), images, labels, test)
     check_classes(classes, len(test), 6)
     base, score = image_score(nearest_mean(images, labels, test)), image_score(classes)
-    check_that(score > base, "the accuracy is not above the baseline's", f"more than {base:.3f}", Note(f"{score:.3f}"))
+    check_that(score > base, "the accuracy is not above the baseline's", Note(f"more than {base:.3f}"), round(score, 3))
     return standing("Images", score, base, our_scores()[1])
 
 
@@ -326,10 +298,22 @@ exercise.wrong("predict_table", "The id is among the inputs: it follows the labe
 exercise.wrong("predict_table", "The expected score is that of rows that the model was trained on.")(
     table_with("training_rows")
 )
-exercise.wrong(
-    "predict_table",
-    "Rows held out at random: the same patient is on both sides, and is recognized. Hold out whole patients.",
-)(table_with("random_rows"))
+RANDOM_ROWS = "Rows held out at random: the same patient is on both sides, and is recognized. Hold out whole patients."
+exercise.wrong("predict_table", RANDOM_ROWS)(table_with("random_rows"))
+
+
+@exercise.wrong("predict_table", RANDOM_ROWS)
+def random_folds(rows, labels, groups, test_rows, leaderboard):
+    """So careful a training that the score is nearly as expected: nothing of it shows where there is much to learn."""
+    folds, weight = torch.randperm(len(rows)) % 5, len(labels) / labels.bincount().float()
+    held_out, votes = torch.zeros(len(rows), 3), torch.zeros(len(test_rows), 3)
+    for fold in range(5):
+        known = rows[folds != fold]
+        x, test = simple_features(known, known), simple_features(torch.cat([rows, test_rows]), known)
+        p = fit(x, labels[folds != fold], test, weight, 40, 32)
+        held_out[folds == fold] = p[: len(rows)][folds == fold]
+        votes += p[len(rows) :]
+    return votes.argmax(1), balanced(held_out.argmax(1), labels)
 
 
 @exercise.wrong("balanced_accuracy", "This is the plain accuracy: always the most frequent class would look good.")
@@ -343,6 +327,22 @@ def absent_classes(predicted, labels):
     return sum((predicted[labels == k] == k).sum().item() / max((labels == k).sum().item(), 1) for k in classes) / len(
         classes
     )
+
+
+def nan_for_absent_classes(most):
+    """Mean over the classes up to `most`, or up to the largest that occurs."""
+
+    def balanced_accuracy(predicted, labels):
+        classes = range(most or int(max(predicted.max(), labels.max())) + 1)
+        return torch.stack([(predicted[labels == k] == k).float().mean() for k in classes]).mean().item()
+
+    return balanced_accuracy
+
+
+for most in (3, None):
+    exercise.wrong(
+        "balanced_accuracy", "A class that does not occur in the labels gives 0 / 0, NaN: the mean is over those that do."
+    )(nan_for_absent_classes(most))
 
 
 @exercise.wrong("predict_images", "Flipped images as training data: an L in the mirror is a J, and a Z is nearly an S.")

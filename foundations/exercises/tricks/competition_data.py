@@ -8,6 +8,7 @@ from torch import Tensor
 
 PATIENTS, VISITS, TABLE_SEED = 500, 4, 8
 TEST_PATIENTS, TEST_VISITS, TEST_SEED = 1200, 2, 55
+DEALT_PATIENTS, DEALT_VISITS, DEALT_SEED = 150, 8, 3
 PUBLIC = 5  # every fifth test row is in the public part
 IMAGES, TEST_IMAGES = 600, 2000
 PRIOR = (0.65, 0.2, 0.15)
@@ -42,6 +43,19 @@ def test_rows() -> Tensor:
 def test_labels() -> Tensor:
     """Labels (M,) of the test rows."""
     return _table(TEST_PATIENTS, TEST_VISITS, TEST_SEED)[1]
+
+
+def dealt_table() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, labels and patients as in `train_table`, the labels dealt out to the patients at random; ids say nothing.
+
+    Nothing can be learned here; many visits make it easy to recognize a patient.
+    """
+    x, labels, patients = _table(DEALT_PATIENTS, DEALT_VISITS, DEALT_SEED)
+    rng = torch.Generator().manual_seed(DEALT_SEED)
+    classes = labels.new_zeros(DEALT_PATIENTS).index_put((patients,), labels)
+    dealt = classes[torch.randperm(DEALT_PATIENTS, generator=rng)]
+    ids = 10_000.0 + torch.randperm(len(x), generator=rng)
+    return torch.cat([ids[:, None], x], 1), dealt[patients], patients
 
 
 def _table(patients: int, visits: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

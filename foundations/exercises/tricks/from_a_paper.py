@@ -144,6 +144,9 @@ def layouts(answer: ModuleType, rng: random.Random) -> None:
     low = x.bfloat16()
     expected = answer.rotate(low.float(), positions).bfloat16()
     check_equal(answer.rotate, low[0, 0], positions, expected=expected[0, 0], rtol=0.02, atol=0.04)
+    low = torch.randn(5, 8).bfloat16()  # a frequency of 0.1, which bfloat16 does not have
+    expected = answer.rotate(low.float(), positions).bfloat16()
+    check_equal(answer.rotate, low, positions, expected=expected, rtol=0.02, atol=0.04)
     check_equal(answer.rotate, x.double(), positions, expected=single.double(), rtol=1e-3, atol=1e-3)
     check_device(answer.rotate, x, positions)
     leaf = x.clone().requires_grad_()
@@ -163,6 +166,16 @@ def eps_outside(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True).sqrt() + eps) * gain
 
 
+@exercise.wrong("rms_norm", "eps is added to the inverse root: it stands under the root, beside the mean square.")
+def eps_after(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True).rsqrt() + eps) * gain
+
+
+@exercise.wrong("rms_norm", "The sum of the squares is under the root: formula (1) has their mean, the sum divided by D.")
+def by_sum(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
+    return x / (x.square().sum(-1, keepdim=True) + eps).sqrt() * gain
+
+
 @exercise.wrong("rms_norm", "The mean runs over all entries: each vector, along the last dimension, has its own.")
 def over_everything(x: Tensor, gain: Tensor, eps: float = 1e-6) -> Tensor:
     return x / (x.square().mean() + eps).sqrt() * gain
@@ -176,6 +189,11 @@ def gate_on_v(x: Tensor, w: Tensor, v: Tensor, w2: Tensor) -> Tensor:
 @exercise.wrong("swiglu", "The gate is a sigmoid alone (GLU): Swish multiplies it by its argument.")
 def sigmoid_alone(x: Tensor, w: Tensor, v: Tensor, w2: Tensor) -> Tensor:
     return ((x @ w).sigmoid() * (x @ v)) @ w2
+
+
+@exercise.wrong("swiglu", "Nothing bends here, x W times x V: Swish(z) is z times its sigmoid.")
+def without_sigmoid(x: Tensor, w: Tensor, v: Tensor, w2: Tensor) -> Tensor:
+    return ((x @ w) * (x @ v)) @ w2
 
 
 @exercise.wrong("swiglu", "Swish is of the product: it is of x W alone, before the branches meet.")
@@ -194,7 +212,9 @@ def rotation(fault: str = "", halves: bool = False) -> Any:
             freqs = torch.ones_like(freqs)
         where = positions + 1 if fault == "from_one" else positions
         where = where.to(x.dtype) if fault == "coarse" else where.float()
+        freqs = freqs.to(x.dtype).float() if fault == "coarse_freqs" else freqs
         angle = torch.einsum("t,f->tf", where, freqs.to(where.dtype))
+        angle = angle.to(x.dtype) if fault == "coarse_angle" else angle
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         if fault == "backward":
             sin = -sin
@@ -260,9 +280,13 @@ for fault, message in {
     exercise.wrong("rotary_attention", message)(attention_with(fault))
 
 
+COARSE = "The angles are computed in the dtype of x: bfloat16 has no 257, so that neighboring positions become one."
+exercise.wrong("rotate", COARSE)(rotation("coarse"))
+exercise.wrong("rotate", COARSE)(rotation("coarse_angle"))
 exercise.wrong(
-    "rotate", "The angles are computed in the dtype of x: bfloat16 has no 257, so that neighboring positions become one."
-)(rotation("coarse"))
+    "rotate",
+    "The frequencies are rounded to the dtype of x: bfloat16 has three digits, and position 1000 multiplies the error.",
+)(rotation("coarse_freqs"))
 
 
 @exercise.also_right("rotary_attention")

@@ -171,6 +171,23 @@ def ends_early(step: int, warmup: int, total: int) -> float:
     return factor(step, warmup, total) if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
 
 
+ZERO_LENGTH = "Where the warm-up is the whole training, the cosine has no length: from step `total` on return 0, without it."
+
+
+@exercise.wrong("lr_factor", ZERO_LENGTH)
+def fraction_of_no_length(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1, (step - warmup) / (total - warmup))))
+
+
+@exercise.wrong("lr_factor", ZERO_LENGTH)
+def angle_of_no_length(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
 @exercise.wrong("lr_factor", "A cosine goes up again after its lowest point: from step `total` on the factor stays 0.")
 def climbs_again(step: int, warmup: int, total: int) -> float:
     if step < warmup:
@@ -261,6 +278,14 @@ def once_an_epoch(loss_fn: Callable[[Any], Tensor], batches: Iterable[Any], opti
 )
 def half(hessian: Tensor) -> float:
     return 1 / value if (value := torch.linalg.eigvalsh(hessian).max().item()) > 0 else math.inf
+
+
+@exercise.wrong(
+    "largest_stable_lr",
+    "The smallest eigenvalue is that of the flattest direction: the steepest, the largest one, diverges first.",
+)
+def by_smallest(hessian: Tensor) -> float:
+    return 2 / value if (value := torch.linalg.eigvalsh(hessian)[0].item()) > 0 else math.inf
 
 
 @exercise.wrong(

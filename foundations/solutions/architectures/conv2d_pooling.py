@@ -96,7 +96,8 @@ def dense_matrix(weight: Tensor, height: int, width: int, stride: int = 1, paddi
         padding: Zeros on each side.
 
     Returns:
-        M (O * H' * W', C * H * W): for each image x (C, H, W), M @ x.flatten() is the flattened output.
+        M (O * H' * W', C * H * W), of the dtype of `weight`: for each image x (C, H, W), M @ x.flatten() is the flattened
+        output.
     """
     pixels = weight.shape[1] * height * width
     images = torch.eye(pixels, dtype=weight.dtype, device=weight.device)  # one pixel of each is 1: what becomes of it?

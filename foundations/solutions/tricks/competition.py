@@ -49,7 +49,8 @@ def predict_table(
     """Classes of the test rows, in 20 CPU seconds, and how good you expect them to be.
 
     A group is a patient, a row one of the visits. Patients of the test are others than those of `rows`. The score is the
-    balanced accuracy. Your expectation must not be more than 0.05 above the score, nor more than 0.1 below it.
+    balanced accuracy. Your expectation must not be more than 0.05 above the score, nor more than 0.1 below it. In a second
+    table the labels say nothing: there, expect no more than guessing gets.
 
     Args:
         rows: (N, 1 + D) as for `prepare`.
