@@ -165,7 +165,8 @@ exercise.wrong("train_images", "The order comes from torch's global generator: m
     train_with("global_order")
 )
 exercise.wrong(
-    "train_images", "manual_seed() seeds the global generator, from which dropout draws too: make a generator for the orders."
+    "train_images",
+    "manual_seed() seeds the global generator, from which dropout draws too: make one for the orders.",
 )(train_with("global_seeded"))
 exercise.wrong(
     "train_images", "The generator is seeded anew in each epoch, and begins again with the same order: make it before them."
