@@ -298,9 +298,9 @@ exercise.wrong(
 exercise.wrong(
     "ImageModule", 'The learning rate moves once an epoch, which is Lightning\'s default: say "interval": "step".'
 )(image_module("per_epoch"))
-exercise.wrong(
-    "ImageModule", "The learning rate is in LambdaLR as well: its function gives a factor, and lr times lr is too small."
-)(image_module("lr_twice"))
+exercise.wrong("ImageModule", "The learning rate is in LambdaLR as well: its function gives a factor, so lr counts twice.")(
+    image_module("lr_twice")
+)
 exercise.wrong(
     "ImageModule", "The sum of right answers is logged, and its mean over batches means nothing: log the fraction."
 )(image_module("sum"))
