@@ -76,6 +76,7 @@ def record(
     rises_at: int = 10**9,
     global_seed: int = 0,
     training: bool = True,
+    draws: int = 0,
 ) -> Recording:
     """Calls a training loop with an instrumented model and optimizer.
 
@@ -90,12 +91,15 @@ def record(
         rises_at: Step from which the optimizer walks uphill, and spoils what was learned.
         global_seed: Seed of torch's global generator, on which no order may depend.
         training: Mode in which the model comes; pretrained ones often come in evaluation mode.
+        draws: Random numbers that the model takes from torch's global generator in each pass, as dropout does.
     """
     torch.manual_seed(7)
     net, data = loop.case(n, n_val)
     recorder = Recorder(net, data[0], data[2], lambda step: loop.lr if step < rises_at else -4 * loop.lr)
     shown = {"training samples": n, "validation samples": n_val, "epochs": epochs, "batch_size": batch_size}
     recorder.model.train(training)
+    if draws:
+        net.register_forward_pre_hook(lambda module, inputs: (torch.rand(draws), None)[1])
     before = copy_of(data)
     torch.manual_seed(global_seed)
     try:
@@ -224,8 +228,8 @@ def check_best(loop: Loop, answer: ModuleType) -> None:
 def check_order(loop: Loop, answer: ModuleType) -> None:
     """Checks that each epoch has a new order, which depends on the seed alone."""
     orders = []
-    for seed, global_seed in ((3, 0), (3, 1), (4, 1)):
-        recording = record(loop, answer, 12, 4, 2, 4, seed, global_seed=global_seed)
+    for seed, global_seed, draws in ((3, 0, 0), (3, 1, 0), (4, 1, 0), (3, 0, 1)):
+        recording = record(loop, answer, 12, 4, 2, 4, seed, global_seed=global_seed, draws=draws)
         orders.append([[step.ids for step in epoch.steps] for epoch in recording.epochs])
     shown = {**recording.shown, "seed": 3}
     sorted_ids = [sorted(i for batch in epoch for i in batch) for epoch in orders[0]]
@@ -234,6 +238,7 @@ def check_order(loop: Loop, answer: ModuleType) -> None:
     check_that(orders[0][0] != orders[0][1], "both epochs have the same order", **shown)
     check_that(orders[0] == orders[1], "the same seed gives another order", **shown)
     check_that(orders[0] != orders[2], "another seed gives the same order", **shown)
+    check_that(orders[0] == orders[3], "the order depends on the random numbers that dropout draws", **shown)
 
 
 def add_loop_properties(exercise: Exercise, loop: Loop) -> None:

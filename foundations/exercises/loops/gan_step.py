@@ -179,8 +179,9 @@ def loss_with(fault: str, logits: Tensor, label: float) -> Tensor:
 def step_with(fault: str) -> Step:
     """A step with one of the known faults."""
 
-    def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-        if fault not in ("never_cleared", "cleared_after"):
+    def update(optimizer: torch.optim.Optimizer, loss: Tensor, generator: bool = False) -> float:
+        kept = fault in ("never_cleared", "cleared_after") or (generator and fault == "generator_not_cleared")
+        if not kept:
             optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -203,7 +204,7 @@ def step_with(fault: str) -> Step:
             of_generator = update(opt_g, g_loss(fake))
             return update(opt_d, d_loss(fake.detach())), of_generator
         of_discriminator = update(opt_d, d_loss(fake if fault == "not_detached" else fake.detach()))
-        return of_discriminator, update(opt_g, g_loss(fake.detach() if fault == "detached" else fake))
+        return of_discriminator, update(opt_g, g_loss(fake.detach() if fault == "detached" else fake), generator=True)
 
     return gan_step
 
@@ -238,6 +239,9 @@ exercise.wrong(
 )(step_with("cleared_after"))
 exercise.wrong("gan_step", "Gradients are never cleared: each update goes along the sum of all before.")(
     step_with("never_cleared")
+)
+exercise.wrong("gan_step", "G's gradients are not cleared before its update: zero_grad() of its own optimizer, too.")(
+    step_with("generator_not_cleared")
 )
 exercise.wrong("gan_step", "The fakes are detached in G's update as well: no gradient reaches G, and it never learns.")(
     step_with("detached")

@@ -90,10 +90,14 @@ def train_with(fault: str) -> Any:
         rng, history, best = torch.Generator().manual_seed(seed), [], {}
         if fault != "trusted":
             model.train()
+        if fault == "global_seeded":
+            torch.manual_seed(seed)
         for _ in range(epochs):
+            if fault == "seeded_anew":
+                rng.manual_seed(seed)
             if fault not in ("never_train_again", "trusted"):
                 model.train()
-            order = torch.randperm(len(images), generator=None if fault == "global_order" else rng)
+            order = torch.randperm(len(images), generator=None if fault.startswith("global") else rng)
             order = torch.arange(len(images)) if fault == "unshuffled" else order
             for index in order.split(batch_size):
                 logits = model(images[index])
@@ -109,7 +113,8 @@ def train_with(fault: str) -> Any:
             with torch.set_grad_enabled(fault == "graph"):
                 parts = [model(part).argmax(1) for part in val_images.split(batch_size)]
             pairs = zip(parts, val_labels.split(batch_size), strict=True)
-            right = [(part == label).float() for part, label in pairs]
+            right = [part == label for part, label in pairs]
+            right = right if fault == "mean_of_bools" else [part.float() for part in right]
             means = torch.stack([part.mean() for part in right])
             history.append((means.mean() if fault == "mean_of_means" else torch.cat(right).mean()).item())
             if fault == "trusted":
@@ -158,6 +163,16 @@ exercise.wrong("train_images", "cross_entropy takes logits; after a softmax its 
 exercise.wrong("train_images", "The samples always come in the order of the data: shuffle them.")(train_with("unshuffled"))
 exercise.wrong("train_images", "The order comes from torch's global generator: make one from the seed.")(
     train_with("global_order")
+)
+exercise.wrong(
+    "train_images",
+    "manual_seed() seeds the global generator, from which dropout draws too: make one for the orders.",
+)(train_with("global_seeded"))
+exercise.wrong(
+    "train_images", "The generator is seeded anew in each epoch, and begins again with the same order: make it before them."
+)(train_with("seeded_anew"))
+exercise.wrong("train_images", "mean() wants floating-point numbers, and a comparison gives bools: float() before it.")(
+    train_with("mean_of_bools")
 )
 
 

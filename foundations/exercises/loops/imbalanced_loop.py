@@ -64,6 +64,12 @@ def metric(outputs: list[Tensor], targets: Tensor, train_targets: Tensor) -> flo
 LOOP = Loop("train_imbalanced", case, metric, None, lr=1.0, history=lambda result: result[0])
 
 
+def check_float(what: str, value: Any) -> None:
+    """Checks that a number is Python's: a tensor is handed on, and fails elsewhere."""
+    python = isinstance(value, float | int) and not isinstance(value, bool)
+    check_that(python, f"{what} is to be a Python float", "float", type(value).__name__)
+
+
 @exercise.property("F1")
 def f1(answer: ModuleType, rng: random.Random) -> None:
     for scores, labels, threshold in [
@@ -73,7 +79,7 @@ def f1(answer: ModuleType, rng: random.Random) -> None:
         ([0.1, 0.2], [0, 0], 0.5),
     ]:
         arguments = torch.tensor(scores), torch.tensor(labels), threshold
-        check_equal(answer.f1_score, *arguments, expected=f1_of(*arguments))
+        check_float("f1_score", check_equal(answer.f1_score, *arguments, expected=f1_of(*arguments)))
     for n in (1, 7, 30):
         arguments = torch.rand(n), torch.randint(2, (n,)), 0.4
         check_equal(answer.f1_score, *arguments, expected=f1_of(*arguments))
@@ -89,6 +95,8 @@ def threshold_property(answer: ModuleType, rng: random.Random) -> None:
         check_that(not difference(value, best, 1e-5, 1e-6), "F1 at the best threshold", best, value, **shown)
         reached = f1_of(scores, labels, float(threshold))
         check_that(abs(reached - best) < 1e-6, "F1 that the threshold gives", best, reached, threshold=threshold, **shown)
+        check_float("the threshold of best_threshold", threshold)
+        check_float("the F1 of best_threshold", value)
 
 
 @exercise.property("both classes weigh the same")
@@ -113,6 +121,18 @@ def balance(answer: ModuleType, rng: random.Random) -> None:
 
 
 add_loop_properties(exercise, LOOP)
+
+
+@exercise.property("the threshold is on the probability")
+def on_the_probability(answer: ModuleType, rng: random.Random) -> None:
+    for n_val in (6, 12, 40):
+        recording = record(LOOP, answer, 16, n_val, 1, 16)
+        threshold, targets = float(recording.result[1]), recording.data[3]
+        logits = torch.stack(recording.epochs[0].outputs())[:, 0]
+        best = highest_f1(logits.sigmoid(), targets)
+        right, wrong = (abs(f1_of(scores, targets, threshold) - best) < 1e-5 for scores in (logits.sigmoid(), logits))
+        what = "the threshold, which is compared with probabilities"
+        check_that(right or not wrong, what, "one of the probabilities", "one of the logits", **recording.shown)
 
 
 @exercise.property("the threshold is that of the best epoch")
@@ -196,7 +216,8 @@ def train_with(fault: str) -> Any:
             if fault == "validation_resampled":
                 rows = torch.multinomial((1 / torch.bincount(val_labels))[val_labels], len(rows), True, generator=rng)
             with torch.no_grad():
-                scores = model(val_inputs[rows])[:, 0].sigmoid()
+                scores = model(val_inputs[rows])[:, 0]
+            scores = scores if fault == "logits" else scores.sigmoid()
             y = val_labels[rows]
             if fault == "accuracy":
                 value, threshold = max((((scores >= s) == (y == 1)).float().mean().item(), s) for s in scores.tolist())
@@ -218,6 +239,9 @@ def train_with(fault: str) -> Any:
 exercise.wrong("train_imbalanced", "Every sample weighs the same: the few positives hardly count in the loss.")(
     train_with("unweighted")
 )
+exercise.wrong("train_imbalanced", "The weight is upside down: it is negatives / positives, more than 1.")(
+    train_with("upside_down")
+)
 exercise.wrong(
     "train_imbalanced", "The sampler wants one weight for each sample; two weights make it draw samples 0 and 1 only."
 )(train_with("weights_of_classes"))
@@ -237,11 +261,39 @@ exercise.wrong("train_imbalanced", "The validation data is resampled too: it is 
     train_with("validation_resampled")
 )
 exercise.wrong(
+    "train_imbalanced", "The threshold is one of the logits, and `evaluate` compares it with probabilities: sigmoid() first."
+)(train_with("logits"))
+exercise.wrong(
     "train_imbalanced", "The threshold is the last epoch's, the weights are the best epoch's: keep them together."
 )(train_with("last_threshold"))
 exercise.wrong(
     "train_imbalanced", "The weights at the end are the last epoch's: keep a copy of the best state dict, and load it."
 )(train_with("moving"))
+
+
+@exercise.wrong("f1_score", "The result is a tensor, and a float is promised: item() makes one of it.")
+def f1_as_tensor(scores: Tensor, labels: Tensor, threshold: float) -> Any:
+    predicted, actual = scores >= threshold, labels == 1
+    return 2 * (predicted & actual).sum() / (predicted.sum() + actual.sum()).clamp(min=1)
+
+
+@exercise.wrong("best_threshold", "The threshold is a tensor, and a float is promised: tolist() or item() makes floats.")
+def threshold_as_tensor(scores: Tensor, labels: Tensor) -> Any:
+    values = [f1_of(scores, labels, score) for score in scores.tolist()]
+    return scores[values.index(max(values))], max(values)
+
+
+@exercise.wrong("f1_score", "A score equal to the threshold is a positive prediction: >=, not >.")
+def f1_above(scores: Tensor, labels: Tensor, threshold: float) -> float:
+    predicted, actual = scores > threshold, labels == 1
+    positives = (predicted.sum() + actual.sum()).item()
+    return 2 * (predicted & actual).sum().item() / positives if positives else 0.0
+
+
+@exercise.wrong("evaluate", "The evaluation runs in the mode in which the model comes: call eval().")
+def evaluated_in_training(model: nn.Module, inputs: Tensor, labels: Tensor, threshold: float) -> float:
+    with torch.no_grad():
+        return f1_of(model(inputs)[:, 0].sigmoid(), labels, threshold)
 
 
 @exercise.wrong(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from foundations.comparing import Failure, check_that, difference
 from foundations.exercise import Exercise
 from foundations.exercises.loops import imbalanced_loop, multilabel_loop, sequence_loop
+from foundations.exercises.loops.lightning_answers import image_module, imbalanced_module, sequence_module
 
 exercise = Exercise(
     title="Lightning modules: the same five loops, without the loops",
@@ -193,6 +194,15 @@ def check_steps(answer: ModuleType, case: Case, count: int) -> None:
         check_that(not reason, f"{case.name}: {name} after {count} steps: {reason}", want, got, **shown)
 
 
+def other_labels(targets: Tensor) -> Tensor:
+    """Labels of which some differ, the padding as it is."""
+    if targets.ndim == 2 and targets.is_floating_point():
+        return 1 - targets
+    if targets.is_floating_point():
+        return targets + 1
+    return torch.where(targets < 0, targets, (targets + 1) % 2)
+
+
 def check_metric(answer: ModuleType, case: Case, sizes: tuple[int, ...]) -> None:
     """Compares the metric of a validation with that over all samples."""
     module, net = case.module(answer)
@@ -206,6 +216,12 @@ def check_metric(answer: ModuleType, case: Case, sizes: tuple[int, ...]) -> None
     expected = case.metric(pairs)
     reason = difference(result[case.metric_name], expected, 1e-4, 1e-5)
     check_that(not reason, f"{case.name}: {case.metric_name}", expected, result[case.metric_name], **shown)
+    flipped = [(inputs, other_labels(targets)) for inputs, targets in batches[:1]]
+    result = run(case.name, shown, lambda trainer: trainer.validate(module, loader(flipped), verbose=False))[0]
+    expected = case.metric([(pairs[0][0], flipped[0][1])])
+    reason = difference(result[case.metric_name], expected, 1e-4, 1e-5)
+    says = f"{case.name}: {case.metric_name} of a second validation, with the first batch and other labels"
+    check_that(not reason, says, expected, result[case.metric_name], **shown)
 
 
 def register(case: Case) -> None:
@@ -242,6 +258,9 @@ def best_by_hand(case: Case, batch: Batch, val: list[Batch], total: int, epochs:
 
 @exercise.property("fit: the weights of the best epoch")
 def best_weights(answer: ModuleType, rng: random.Random) -> None:
+    module, _ = CASES[3].module(answer)
+    names = list(module.state_dict())
+    check_that("threshold" in names, "ImbalancedModule's state dict has no threshold", got=names)
     for case in (CASES[0], CASES[1], CASES[3]):
         module, net = case.module(answer, total=3)
         batches, val = case.batches((8,)), case.batches((5, 7))
@@ -269,45 +288,6 @@ def best_weights(answer: ModuleType, rng: random.Random) -> None:
     check_that(abs(reached - best) < 1e-5, "F1 at the module's threshold", best, reached, **shown)
 
 
-def image_module(fault: str) -> Callable[..., Any]:
-    """An ImageModule with one of the known faults, made when it is called: lightning is slow to import."""
-
-    def make(model: nn.Module, lr: float, total_steps: int) -> Any:
-        from lightning.pytorch import LightningModule
-
-        class ImageModule(LightningModule):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-                self.automatic_optimization = fault != "manual"
-
-            def training_step(self, batch: Batch, batch_idx: int) -> Any:
-                loss = F.cross_entropy(self.model(batch[0]), batch[1])
-                if fault in ("stepped", "manual"):
-                    self.optimizers().zero_grad()
-                    loss.backward()
-                    self.optimizers().step()
-                if fault == "manual":
-                    self.lr_schedulers().step()
-                return None if fault == "no_loss" else loss
-
-            def validation_step(self, batch: Batch, batch_idx: int) -> None:
-                logits = self.model(batch[0])
-                right = (logits.argmax(1) == batch[1]).float()
-                size = 1 if fault == "mean_of_means" else len(right)
-                self.log("val/accuracy", right.sum() if fault == "sum" else right.mean(), batch_size=size)
-
-            def configure_optimizers(self) -> Any:
-                optimizer = torch.optim.SGD(self.parameters(), lr=lr)
-                schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total_steps)
-                interval = "epoch" if fault == "per_epoch" else "step"
-                return [optimizer], [{"scheduler": schedule, "interval": interval}]
-
-        return ImageModule()
-
-    return make
-
-
 exercise.wrong(
     "ImageModule", "training_step returns nothing: Lightning skips the step, with a warning at most. Return the loss."
 )(image_module("no_loss"))
@@ -318,6 +298,9 @@ exercise.wrong(
 exercise.wrong(
     "ImageModule", 'The learning rate moves once an epoch, which is Lightning\'s default: say "interval": "step".'
 )(image_module("per_epoch"))
+exercise.wrong("ImageModule", "The learning rate is in LambdaLR as well: its function gives a factor, so lr counts twice.")(
+    image_module("lr_twice")
+)
 exercise.wrong(
     "ImageModule", "The sum of right answers is logged, and its mean over batches means nothing: log the fraction."
 )(image_module("sum"))
@@ -326,47 +309,21 @@ exercise.wrong("ImageModule", "Batches of unequal size weigh the same in the met
 )
 
 
-def sequence_module(fault: str) -> Callable[..., Any]:
-    """A SequenceModule with one of the known faults."""
-
-    def make(model: nn.Module, lr: float, total_steps: int) -> Any:
-        from lightning.pytorch import LightningModule
-
-        class SequenceModule(LightningModule):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model, self.right = model, []
-
-            def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-                logits, _ = self.model(batch[0])
-                return F.cross_entropy(logits.transpose(1, 2), batch[1])
-
-            def validation_step(self, batch: Batch, batch_idx: int) -> None:
-                tokens, labels = batch
-                self.right.append((self.model(tokens)[0].argmax(-1) == labels)[tokens > 0].float())
-                if fault == "rows":
-                    self.log("val/accuracy", self.right[-1].mean())
-
-            def on_validation_epoch_end(self) -> None:
-                if fault != "rows":
-                    self.log("val/accuracy", torch.cat(self.right).mean())
-                self.right = []
-
-            def configure_optimizers(self) -> Any:
-                optimizer = torch.optim.SGD(self.parameters(), lr=lr)
-                schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_steps)
-                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-        return SequenceModule()
-
-    return make
-
-
 exercise.wrong(
     "SequenceModule",
     "Without batch_size Lightning weighs a batch by its rows; this mean is over tokens. Say how many there are.",
     "https://github.com/Lightning-AI/pytorch-lightning/issues/10093",
 )(sequence_module("rows"))
+
+
+exercise.wrong(
+    "ImbalancedModule", "The lists still hold the last validation, and F1 is over both: empty them after, or before, each."
+)(imbalanced_module("not_emptied"))
+exercise.wrong(
+    "ImbalancedModule",
+    "The threshold is a plain attribute, and is not saved with the weights: register_buffer, then fill_.",
+)(imbalanced_module("no_buffer"))
+exercise.also_right("ImbalancedModule")(imbalanced_module(""))
 
 
 @exercise.wrong("fit", "The module is left with the last epoch's weights: load those of checkpoint.best_model_path.")

@@ -107,11 +107,13 @@ def train_with(fault: str) -> Any:
                 error.square().mean().backward()
                 optimizer.step()
             model.eval()
-            with torch.no_grad():
+            with torch.set_grad_enabled(fault == "graph"):
                 parts = [model(part)[:, 0] for part in val_inputs.split(batch_size)]
             pairs = zip(parts, val_targets.split(batch_size), strict=True)
             if fault == "standardized":
                 errors = [part - (y - mean) / std for part, y in pairs]
+            elif fault == "every_pair_in_validation":
+                errors = [((torch.cat(parts) * std + mean)[:, None] - val_targets).flatten()]
             else:
                 errors = [part * std + mean - y for part, y in pairs]
             roots = [part.square().mean().sqrt() for part in errors]
@@ -131,6 +133,13 @@ exercise.wrong(
     "(B, 1) minus (B,) is (B, B): every prediction meets every target, and torch only warns. Take the outputs' [:, 0].",
     "https://github.com/pytorch/pytorch/issues/16045",
 )(train_with("every_pair"))
+exercise.wrong(
+    "train_regression",
+    "In the validation (B, 1) minus (B,) is (B, B): each prediction meets each target. Take the outputs' [:, 0] there, too.",
+)(train_with("every_pair_in_validation"))
+exercise.wrong("train_regression", "eval() does not stop autograd: the validation builds graphs. Use torch.no_grad().")(
+    train_with("graph")
+)
 exercise.wrong("train_regression", "The targets are not standardized: the outputs begin far from them, at 0.")(
     train_with("raw")
 )
