@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from common.cli.parser import CapstoneCLI
+from common.data import sources as data_sources
 from common.errors import UserError
 from projects.gan import data as gan_data
 from projects.gan.data import GANData, as_float, as_uint8
@@ -18,7 +19,8 @@ def position(monkeypatch):
     """Puts the loaders into a process and at a position of training."""
 
     def put(rank=0, world_size=1, epoch=0, done=0):
-        monkeypatch.setattr(gan_data, "rank_and_world_size", lambda trainer: (rank, world_size))
+        for module in (gan_data, data_sources):
+            monkeypatch.setattr(module, "rank_and_world_size", lambda trainer: (rank, world_size))
         monkeypatch.setattr(gan_data, "resume_position", lambda trainer: (epoch, done))
 
     return put
