@@ -166,9 +166,9 @@ def height_of(value: float, low: float, high: float, is_log: bool) -> float:
 
 def epoch_ticks(epochs: int) -> str:
     """Numbers of the epochs, each where it begins, as many as there is room for."""
-    room = len(str(epochs)) + 1
-    every = -(-room * epochs // PLOT_COLUMNS)
-    ticks = [" "] * (PLOT_COLUMNS + room)
+    width = len(str(epochs)) + 1
+    every = -(-width * epochs // PLOT_COLUMNS)
+    ticks = [" "] * (PLOT_COLUMNS + width)
     for epoch in range(0, epochs, every):
         column = -(-epoch * PLOT_COLUMNS // epochs)
         ticks[column : column + len(str(epoch + 1))] = str(epoch + 1)

@@ -39,8 +39,9 @@ def draw_translation(figure: Any, result: Result) -> None:
     lines = []
     for source, hypothesis, reference in [*wrong, *right]:
         lines += [*textwrap.wrap(source, WIDTH), *indent(hypothesis, "✓ " if hypothesis == reference else "✗ ")]
-        lines += ["", ""] if hypothesis == reference else [*indent(f"({reference})", "   "), "", ""]
+        lines += [""] if hypothesis == reference else [*indent(f"({reference})", "   "), ""]
     text.text(0, 1, "\n".join(lines), va="top", fontsize=9.5, linespacing=1.2)
+    text.set_title("Wrong ones first", loc="left", fontsize=10)
     text.set_axis_off()
 
 
