@@ -1,8 +1,9 @@
 """Mutants of the solutions, and those that their checks pass: `python -m tests.foundations.mutants [CHAPTER|EXERCISE ...]`.
 
-A mutant is a solution with one operator, constant, axis, comparison, argument order or statement changed. Why a check
-rightly passes some is in survivors.json: {exercise: {description: reason}}, the description without its line number. The
-exit code is 1 if it passes another one.
+A mutant is a solution with one operator, constant, axis, comparison, argument order or statement of a body changed; what
+the learner's file has from the start, signatures and settings at the top, stays. Why a check rightly passes some is in
+survivors.json: {exercise: {description: reason}}, the description without its line number. The exit code is 1 if it passes
+another one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ COMMUTATIVE = ("max", "min", "maximum", "minimum", "zip", "isclose", "allclose",
 
 def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
     """Each mutant of a module with a description."""
-    nodes = [node for definition in tree.body if not _is_text(definition) for node in ast.walk(definition)]
+    nodes = [node for definition in tree.body if not _is_given(definition) for node in ast.walk(definition)]
+    given = {id(part) for node in nodes if isinstance(node, ast.arguments) for part in ast.walk(node)}
+    nodes = [node for node in nodes if id(node) not in given]
     for node in nodes:
         for keyword in getattr(node, "keywords", []):
             if keyword.arg == "strict":
@@ -66,8 +69,9 @@ def _name(node: ast.Call) -> str:
     return ast.unparse(node.func).rpartition(".")[2]
 
 
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr | ast.Import | ast.ImportFrom)
+def _is_given(node: ast.stmt) -> bool:
+    """Whether the learner's file has the statement from the start, as it has signatures: it is no one's mistake."""
+    return not isinstance(node, ast.FunctionDef | ast.ClassDef)
 
 
 def _mutate(node: ast.AST, number: int) -> str:
