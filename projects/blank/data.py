@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -154,7 +155,7 @@ class TrainLoader:
         _, _, formed_for = self.data.sharding
         return count_batches(len(self.data.train[1]), self.data.batch_size, formed_for)
 
-    @property
+    @cached_property
     def batch_sizes(self) -> list[int]:
         """Samples of each batch of an epoch, of all processes together."""
         return batch_sizes(len(self.data.train[1]), len(self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -209,7 +210,7 @@ class TrainLoader:
         _, _, formed_for = self.data.sharding
         return count_batches(self.data.hard_examples.subset_size, self.data.batch_size, formed_for)
 
-    @property
+    @cached_property
     def batch_sizes(self) -> list[int]:
         """Samples of each batch of an epoch, of all processes together."""
         return batch_sizes(self.data.hard_examples.subset_size, len(self))
