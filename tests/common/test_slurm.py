@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_launchers import FLAGS, weights
+from test_launchers import FLAGS, free_port, weights
 
 from commands import ROOT, environment
 
@@ -49,11 +49,6 @@ SchedulerParameters=sched_interval=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP OverSubscribe=FORCE
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
