@@ -15,7 +15,7 @@ from common.data.batches import bucketed_batches, count_batches, pad_sequences, 
 from common.data.sources import SourceDataModule, load_splits, resolve_source
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
-from common.trainer import rank_and_world_size, resume_position
+from common.trainer import accumulation_window, rank_and_world_size, resume_position
 from projects.bert_sentiment.labeled_texts import LabeledTexts, read_split, read_splits
 from projects.bert_sentiment.pretrained import load_tokenizer
 from projects.bert_sentiment.synthetic import make_splits
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """Token ids of texts, padded at the end.
 
     The sum of loss * weights, averaged over the processes, is the mean loss of a step (weighted by class if asked for),
-    however the processes shard it.
+    however the processes shard it and however many batches are accumulated.
     """
 
     input_ids: Tensor  # (batch, time) int64: special tokens and pieces of words, then padding
@@ -202,11 +202,12 @@ class TrainLoader:
             for each in range(world_size)
         ]
         weights = data.class_weights[self.labels]
+        totals = [sum(weights[shard[step]].sum() for shard in shards) for step in range(len(self))]
         for step in range(batch_idx, len(self)):
-            total = sum(weights[shard[step]].sum() for shard in shards)
-            indices = shards[rank][step]
+            window, divisor = accumulation_window(data.trainer, step, len(self))
+            indices, total = shards[rank][step], sum(totals[i] for i in window)
             # in float64 until here, so that the weights of a step do not depend on the number of processes
-            yield data.collate("train", indices, (weights[indices] * world_size / total).float())
+            yield data.collate("train", indices, (weights[indices] * (world_size * divisor) / total).float())
 
 
 class EvalLoader:

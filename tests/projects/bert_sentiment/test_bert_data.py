@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,18 @@ def test_every_training_text_is_in_one_batch(data):
             assert bool((ids[mask == 0] == data.tokenizer.pad_token_id).all())
             assert label == data.splits["train"].labels[text]
         torch.testing.assert_close(batch.weights.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("limit, windows", [(10_000, [4, 4, 4, 4, 1]), (6, [4, 2])])
+def test_a_text_weighs_the_same_in_whichever_accumulated_batch(data, limit, windows):
+    position = SimpleNamespace(current=SimpleNamespace(processed=0, ready=0))
+    loop = SimpleNamespace(epoch_progress=position, epoch_loop=SimpleNamespace(batch_progress=position))
+    options = {"global_rank": 0, "world_size": 1, "accumulate_grad_batches": 4, "num_training_batches": limit}
+    data.trainer = SimpleNamespace(fit_loop=loop, **options)
+    batches = iter(data.train_dataloader())
+    for size in windows:  # 261 texts in batches of 15 and 16
+        weights = torch.cat([next(batches).weights for _ in range(size)]) / 4  # as Lightning divides
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
