@@ -17,9 +17,10 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
+from common.io.attempts import attempt_watched, count_attempt
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
-from common.io.run_dir import RunDir, open_run_dir
+from common.io.run_dir import ALLOW, RunDir, open_run_dir
 from common.io.signals import handle_stop_signals, stop_now, stop_signals_restored
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
@@ -97,9 +98,11 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
         run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
         handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
         module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
+        if run_dir is not None:
+            rendezvous.broadcast(lambda: count_attempt(run_dir, config.resume == ALLOW))
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
-    with expected_warnings_ignored(), lost_processes_named():
+    with expected_warnings_ignored(), lost_processes_named(), attempt_watched(run_dir):
         fit(trainer, module, data, run_dir)
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
