@@ -29,7 +29,7 @@ from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
 from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
 from common.run.summary import summarize
-from common.run.watch import lost_processes_named
+from common.run.watch import lost_processes_named, watch_launcher
 
 
 def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
@@ -93,7 +93,9 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     config, project = request.config, request.project
     environment = find_cluster_environment()
     handle_stop_signals(stop_now(None))
-    with Rendezvous(environment, *set_processes(config.trainer, environment)) as rendezvous:
+    rendezvous = Rendezvous(environment, *set_processes(config.trainer, environment))
+    watch_launcher(environment, rendezvous.rank)
+    with rendezvous:
         config = share_config(request, rendezvous)
         run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
         handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from subprocess import Popen
 
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -23,8 +24,15 @@ SECONDS = 0.5  # between two looks
 LOST = re.compile("[Cc]onnection (closed|reset|refused)|Broken pipe|remote process|timed out")  # in what gloo and NCCL raise
 
 
+def watch_launcher(environment: ClusterEnvironment, rank: int) -> None:
+    """Watches, in a thread, the process that has started this one: torchrun's agent, or the first process of Lightning's."""
+    by_lightning = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+    if by_lightning or isinstance(environment, TorchElasticEnvironment):
+        threading.Thread(target=watch_parent, args=(os.getppid(), rank), daemon=True).start()
+
+
 class ProcessWatch(Callback):
-    """Watches, in a thread, the processes that Lightning's launcher has started, and in each of these the one that did.
+    """Watches, in a thread, the processes that Lightning's launcher has started.
 
     (torchrun and `srun --kill-on-bad-exit` do the same for theirs. A process on another machine is noticed by its broken
     connection.)
@@ -38,11 +46,8 @@ class ProcessWatch(Callback):
             return
         self.started = True
         children: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
-        by_launcher = "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_NTASKS" not in os.environ
         if children:
             threading.Thread(target=watch_children, args=(children, trainer.global_rank), daemon=True).start()
-        elif by_launcher and trainer.local_rank > 0:
-            threading.Thread(target=watch_parent, args=(os.getppid(), trainer.global_rank), daemon=True).start()
 
 
 @contextmanager

@@ -50,7 +50,9 @@ def test_one_that_dies_before_its_first_checkpoint_is_not_requeued_either(train,
     assert "between its beginning and the next checkpoint" in train(*RESUMED).error
 
 
-@pytest.mark.parametrize("kind, counts", [(Preempted(None), 0), (UserError("x"), 0), (KeyboardInterrupt(), 0), (OSError(), 1)])
+@pytest.mark.parametrize(
+    "kind, counts", [(Preempted(None), 0), (UserError("x"), 0), (KeyboardInterrupt(), 0), (OSError(), 1)]
+)
 def test_an_orderly_end_is_no_attempt(tmp_path, kind, counts):
     run_dir = RunDir(tmp_path)
     for _ in range(5):

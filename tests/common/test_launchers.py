@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,13 @@ def free_port() -> int:
 
 
 class Node:
-    """A command in a folder, as another machine would run it."""
+    """A command in a folder, as another machine would run it; `prefix` is a command that runs it there."""
 
-    def __init__(self, folder: Path, cache: Path, args: list[str], **variables: object) -> None:
+    def __init__(self, folder: Path, cache: Path, args: list[str], prefix: Sequence[str] = (), **variables: object) -> None:
         folder.mkdir(exist_ok=True)
         env = {**environment(cache), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **{k: str(v) for k, v in variables.items()}}
         self.process = subprocess.Popen(
-            [sys.executable, *args],
+            [*prefix, sys.executable, *args],
             cwd=folder,
             env=env,
             stdout=subprocess.PIPE,
