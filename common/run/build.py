@@ -23,7 +23,8 @@ from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.checkpoints import AtomicCheckpointIO, check_data, read_checkpoint
-from common.io.loggers import count_steps_done, csv_logger, wandb_logger
+from common.io.csv_metrics import count_steps_done, csv_logger
+from common.io.loggers import wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
