@@ -47,7 +47,9 @@ def find_config(name: str, folder: Path) -> str:
     if path is None:
         raise UserError(f"--config {name}: no such file, neither here nor in {folder}")
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {name}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
     if settings is None:
@@ -58,7 +60,11 @@ def find_config(name: str, folder: Path) -> str:
 
 
 def with_saved_config(args: list[str], project: str) -> list[str]:
-    """`args`, with the `config.yaml` of the run that `--resume` continues, unless they name a configuration themselves."""
+    """`args`, with the `config.yaml` of the run that `--resume` continues, unless they name a configuration themselves.
+
+    Raises:
+        UserError: The run has checkpoints, but no `config.yaml`.
+    """
     flags = flag_values(args)
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:
@@ -66,4 +72,27 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     by_name = resume in ("auto", "allow")
     folder = Path("runs", project, flags.get("--name", "")) if by_name else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"
-    return ["--config", str(saved), *args] if saved.is_file() else args
+    if saved.is_file():
+        return ["--config", str(saved), *args]
+    if (by_name or "--name" not in flags) and any(folder.glob("checkpoints/*.ckpt")):  # not on another node's disk
+        raise saved_config_error(saved, "no such file")
+    return args
+
+
+def saved_config_error(path: Path, fault: str) -> UserError:
+    """Error for the saved configuration `path` of a run that is resumed, with the way to continue without it."""
+    fault = fault.removeprefix(f"--config {path}: ").removesuffix(" (see --help)").removesuffix("; name another file")
+    return UserError(f"{path}: {fault}; restore it, or add --config recipes/NAME.yaml and the flags that began the run")
+
+
+def check_complete(path: Path, text: str) -> None:
+    """Raises UserError if the saved configuration `path` is cut short: without the last option of the complete `text`."""
+    saved, settings, names = path.read_text(encoding="utf-8"), yaml.safe_load(text), []
+    while isinstance(settings, dict) and settings:
+        names.append(list(settings)[-1])
+        settings = settings[names[-1]]
+    found = yaml.safe_load(saved)
+    for name in names:
+        found = found.get(name, ...) if isinstance(found, dict) else ...
+    if found is ... or not saved.endswith("\n"):
+        raise saved_config_error(path, f"cut short before the end of its last option, {'.'.join(names)}")

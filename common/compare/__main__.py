@@ -19,7 +19,8 @@ def new_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m common.compare",
         description="Lists finished runs with their metrics and the settings in which they differ.",
-        epilog="Validation metrics are the best checkpoint's. Runs that have not ended, or are damaged, are skipped.",
+        epilog="Validation metrics are the best checkpoint's. Runs that have not ended, or are damaged, are skipped; "
+        "of a damaged metrics.csv the readable rows are used.",
     )
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN", help="A run's folder, or a folder of them (default: runs)."

@@ -26,8 +26,8 @@ def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
     """
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        if group.first.curve:
-            panels.setdefault((group.first.project, group.first.curve_name), []).append(group)
+        if group.curve_name:
+            panels.setdefault((group.first.project, group.curve_name), []).append(group)
     if not panels:
         return None
     columns = min(MAX_COLUMNS, len(panels))
@@ -45,7 +45,7 @@ def draw_panel(axes: Any, title: str, groups: Sequence[Group]) -> None:
     sources = source_labels(groups)
     colors = line_colors(len(groups))
     for i, (group, source) in enumerate(zip(groups, sources, strict=True)):
-        curves = [run.curve for run in group.runs if run.curve]
+        curves = [run.curve for run in group.runs if run.curve and run.curve_name == group.curve_name]
         steps, mean, std = mean_curve(curves)
         label = group.name + (f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else "")
         label += f", {source}" if len(set(sources)) > 1 else ""

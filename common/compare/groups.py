@@ -65,6 +65,11 @@ class Group:
             return self.first.name
         return os.path.commonprefix([run.name for run in self.runs]) + "*"  # noqa: RUF071
 
+    @property
+    def curve_name(self) -> str:
+        """Metric of the curves to plot: the monitored one, if a run has its curve; empty without curves."""
+        return max((run.curve_name for run in self.runs if run.curve), key=self.first.monitor.__eq__, default="")
+
     def metric(self, name: str) -> MeanStd | None:
         """Metric `name` over those runs that have it."""
         return mean_std([run.metrics[name] for run in self.runs if name in run.metrics])
@@ -170,7 +175,7 @@ def metric_names(groups: Sequence[Group], all_metrics: bool) -> list[str]:
 
     def is_main(name: str) -> bool:
         if not name.startswith("test/"):
-            return any(name == (group.first.monitor or group.first.curve_name) for group in groups)
+            return any(name == (group.first.monitor or group.curve_name) for group in groups)
         return not any(name.startswith(other) and VARIANT_SUFFIXES.fullmatch(name, len(other)) for other in names)
 
     return sorted((name for name in names if all_metrics or is_main(name)), key=lambda name: not name.startswith("val/"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,19 @@ def read_run(folder: Path) -> RunRecord:
     """Run in `folder`.
 
     Raises:
-        UserError: It has not ended, or one of its files is missing or damaged.
+        UserError: It has not ended, or its summary or configuration is missing or damaged. Without its metrics.csv it has no
+            curve, and with a damaged one the curve of the readable rows, in a line on stderr.
     """
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder}: no summary.json; the run has not ended")
+    summary = read_mapping(folder / "summary.json", json.loads)
+    config = read_mapping(folder / "config.yaml", yaml.safe_load)
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        config = yaml.safe_load((folder / "config.yaml").read_text())
         rows = read_metrics(folder / "metrics.csv")
+    except OSError as error:
+        print(f"{folder / 'metrics.csv'}: {error.strerror}: no curve", file=sys.stderr)
+        rows = []
+    try:
         monitor = summary.get("monitor", "")
         metrics = {**summary["best_validation"], **summary["test"]}
         curve_name = choose_curve(monitor, rows)
@@ -125,15 +131,26 @@ def read_run(folder: Path) -> RunRecord:
             train_seconds=float(summary["train_seconds"]),
             samples_per_second=float(summary["samples_per_second"]),
             curve_name=curve_name,
-            curve=[(row["step"], row[curve_name]) for row in rows if curve_name in row and "step" in row],
+            curve=[(row["step"], row[curve_name]) for row in rows if curve_name in row],
             command=str(summary.get("command", "")),
         )
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
     except KeyError as error:
         raise UserError(f"{folder}: its summary.json has no {error}") from error
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: damaged: {one_line(error, 120)}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{folder}: its summary.json is damaged: {one_line(error, 120)}") from error
+
+
+def read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Mapping that `parse` finds in the text of a file. Raises UserError if the file is missing or damaged."""
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: damaged: {one_line(error, 120)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged: {'empty' if value is None else 'no mapping of names to values'}")
+    return value
 
 
 def choose_curve(monitor: str, rows: Sequence[dict[str, float]]) -> str:

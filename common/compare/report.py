@@ -11,6 +11,7 @@ from common.compare.curves import draw_comparison
 from common.compare.groups import Group, MeanStd, cell_text, make_tables
 from common.compare.page import page
 from common.errors import UserError
+from common.io.files import write_text_atomically
 
 # how reports begin, so that no other file is ever overwritten
 FIRST_LINES = {
@@ -35,9 +36,9 @@ def write_report(groups: Sequence[Group], path: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
             drawn = draw_comparison(groups, plot)
-            path.write_text(markdown(groups, drawn.name if drawn else None))
+            write_text_atomically(path, markdown(groups, drawn.name if drawn else None))
             return [path, drawn] if drawn else [path]
-        path.write_text(comma_separated(groups) if path.suffix == ".csv" else page(groups))
+        write_text_atomically(path, comma_separated(groups) if path.suffix == ".csv" else page(groups))
     except OSError as error:
         raise UserError(f"--output {path}: {error.strerror or error}") from error
     return [path]

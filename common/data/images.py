@@ -19,6 +19,7 @@ from common.data.labeled_images import LabeledImages
 from common.data.labels import sort_class_names
 from common.data.sources import ARCHIVE, Source
 from common.errors import UserError
+from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 
 CACHE_VERSION = "4"  # of the decoding and of the file's layout
@@ -73,12 +74,8 @@ def _read_cache(path: Path) -> tuple[dict[str, LabeledImages], list[str]] | None
 
 def _write_cache(path: Path, splits: dict[str, LabeledImages], messages: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with atomic_write(path) as partial:
         torch.save({"splits": {split: vars(data) for split, data in splits.items()}, "messages": messages}, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

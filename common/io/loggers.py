@@ -1,74 +1,29 @@
-"""Loggers of a run: `metrics.csv` always, Weights & Biases (W&B) with `--wandb`."""
+"""Weights & Biases (W&B), the logger of a run with `--wandb`."""
 
 from __future__ import annotations
 
-import math
 import netrc
 import os
 import re
 import shlex
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.errors import UserError, one_line
 from common.io.connectivity import reachable
-from common.io.metrics import read_metrics
 from common.io.ranks import print_rank_zero
 
 WANDB_SERVER = "https://api.wandb.ai"
 WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
 WANDB_STEP = "trainer/global_step"  # x-axis of every panel, as Lightning logs it
-
-
-def count_steps_done(logger: Logger) -> Logger:
-    """`logger`, which now logs the number of steps done, as in a checkpoint's name: Lightning numbers a fit's from 0."""
-    logger.log_metrics = partial(_log_steps_done, logger)  # type: ignore[method-assign]
-    return logger
-
-
-def _log_steps_done(logger: Logger, metrics: dict[str, float], step: int | None = None) -> None:
-    type(logger).log_metrics(logger, metrics, step if step is None or is_test(metrics) else step + 1)
-
-
-def is_test(metrics: Iterable[str]) -> bool:
-    """Whether metrics of these names are of the test, which Lightning logs at the number of steps done."""
-    return any(name.startswith("test/") for name in metrics)
-
-
-def csv_logger(run_path: Path, resumed_step: int | None = None) -> CSVLogger:
-    """Logger that writes `run_path/metrics.csv`, on rank 0.
-
-    Args:
-        run_path: The run folder.
-        resumed_step: Steps done in the checkpoint that a run resumes from; their rows are kept.
-    """
-    logger = CSVLogger(run_path.parent, name=run_path.name, version="", flush_logs_every_n_steps=1)
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        restore_metrics(logger, run_path / "metrics.csv", resumed_step)
-    return logger
-
-
-def restore_metrics(logger: CSVLogger, path: Path, resumed_step: int | None) -> None:
-    """Copies the rows up to `resumed_step` from the old file `path` into the logger; keeps the old file beside it."""
-    rows: list[dict[str, float]] = []
-    if resumed_step is not None and path.is_file():
-        old = path.with_name("metrics.before-resume.csv")
-        path.replace(old)  # Lightning's logger starts an empty file
-        rows = [row for row in read_metrics(old) if row.get("step", math.inf) <= resumed_step and not is_test(row)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.experiment.metrics.extend(rows)
-    logger.save()
 
 
 def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], config: dict[str, Any]) -> WandbLogger:

@@ -23,7 +23,9 @@ from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.checkpoints import AtomicCheckpointIO, check_data, read_checkpoint
-from common.io.loggers import count_steps_done, csv_logger, wandb_logger
+from common.io.csv_metrics import count_steps_done, csv_logger
+from common.io.files import remove_leftovers, write_text_atomically
+from common.io.loggers import wandb_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
 from common.project import RunRequest
@@ -49,6 +51,9 @@ def build(
                 "Its results are not the real data set's. Use --data.source FOLDER for a local copy."
             )
         resumed_step = rendezvous.broadcast(lambda: check_resumed(run_dir.checkpoint, data))
+        if is_global_zero():
+            for folder in (run_dir.path, run_dir.checkpoints, run_dir.plots):
+                remove_leftovers(folder)
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
         options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed_step), *user_loggers]))
@@ -156,4 +161,4 @@ def write_config(request: RunRequest, run_dir: RunDir) -> None:
         config = request.config.clone()
         for key in ("config", "resume", "name"):
             config.pop(key, None)
-        (run_dir.path / "config.yaml").write_text(request.dump(config, skip_none=False, skip_check=True))
+        write_text_atomically(run_dir.path / "config.yaml", request.dump(config, skip_none=False, skip_check=True))

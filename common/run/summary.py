@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
+from common.io.files import write_text_atomically
 from common.io.loggers import log_plot
 from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
@@ -79,7 +80,7 @@ def summarize(
         "git_commit": git_commit(),
         "versions": versions(),
     }
-    (run_dir.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text_atomically(run_dir.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from common.io.files import write_text_atomically
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
 from common.plots.figures import BLUE, GRAY, ORANGE, report_plot_errors, save_figure
@@ -73,7 +74,7 @@ class TextPlots(Callback):
         cells = [[" ".join(str(cell).replace("|", "/").split()) for cell in line] for line in rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "mistakes.md").write_text(f"{title}\n\n{table}\n")
+        write_text_atomically(self.folder / "mistakes.md", f"{title}\n\n{table}\n")
         log_table(trainer, "test/mistakes", header, rows)
 
 

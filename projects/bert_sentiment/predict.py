@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, report_errors
 from common.errors import UserError, one_line
+from common.io.files import write_text_atomically
 from common.io.text import is_blank, read_lines
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ def save_pseudo_labels(
         if p >= options.threshold and text.strip()
     ]
     try:
-        with path.open("x") as file:
-            file.writelines(lines)
+        write_text_atomically(path, "".join(lines))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     print(f"{len(lines)} of {len(texts)} texts reach {options.threshold:g}: written to {path}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, add_accelerator, positive, positive_float, report_errors, seed_value
 from common.errors import UserError
+from common.io.files import write_text_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +84,7 @@ def write(pipeline: GeneratorPipeline, samples: Tensor, options: argparse.Namesp
         title = f"{len(samples)} generated points, trained on {pipeline.data_source}"
         plot = plot_points(samples, MIXTURES[pipeline.data_source](), title, output)  # first: it refuses an unknown suffix
         table = output.with_suffix(".csv")
-        table.write_text("x,y\n" + "".join(f"{x:.6g},{y:.6g}\n" for x, y in samples.tolist()))
+        write_text_atomically(table, "x,y\n" + "".join(f"{x:.6g},{y:.6g}\n" for x, y in samples.tolist()))
         return [table, plot]
     images = as_uint8(samples)
     if not options.each:

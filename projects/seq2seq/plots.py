@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from common.io.files import write_text_atomically
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
 from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figure
@@ -58,7 +59,7 @@ class TranslationPlots(Callback):
         table = "\n".join(
             f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in line)} |" for line in lines
         )
-        (self.folder / "translations.md").write_text(f"After {trainer.global_step} steps:\n\n{table}\n")
+        write_text_atomically(self.folder / "translations.md", f"After {trainer.global_step} steps:\n\n{table}\n")
         log_table(trainer, "val/translations", header, rows)
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
             log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))

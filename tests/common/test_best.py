@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from common.run.best import BestCheckpoint
 
 OWN = "{class_path: lightning.pytorch.callbacks.%s, init_args: {%s}}"

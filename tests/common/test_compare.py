@@ -224,6 +224,16 @@ def damage(folder: Path, how: str) -> None:
         summary.write_text(json.dumps({"project": "painter"}))
     elif how == "words for numbers":
         (folder / "metrics.csv").write_text("step,val/accuracy\n1,x\n")
+    elif how == "half a line":
+        (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text() + "20,1")
+    elif how == "empty metrics":
+        (folder / "metrics.csv").write_text("")
+    elif how == "without the monitored column":
+        (folder / "metrics.csv").write_text("step,train/loss\n9,0.5\n")
+    elif how in ("empty", "NUL bytes"):
+        summary.write_text("\0" * 100 * (how == "NUL bytes"))
+    elif how == "infinity":
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), "seed": float("inf")}))
     elif how == "no settings":
         (folder / "config.yaml").write_text("")
     elif how == "not YAML":
@@ -237,8 +247,9 @@ def damage(folder: Path, how: str) -> None:
         (folder / "checkpoints").mkdir(parents=True)
 
 
-DAMAGES = ["config.yaml", "metrics.csv", "summary.json", "truncated", "a list", "without metrics", "words for numbers"]
+DAMAGES = ["config.yaml", "summary.json", "truncated", "a list", "without metrics", "empty", "NUL bytes", "infinity"]
 DAMAGES += ["no settings", "not YAML", "not text", "null for a number", "only checkpoints"]
+METRICS_DAMAGES = ["metrics.csv", "words for numbers", "half a line", "empty metrics"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -247,6 +258,41 @@ def test_a_damaged_run_is_skipped_with_one_line(runs, run_compare, how):
     code, out, err = run_compare(runs)
     assert code == 0 and "base-seed*" in out and "0, 2" in out
     assert re.fullmatch(r"skipped: .*base-seed1.*\n", err), err
+
+
+@pytest.mark.parametrize(
+    "how, line",
+    [
+        ("metrics.csv", "No such file or directory: no curve"),
+        ("words for numbers", "1 unreadable line"),
+        ("half a line", "1 unreadable line"),
+        ("empty metrics", "the file is empty"),
+    ],
+)
+def test_a_run_with_damaged_metrics_is_compared_with_one_line(runs, run_compare, how, line):
+    damage(runs / "painter" / "base-seed0", how)
+    code, _, err = run_compare(runs, "--output", runs.parent / "a.md")
+    assert code == 0 and "| base-seed* | sample | default | 0, 1, 2 |" in (runs.parent / "a.md").read_text()
+    assert err == f"{runs}/painter/base-seed0/metrics.csv: {line}\n"
+
+
+def test_curves_of_the_undamaged_seeds_are_drawn(runs, tmp_path, drawn):
+    damage(runs / "painter" / "base-seed0", "words for numbers")
+    damage(runs / "painter" / "base-seed1", "without the monitored column")
+    draw_comparison(group_runs(read_runs([runs])[0]), tmp_path / "a.png")
+    (painter,) = [axes for axes in drawn[0].axes if axes.get_title() == "painter: val/accuracy"]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in painter.get_lines()}
+    assert lines["base-seed* (3 seeds)"] == [[9, pytest.approx(0.84)], [19, pytest.approx(0.94)]]
+
+
+def test_all_kinds_of_damage_in_one_folder_are_a_line_each(runs, run_compare):
+    names = [f"run{i:02}" for i, _ in enumerate(DAMAGES + METRICS_DAMAGES)]
+    for name, how in zip(names, DAMAGES + METRICS_DAMAGES, strict=True):
+        damage(write_run(runs, name), how)
+    code, out, err = run_compare(runs)
+    lines = err.splitlines()
+    assert code == 0 and "slow" in out and len(lines) == len(names)
+    assert all(sum(f"/{name}" in line for line in lines) == 1 for name in names)
 
 
 def test_an_unfinished_run_is_skipped(runs, run_compare):

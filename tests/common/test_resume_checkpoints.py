@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
 from common.errors import Preempted
 from common.io.checkpoints import read_checkpoint
-from common.io.loggers import csv_logger, read_metrics
+from common.io.csv_metrics import csv_logger
+from common.io.metrics import read_metrics
 from common.trainer import logged_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|resumable|is not empty).*")

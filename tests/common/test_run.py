@@ -17,7 +17,7 @@ import yaml
 
 from common.cli.parser import CapstoneCLI
 from common.compare.records import read_runs
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from common.io.run_dir import unique_name
 from toy.train import PROJECT
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from common import trainer as queries
 from common.errors import UserError
-from common.io.loggers import csv_logger, read_metrics
+from common.io.csv_metrics import csv_logger
+from common.io.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|logging interval|is not empty|resumable).*")
 EPOCH_BATCHES = 5

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from commands import Life, last_checkpoint, same
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from projects.bert_sentiment.inference import load
 from projects.bert_sentiment.pretrained import new_model
 

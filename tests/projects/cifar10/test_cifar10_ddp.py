@@ -23,7 +23,7 @@ from commands import CPU, last_checkpoint
 from common.cli.main import main
 from common.data.image_decoding import read_image
 from common.errors import EXIT_PREEMPTED
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from projects.cifar10.batch_norm import BatchNorm2d
 from projects.cifar10.inference import load
 from projects.cifar10.train import PROJECT

@@ -15,7 +15,7 @@ import pytest
 
 from commands import Life, last_checkpoint, same
 from common.cli.main import main
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from projects.cifar10.train import PROJECT
 
 EPOCHS, STEPS = 2, 31  # steps in an epoch: 124 of 207 images, four by four. No checkpoint of every fifth step ends an epoch

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from commands import Life, last_checkpoint, newest_checkpoint, same
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from projects.gan.inference import load
 
 IMAGES = ["--model.network", "resnet", "--model.resnet.channels", "8", "--model.latent_dim", "8", "--data.batch_size", "20"]

@@ -13,7 +13,7 @@ from torch.distributions import Categorical
 
 from common.callbacks.gradients import GradientMonitor
 from common.errors import UserError
-from common.io.loggers import csv_logger
+from common.io.csv_metrics import csv_logger
 from common.io.metrics import read_metrics
 from projects.policy_gradient.data import PolicyGradientData
 from projects.policy_gradient.losses import explained_variance, ppo_clip_loss

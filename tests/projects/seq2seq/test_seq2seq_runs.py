@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import Life, last_checkpoint, same
-from common.io.loggers import read_metrics
+from common.io.metrics import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
 
 
