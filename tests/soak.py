@@ -1,9 +1,9 @@
-"""Soak test: `python -m tests.soak --kills 50 --seed 0 --victim run`; every run that is killed and resumed equals a whole one.
+"""Soak test: `python -m tests.soak --kills 50 --seed 0 --victim run`; each run that is killed ends as if whole.
 
-A life is a run of a capstone on the sample that is killed once and started again by the same command with `--resume allow`. At
-its end the last checkpoint, the test's metrics and the metrics of every step must be those of a run without a kill, bit for bit.
+A life is a run of a capstone on the sample that is killed once and started again by the same command, with `--resume allow`.
+At its end the last checkpoint, the test's metrics and those of every step must be those of a run without a kill, to the bit.
 
-The victim is the process of a run, one of two ranks, or what has started these (Lightning's first process, torchrun's agent).
+The victim is the process of a run, one of two ranks, or what has started these: Lightning's first process, torchrun's agent.
 The moment is drawn: any, or while a checkpoint is written, or while plots are drawn.
 """
 
@@ -158,18 +158,13 @@ class Run:
 
     def processes(self) -> list[int]:
         """Processes of the run that are alive, the ranks among them."""
-        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self.is_own(pid)]
+        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self.is_own(entry)]
 
-    def is_own(self, pid: int) -> bool:
+    def is_own(self, process: Path) -> bool:
         try:
-            return Path(os.readlink(f"/proc/{pid}/cwd")) == self.folder and b"train" in command_line(pid)
+            return (process / "cwd").readlink() == self.folder and b"train" in (process / "cmdline").read_bytes()
         except OSError:  # it has ended
             return False
-
-
-def command_line(pid: int) -> bytes:
-    """Command line of a process."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def wait_for_moment(run: Run, moment: str, duration: float, rng: random.Random) -> bool:
@@ -192,7 +187,7 @@ def wait_for_moment(run: Run, moment: str, duration: float, rng: random.Random) 
 
 def is_writing(folder: Path, seen: list[str]) -> bool:
     """Whether a checkpoint is being written, or has just been."""
-    names = os.listdir(folder) if folder.is_dir() else []
+    names = [path.name for path in folder.glob("*")]
     return any(name.endswith(".tmp") or (name.startswith("step-") and name not in seen) for name in names)
 
 
@@ -211,7 +206,7 @@ def kill(run: Run, life: Life, rng: random.Random) -> None:
     code = run.end(60)
     while left := run.processes():
         limit = END_SECONDS if life.number == signal.SIGKILL else 60
-        assert time.monotonic() < killed + limit, f"{life}: orphans {list(map(command_line, left))}\n{run.log.read_text()}"
+        assert time.monotonic() < killed + limit, f"{life}: processes {left} live on\n{run.log.read_text()}"
         time.sleep(0.1)
     if life.victim == "run":
         assert code in (END_CODES[life.number], 0), f"{life}: exit code {code}\n{run.log.read_text()}"
@@ -262,11 +257,13 @@ def soak(
         launcher = "python" if victim == "run" else rng.choice(["lightning", "torchrun"])
         if (project, launcher) not in wholes:
             run = Run(folder / f"whole-{project}-{launcher}", cache, project, launcher)
-            assert run.wait_for(run.has_begun) and (begun := time.monotonic()) and run.end() == 0, run.log.read_text()
+            run.wait_for(run.has_begun)
+            begun = time.monotonic()
+            assert run.end() == 0, run.log.read_text()
             wholes[project, launcher] = {"seconds": time.monotonic() - begun, **outcome(run.path)}
         number += 1
         signals = [signal.SIGKILL] if victim == "rank" else [signal.SIGKILL, signal.SIGTERM]
-        life = Life(project, launcher, victim, rng.choice(moments), rng.choice(signals))
+        life = Life(project, launcher, victim, rng.choice(MOMENTS), rng.choice(signals))
         if live(life, folder / f"life-{number}", cache, wholes[project, launcher], rng):
             tried.update(["kills", project, launcher, life.number.name, f"{life.moment} moment"])
             print(f"{tried['kills']}: {life}: equal", flush=True)

@@ -88,8 +88,11 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         raise UserError("--trainer.overfit_batches: every epoch has its own order; use --debug overfit for one batch")
     if options["default_root_dir"]:
         raise UserError("--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME; choose NAME with --name")
-    if str(options["strategy"]).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise UserError(f"--strategy {options['strategy']}: open files of a run cannot be passed to processes; use ddp")
+    strategy = str(options["strategy"])
+    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(f"--strategy {strategy}: open files of a run cannot be passed to processes; use ddp")
+    if strategy.startswith(("fsdp", "deepspeed")):
+        raise strategy_error(strategy)
 
 
 def profiler_into_file(profiler: Profiler | str | None) -> Profiler | str | None:
@@ -150,9 +153,13 @@ def new_trainer(options: dict[str, Any]) -> Trainer:
     except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
         raise UserError(one_line(error)) from error
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        kind = type(trainer.strategy).__name__
-        raise UserError(f"--strategy {kind}: each process must hold the whole network, as in a checkpoint; use ddp")
+        raise strategy_error(type(trainer.strategy).__name__)
     return trainer
+
+
+def strategy_error(name: str) -> UserError:
+    """Error for a strategy that splits the network."""
+    return UserError(f"--strategy {name}: each process must hold the whole network, as in a checkpoint; use ddp")
 
 
 def write_config(request: RunRequest, run_dir: RunDir) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import Life, last_checkpoint, newest_checkpoint, same
+from commands import Life, can_be_killed, last_checkpoint, newest_checkpoint, same
+from common.errors import EXIT_PREEMPTED
 from common.io.metrics import read_metrics
 from projects.gan.inference import load
 
@@ -87,6 +88,29 @@ def test_a_killed_run_resumes_bitwise_equal(command, tiny_run):
     assert len(a["optimizer_states"]) == 2 and any(key.startswith("ema_generator.") for key in a["state_dict"])
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         assert same(a[part], b[part]), part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_a_resume_with_other_processes_goes_on_with_the_same_batches(command, tiny_run, before, after):
+    flags = [*tiny_run, "--precision", "64-true", "--data.batch_size", "8", "--checkpoint_every", "3"]
+    flags += ["--data.steps_per_epoch", "40", "--trainer.limit_test_batches", "0"]
+    processes = {1: [], 2: ["--devices", "2", "--strategy", "ddp"]}
+    names = [f"{kind}-{before}" for kind in ("whole", "cut")]
+    whole = command("train", "--name", names[0], *flags, *processes[before])
+    whole.wait()
+    killed = command("train", "--name", names[1], *flags, *processes[before])
+    run = killed.runs / names[1]
+    killed.kill_when(lambda: can_be_killed(run, 5), signal.SIGTERM)
+    killed.wait(EXIT_PREEMPTED)
+    step, _ = newest_checkpoint(run)
+    assert step % 40, "killed at an epoch's end: nothing was shown"
+    resumed = command("train", "--name", names[1], "--resume", "auto", *flags, *processes[after]).wait()
+    assert f"resuming with {after} process" in resumed
+    for key, value in last_checkpoint(whole.runs / names[0])["state_dict"].items():
+        limit = 1e-8 * float(value.abs().max())
+        other = last_checkpoint(run)["state_dict"][key]
+        torch.testing.assert_close(other, value, rtol=0, atol=limit, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_a_run_of_points_leaves_curves_samples_and_an_animation(command, two_and_one):
