@@ -201,7 +201,7 @@ def wait_for(condition, node: Node) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch, count, processes", [LAUNCHERS[0], LAUNCHERS[2]])
+@pytest.mark.parametrize("launch, count, processes", LAUNCHERS[:3])
 def test_sigterm_to_the_launchers_ends_all_ranks_after_saving(tmp_path, launch, count, processes):
     folder, flags = tmp_path / "a", ["--max_epochs", "40", "--data.batch_size", "8", "--checkpoint_every", "5"]
     run = folder / "runs" / "toy" / "cut"

@@ -106,8 +106,9 @@ def test_tasks_that_lightning_cannot_use_are_one_line(slurm, tmp_path):
     assert code == 2 and len(errors) == 1 and "--ntasks-per-node=2" in errors[0], out
 
 
-def test_a_job_near_its_end_saves_requeues_itself_and_ends_as_if_uninterrupted(slurm, tmp_path):
-    """SIGUSR1, as SLURM sends it before a job's time is over, to the script of the repository."""
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+def test_a_job_that_is_signalled_saves_requeues_itself_and_ends_as_if_uninterrupted(slurm, tmp_path, name):
+    """SIGUSR1, as SLURM sends it before a job's time is over, and SIGTERM, by the script of the repository."""
     flags = [*FLAGS, "--max_epochs", "60", "--checkpoint_every", "20", "--data.batch_size", "4"]
     script = (ROOT / "cluster" / "slurm.sh").read_text().replace("projects.$project.train", "toy.train")
     script = script.replace("srun --kill", "srun -n 2 --kill").replace("python -m", f"{sys.executable} -m")
@@ -116,10 +117,10 @@ def test_a_job_near_its_end_saves_requeues_itself_and_ends_as_if_uninterrupted(s
     job = subprocess.run(command, cwd=tmp_path, env=slurm, capture_output=True, text=True, check=True).stdout.strip()
     run = tmp_path / "runs" / "toy" / f"long-{job}"
     wait_for(lambda: any(run.glob("checkpoints/step-*.ckpt")), 120, tmp_path / "log.txt")
-    subprocess.run(["scancel", "--signal=USR1", job], env=slurm, check=True)
+    subprocess.run(["scancel", f"--signal={name}", job], env=slurm, check=True)
     wait_for(lambda: (run / "summary.json").is_file(), 240, tmp_path / "log.txt")
     log = (tmp_path / "log.txt").read_text()
-    assert "stopped by SIGUSR1; state saved in" in log and f"resuming runs/toy/long-{job}" in log, log
+    assert f"stopped by SIG{name}; state saved in" in log and f"resuming runs/toy/long-{job}" in log, log
     code, out = srun(slurm, tmp_path, "--name", "whole", *flags)
     assert code == 0, out
     assert all((a == b).all() for a, b in zip(weights(run), weights(run.with_name("whole")), strict=True))
