@@ -26,9 +26,11 @@ from torch.distributed import TCPStore
 from common.errors import OtherProcessFailed, UserError, one_line
 from common.io.ranks import error_of_all, set_global_rank
 from common.nn.device import count_devices
+from common.run.watch import LAUNCHER
 
 DECISIONS = "CAPSTONES_DECISIONS"  # rank zero's decisions, for the processes that Lightning's launcher starts
 JOIN_SECONDS = 300
+STORE_SECONDS = 5  # torchrun's store is there before any process is
 ANSWER_SECONDS = 1800  # a process may have to read a large data set first
 
 
@@ -102,7 +104,7 @@ class Rendezvous:
 
     def __enter__(self) -> Rendezvous:
         if self.inherited is None:
-            os.environ[DECISIONS] = "[]"
+            os.environ |= {DECISIONS: "[]", LAUNCHER: str(os.getpid())}
             if self.members > 1:
                 self._join()
         return self
@@ -217,10 +219,11 @@ class Peer:
 
 
 def agent_store(host: str, port: int) -> TCPStore:
-    """Store that torchrun's agent has opened at the run's port."""
+    """Store that torchrun's agent has opened at the run's port. Raises UserError if it has ended since."""
     try:
+        socket.create_connection((host, port), timeout=STORE_SECONDS).close()  # else TCPStore tries for minutes
         return TCPStore(host, port, None, False, timedelta(seconds=JOIN_SECONDS))
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(f"torchrun's store at {host}:{port} does not answer: {one_line(error, 120)}") from error
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 
 from common.errors import EXIT_LOST, ProcessLost
 
+LAUNCHER = "CAPSTONES_LAUNCHER"  # id of a node's first process, for those that Lightning's launcher starts from it
 CONTINUE = "continue with --resume auto"
 SECONDS = 0.5  # between two looks
 LOST = re.compile("[Cc]onnection (closed|reset|refused)|Broken pipe|remote process|timed out")  # in what gloo and NCCL raise
@@ -28,7 +29,9 @@ def watch_launcher(environment: ClusterEnvironment, rank: int) -> None:
     """Watches, in a thread, the process that has started this one: torchrun's agent, or the first process of Lightning's."""
     by_lightning = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
     if by_lightning or isinstance(environment, TorchElasticEnvironment):
-        threading.Thread(target=watch_parent, args=(os.getppid(), rank), daemon=True).start()
+        # Lightning's first process may have died while this one did its imports
+        parent = int(os.environ.get(LAUNCHER, os.getppid())) if by_lightning else os.getppid()
+        threading.Thread(target=watch_parent, args=(parent, rank), daemon=True).start()
 
 
 class ProcessWatch(Callback):

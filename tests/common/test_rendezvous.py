@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import pytest
 from jsonargparse import Namespace
@@ -11,7 +12,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 
 from common.errors import OtherProcessFailed, UserError
 from common.io.ranks import guess_global_zero
-from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
+from common.run.rendezvous import Rendezvous, agent_store, find_cluster_environment, set_processes
+from common.run.watch import watch_launcher
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}
 SLURM = {"SLURM_JOB_NAME": "job", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}
@@ -118,3 +120,22 @@ def test_nodes_without_an_address_end_with_what_to_set(monkeypatch):
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT"), Rendezvous(Node(1), 1, 2):
         pass
+
+
+def test_a_process_whose_launcher_died_during_its_imports_ends(monkeypatch):
+    ended = []
+    monkeypatch.setattr("common.run.watch.end", ended.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("CAPSTONES_LAUNCHER", "1")  # not this process's parent
+    watch_launcher(LightningEnvironment(), 1)
+    deadline = time.monotonic() + 5
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ended == ["process 1: the process that started it has died"]
+
+
+def test_torchruns_agent_that_has_ended_is_noticed_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"torchrun's store at 127.0.0.1:{port} does not answer"):
+        agent_store("127.0.0.1", port)
