@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from common.data.sources import SourceDataModule
-from common.errors import Preempted
 from common.io.checkpoints import sorted_by_step
-from common.io.signals import handle_stop_signals, stop_now
+from common.io.signals import handle_stop_signals, newest_checkpoint, stop, stop_now
 from common.nn.distributed import all_gather_objects
 
 
@@ -48,7 +45,7 @@ class ResumeCheckpoints(Checkpoint):
         self.project = project
         self.every_n_steps = every_n_steps
         self.stop_requested = False
-        self._signal = "SIGTERM"
+        self.signal = "SIGTERM"
         self._step = 0
         self._stopped_at: Path | None = None
         self._random_states: list[dict[str, Any]] | None = None
@@ -64,11 +61,13 @@ class ResumeCheckpoints(Checkpoint):
         self._step = trainer.global_step
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        handle_stop_signals(stop_now(self.folder))  # there is nothing to save: the test is left to the run that resumes
+        handle_stop_signals(stop_now(self.folder))  # Lightning has put its own in front
 
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
-        self._signal = signal.Signals(signum).name
+    def _request_stop(self, name: str) -> None:
+        if not self.stop_requested:
+            self.stop_requested, self.signal = True, name
+        elif name == "SIGINT":  # whoever presses Ctrl-C again does not want to wait for the step
+            stop(newest_checkpoint(self.folder), name)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -98,11 +97,13 @@ class ResumeCheckpoints(Checkpoint):
         self._raise_if_stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._raise_if_stopped()
+        handle_stop_signals(stop_now(self.folder))  # there is nothing more to save: the test is left to the run that resumes
+        if trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False):  # also since the epoch's end
+            stop(newest_checkpoint(self.folder), self.signal)
 
     def _raise_if_stopped(self) -> None:
         if self._stopped_at is not None:
-            raise Preempted(str(self._stopped_at), self._signal)
+            stop(self._stopped_at, self.signal)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["project"] = self.project
@@ -137,9 +138,9 @@ class ResumeCheckpoints(Checkpoint):
 def raise_if_preempted(trainer: Trainer) -> None:
     """Raises Preempted within a long evaluation if the process has received SIGTERM; the newest checkpoint continues."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ResumeCheckpoints)]
-    if trainer.received_sigterm or any(callback.stop_requested for callback in callbacks):
-        saved = [path for callback in callbacks for path in sorted_by_step(callback.folder, "step-*.ckpt")]
-        raise Preempted(str(saved[0]) if saved else None)
+    for callback in callbacks:
+        if callback.stop_requested:
+            stop(newest_checkpoint(callback.folder), callback.signal)
 
 
 def random_state() -> dict[str, Any]:
