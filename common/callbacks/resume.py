@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from common.data.sources import SourceDataModule
@@ -26,7 +26,8 @@ class ResumeCheckpoints(Checkpoint):
     each process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
     As a `Checkpoint` it comes after all other callbacks, early stopping included, and after a ModelCheckpoint that is
-    earlier in the list: what they have done is in the file.
+    earlier in the list: what they have done is in the file. So is that the training was stopped before its limits: resumed,
+    it ends at once, unless early stopping has more patience now, or `--trainer.max_time` more time.
 
     On SIGTERM, and on SLURM's SIGUSR1, the current step is finished, its state saved, its metrics logged, and then
     `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal
@@ -49,9 +50,16 @@ class ResumeCheckpoints(Checkpoint):
         self._step = 0
         self._stopped_at: Path | None = None
         self._random_states: list[dict[str, Any]] | None = None
+        self._stopped = False
+        self._patience: list[tuple[EarlyStopping, int]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._patience = [(callback, callback.patience) for callback in trainer.early_stopping_callbacks]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_random_state(trainer)
+        for callback, patience in self._patience:
+            callback.patience = patience  # instead of the checkpoint's
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         handle_stop_signals(self._request_stop)  # Lightning, whose handlers these replace, restores the first
@@ -59,6 +67,7 @@ class ResumeCheckpoints(Checkpoint):
             self._restore_random_state(trainer)  # again: within an epoch, making the loader has used the generators
         self._random_states = None
         self._step = trainer.global_step
+        trainer.should_stop |= self._stopped or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         handle_stop_signals(stop_now(self.folder))  # Lightning has put its own in front
@@ -110,11 +119,13 @@ class ResumeCheckpoints(Checkpoint):
         if isinstance(data := trainer.datamodule, SourceDataModule):  # type: ignore[attr-defined]
             checkpoint["data"] = data.fingerprint()
             checkpoint["batches"] = data.batch_state()
+        checkpoint["stopped"] = trainer.should_stop and not will_stop_again(trainer)
         checkpoint["random_states"] = all_gather_objects(random_state(), trainer.world_size)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
         if trainer.state.fn == TrainerFn.FITTING:
+            self._stopped = checkpoint.get("stopped", False)
             if isinstance(data := trainer.datamodule, SourceDataModule) and "batches" in checkpoint:  # type: ignore[attr-defined]
                 data.resume_batches(checkpoint["batches"])
             # Lightning has loaded the weights before it converts the module to the precision: rounded to float32
@@ -141,6 +152,21 @@ def raise_if_preempted(trainer: Trainer) -> None:
     for callback in callbacks:
         if callback.stop_requested:
             stop(newest_checkpoint(callback.folder), callback.signal)
+
+
+def is_out_of_patience(callback: EarlyStopping) -> bool:
+    """Whether early stopping has waited for all of its patience."""
+    return 0 < callback.wait_count >= callback.patience
+
+
+def will_stop_again(trainer: Trainer) -> bool:
+    """Whether what has stopped the training decides it anew when it is resumed: the module, early stopping, or a Timer."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return (
+        getattr(trainer.lightning_module, "stop_reason", None) is not None
+        or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
+        or any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+    )
 
 
 def random_state() -> dict[str, Any]:
