@@ -120,6 +120,7 @@ class ResumeCheckpoints(Checkpoint):
             checkpoint["data"] = data.fingerprint()
             checkpoint["batches"] = data.batch_state()
         checkpoint["stopped"] = trainer.should_stop and not will_stop_again(trainer)
+        continue_inside_epoch(checkpoint["loops"]["fit_loop"])
         checkpoint["random_states"] = all_gather_objects(random_state(), trainer.world_size)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -167,6 +168,21 @@ def will_stop_again(trainer: Trainer) -> bool:
         or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
         or any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
     )
+
+
+def continue_inside_epoch(fit_loop: dict[str, Any]) -> None:
+    """Sets the counters of a checkpoint at the end of an epoch that was cut short back to the end of its last batch.
+
+    Lightning counts an epoch that `--max_steps` or a stop has cut short as a whole one, and would resume with the next.
+    """
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    in_epoch = epochs["current"]["processed"] < epochs["current"]["ready"]
+    if in_epoch or batches["is_last_batch"] or not batches["current"]["ready"]:
+        return
+    for count in ("current", "total"):
+        epochs[count]["completed"] = epochs[count]["processed"] = epochs[count]["processed"] - 1
+        batches[count]["completed"] -= 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def random_state() -> dict[str, Any]:

@@ -278,6 +278,33 @@ def test_a_callbacks_stop_is_remembered(tmp_path, step):
     assert resumed.global_step == step and names(tmp_path)[-1] == path.name
 
 
+def test_the_time_is_asked_anew(tmp_path):
+    first = fit([ResumeCheckpoints(tmp_path, "cifar10", 1)], epochs=2, max_time={"microseconds": 1})
+    path = tmp_path / step_files(first.global_step)[0]
+    resumed = fit([ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=2, max_time={"hours": 1}, ckpt_path=path)
+    assert first.global_step < resumed.global_step == 10
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_steps_that_end_inside_an_epoch_are_continued_there(train, accumulate):
+    flags = ["--data.batch_size", "10", "--patience", "9", "--trainer.accumulate_grad_batches", accumulate]
+    flags += ["--trainer.log_every_n_steps", "1"]
+    done = train("--name", "whole", *flags, "--max_epochs", "3")
+    for limits in (["--max_steps", "2"], ["--max_steps", "5"], ["--max_steps", "-1", "--max_epochs", "3"]):
+        resume = ["--resume", "auto"] if done.run("cut").exists() else []
+        part = train("--name", "cut", *flags, *limits, *resume)
+        assert part.code == 0, part.err
+    whole, cut = (done.run(name) for name in ("whole", "cut"))
+    a, b = (read_checkpoint(newest_checkpoint(run)[1]) for run in (whole, cut))
+    assert same(state(a), state(b))
+    assert validations(whole) == validations(cut)
+    losses = [
+        [(row["step"], row["train/loss"]) for row in read_metrics(run / "metrics.csv") if "train/loss" in row]
+        for run in (whole, cut)
+    ]
+    assert losses[0] == losses[1]
+
+
 # random states
 
 
