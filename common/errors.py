@@ -2,6 +2,7 @@
 
 EXIT_BAD_INPUT = 2  # the line on stderr says what to change
 EXIT_LOST = 1  # a process of the run has died
+EXIT_INTERRUPTED = 130  # stopped by SIGINT (Ctrl-C), as a shell has it
 EXIT_PREEMPTED = 75  # stopped by SIGTERM after saving; BSD's EX_TEMPFAIL: "try again later", with `--resume auto`
 
 
@@ -22,14 +23,21 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
-class Preempted(Exception):
-    """Run stopped by a signal: training at a batch's end, everything else at once.
+class Preempted(BaseException):
+    """Command stopped by a signal: training at a batch's end, everything else at once. Like KeyboardInterrupt no Exception.
 
     Args:
         checkpoint: Path of the checkpoint that continues: exactly here, or before the evaluation; None if there is none yet.
         by: Name of the signal.
+        in_run: Whether there is a run to continue.
     """
 
-    def __init__(self, checkpoint: str | None, by: str = "SIGTERM") -> None:
-        super().__init__(f"stopped by {by}; {f'state saved in {checkpoint}' if checkpoint else 'no checkpoint was due yet'}")
+    def __init__(self, checkpoint: str | None, by: str = "SIGTERM", in_run: bool = True) -> None:
+        text = "interrupted" if by == "SIGINT" else f"stopped by {by}"
+        if checkpoint:
+            text += f"; state saved in {checkpoint}; continue with --resume auto"
+        elif in_run:
+            text += "; no checkpoint was due yet; start it again with --resume allow"
+        super().__init__(text)
         self.checkpoint = checkpoint
+        self.exit_code = EXIT_INTERRUPTED if by == "SIGINT" else EXIT_PREEMPTED

@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
-RESUME = ["--resume", "auto"]
+RESUME = ["--resume", "allow"]  # starts a run, and continues one that was killed, also before its first checkpoint
 
 
 @dataclass
@@ -39,7 +39,7 @@ class PlannedRun:
     @property
     def command(self) -> str:
         """Command line that starts it."""
-        return f"python -m {self.module} {shlex.join(self.flags)}"
+        return f"python -m {self.module} {shlex.join([*self.flags, *RESUME])}"
 
 
 def new_parser() -> OneLineParser:
@@ -161,7 +161,7 @@ def is_done(run: PlannedRun) -> bool:
         flags = shlex.split(json.loads(summary.read_text())["command"])[3:]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run.folder}: its summary.json is damaged; choose another --name") from error
-    original = flags[:-2] if flags[-2:] == RESUME else flags
+    original = flags[:-2] if flags[-2:-1] == ["--resume"] else flags
     # a resumed run has its own configuration in front
     without_config = original[2:] if original[:2] == ["--config", str(run.folder / "config.yaml")] else original
     if run.flags not in (original, without_config):
@@ -177,8 +177,7 @@ def makefile(runs: Sequence[PlannedRun]) -> str:
     for target, run in zip(targets, runs, strict=True):
         lines.append(f"{target}:")
         if not is_done(run):
-            resume = RESUME if any(run.folder.glob("checkpoints/*.ckpt")) else []
-            lines.append(f"\t{make_command(['-m', run.module, *run.flags, *resume])}")
+            lines.append(f"\t{make_command(['-m', run.module, *run.flags, *RESUME])}")
     return "\n".join(lines) + "\n"
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from common.data.sources import SourceDataModule
-from common.errors import Preempted
 from common.io.checkpoints import sorted_by_step
-from common.io.signals import handle_stop_signals, stop_now
+from common.io.signals import handle_stop_signals, newest_checkpoint, stop, stop_now
 from common.nn.distributed import all_gather_objects
 
 
@@ -29,7 +26,8 @@ class ResumeCheckpoints(Checkpoint):
     each process's random states are in the file. Two are kept because a kill or a full disk may leave the newest one bad.
 
     As a `Checkpoint` it comes after all other callbacks, early stopping included, and after a ModelCheckpoint that is
-    earlier in the list: what they have done is in the file.
+    earlier in the list: what they have done is in the file. So is that the training was stopped before its limits: resumed,
+    it ends at once, unless early stopping has more patience now, or `--trainer.max_time` more time.
 
     On SIGTERM, and on SLURM's SIGUSR1, the current step is finished, its state saved, its metrics logged, and then
     `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal
@@ -48,13 +46,20 @@ class ResumeCheckpoints(Checkpoint):
         self.project = project
         self.every_n_steps = every_n_steps
         self.stop_requested = False
-        self._signal = "SIGTERM"
+        self.signal = "SIGTERM"
         self._step = 0
         self._stopped_at: Path | None = None
         self._random_states: list[dict[str, Any]] | None = None
+        self._stopped = False
+        self._patience: list[tuple[EarlyStopping, int]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._patience = [(callback, callback.patience) for callback in trainer.early_stopping_callbacks]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_random_state(trainer)
+        for callback, patience in self._patience:
+            callback.patience = patience  # instead of the checkpoint's
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         handle_stop_signals(self._request_stop)  # Lightning, whose handlers these replace, restores the first
@@ -62,13 +67,16 @@ class ResumeCheckpoints(Checkpoint):
             self._restore_random_state(trainer)  # again: within an epoch, making the loader has used the generators
         self._random_states = None
         self._step = trainer.global_step
+        trainer.should_stop |= self._stopped or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        handle_stop_signals(stop_now(self.folder))  # there is nothing to save: the test is left to the run that resumes
+        handle_stop_signals(stop_now(self.folder))  # Lightning has put its own in front
 
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
-        self._signal = signal.Signals(signum).name
+    def _request_stop(self, name: str) -> None:
+        if not self.stop_requested:
+            self.stop_requested, self.signal = True, name
+        elif name == "SIGINT":  # whoever presses Ctrl-C again does not want to wait for the step
+            stop(newest_checkpoint(self.folder), name)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -98,22 +106,27 @@ class ResumeCheckpoints(Checkpoint):
         self._raise_if_stopped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._raise_if_stopped()
+        handle_stop_signals(stop_now(self.folder))  # there is nothing more to save: the test is left to the run that resumes
+        if trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False):  # also since the epoch's end
+            stop(newest_checkpoint(self.folder), self.signal)
 
     def _raise_if_stopped(self) -> None:
         if self._stopped_at is not None:
-            raise Preempted(str(self._stopped_at), self._signal)
+            stop(self._stopped_at, self.signal)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["project"] = self.project
         if isinstance(data := trainer.datamodule, SourceDataModule):  # type: ignore[attr-defined]
             checkpoint["data"] = data.fingerprint()
             checkpoint["batches"] = data.batch_state()
+        checkpoint["stopped"] = trainer.should_stop and not will_stop_again(trainer)
+        continue_inside_epoch(checkpoint["loops"]["fit_loop"])
         checkpoint["random_states"] = all_gather_objects(random_state(), trainer.world_size)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random_states = checkpoint.get("random_states")
         if trainer.state.fn == TrainerFn.FITTING:
+            self._stopped = checkpoint.get("stopped", False)
             if isinstance(data := trainer.datamodule, SourceDataModule) and "batches" in checkpoint:  # type: ignore[attr-defined]
                 data.resume_batches(checkpoint["batches"])
             # Lightning has loaded the weights before it converts the module to the precision: rounded to float32
@@ -137,9 +150,39 @@ class ResumeCheckpoints(Checkpoint):
 def raise_if_preempted(trainer: Trainer) -> None:
     """Raises Preempted within a long evaluation if the process has received SIGTERM; the newest checkpoint continues."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ResumeCheckpoints)]
-    if trainer.received_sigterm or any(callback.stop_requested for callback in callbacks):
-        saved = [path for callback in callbacks for path in sorted_by_step(callback.folder, "step-*.ckpt")]
-        raise Preempted(str(saved[0]) if saved else None)
+    for callback in callbacks:
+        if callback.stop_requested:
+            stop(newest_checkpoint(callback.folder), callback.signal)
+
+
+def is_out_of_patience(callback: EarlyStopping) -> bool:
+    """Whether early stopping has waited for all of its patience."""
+    return 0 < callback.wait_count >= callback.patience
+
+
+def will_stop_again(trainer: Trainer) -> bool:
+    """Whether what has stopped the training decides it anew when it is resumed: the module, early stopping, or a Timer."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return (
+        getattr(trainer.lightning_module, "stop_reason", None) is not None
+        or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
+        or any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+    )
+
+
+def continue_inside_epoch(fit_loop: dict[str, Any]) -> None:
+    """Sets the counters of a checkpoint at the end of an epoch that was cut short back to the end of its last batch.
+
+    Lightning counts an epoch that `--max_steps` or a stop has cut short as a whole one, and would resume with the next.
+    """
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    in_epoch = epochs["current"]["processed"] < epochs["current"]["ready"]
+    if in_epoch or batches["is_last_batch"] or not batches["current"]["ready"]:
+        return
+    for count in ("current", "total"):
+        epochs[count]["completed"] = epochs[count]["processed"] = epochs[count]["processed"] - 1
+        batches[count]["completed"] -= 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def random_state() -> dict[str, Any]:

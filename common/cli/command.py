@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.errors import EXIT_BAD_INPUT, EXIT_LOST, EXIT_PREEMPTED, OtherProcessFailed, Preempted, ProcessLost, UserError
+from common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_LOST, OtherProcessFailed, Preempted, ProcessLost, UserError
 from common.io.ranks import is_global_zero
+from common.io.signals import stop_signals_handled
 from common.io.terminal import prepare_streams
 
 
@@ -41,7 +42,8 @@ def report_errors(command: Callable[[], int | None]) -> int:
     """Calls `command` and returns its exit code; a UserError is one line on stderr and exit code 2."""
     prepare_streams()
     try:
-        return command() or 0
+        with stop_signals_handled():
+            return command() or 0
     except OtherProcessFailed:
         return EXIT_BAD_INPUT
     except UserError as error:
@@ -53,10 +55,10 @@ def report_errors(command: Callable[[], int | None]) -> int:
     except Preempted as stop:
         if is_global_zero():  # all processes stop at the same step
             print(f"{stop}", file=sys.stderr)
-        return EXIT_PREEMPTED
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 class OneLineParser(argparse.ArgumentParser):

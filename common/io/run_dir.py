@@ -70,7 +70,8 @@ def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str
             raise UserError(f"--resume {resume}: its folder is not a run's checkpoints/; add --name for a run folder")
     continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
     if not (continues or allowed) and run_dir.run_exists():
-        raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume auto to continue it")
+        how = "auto to continue it" if any(run_dir.checkpoints.glob("*.ckpt")) else "allow: it has no checkpoint yet"
+        raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume {how}")
     with creating(run_dir.path):
         run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
     return run_dir
@@ -100,7 +101,11 @@ def unique_name(folder: Path, name: str) -> str:
 def resumable_checkpoint(resume: str, run_dir: RunDir, project: str) -> Path:
     """Checkpoint for `--resume`: the run's latest valid one for `auto`; else the one named, or an earlier one if damaged."""
     if resume == "auto":
-        return latest_valid_checkpoint(sorted_by_step(run_dir.checkpoints), project)
+        if not (candidates := sorted_by_step(run_dir.checkpoints)):
+            raise UserError(
+                f"--resume auto: {run_dir.path} has no checkpoint; check --name, or start it with --resume allow"
+            )
+        return latest_valid_checkpoint(candidates, project)
     path = Path(resume)
     if not path.is_file():
         raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")

@@ -120,7 +120,9 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
         callbacks.append(BestCheckpoint(run_dir.checkpoints, monitor, project.mode))
         if config.patience is not None:
-            callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=int(config.patience)))
+            # after a validation: an epoch that is cut short has none, and says nothing
+            options = {"patience": int(config.patience), "check_on_train_epoch_end": False}
+            callbacks.append(EarlyStopping(monitor, mode=project.mode, **options))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
+from common.callbacks.resume import is_out_of_patience
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.run_dir import RunDir
@@ -66,7 +67,7 @@ def end_reason(trainer: Trainer) -> str:
     if reason := getattr(trainer.lightning_module, "stop_reason", None):
         return str(reason)
     for callback in trainer.early_stopping_callbacks:
-        if callback.wait_count and callback.wait_count >= callback.patience:
+        if is_out_of_patience(callback):
             return f"{callback.monitor} has not improved in {callback.patience} validations"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"--max_steps {trainer.max_steps} is reached"

@@ -21,7 +21,7 @@ from common.io.attempts import attempt_watched, count_attempt
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import ALLOW, RunDir, open_run_dir
-from common.io.signals import handle_stop_signals, stop_now, stop_signals_restored
+from common.io.signals import handle_stop_signals, stop_now, stop_signals_handled
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
@@ -50,7 +50,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with stop_signals_restored(), closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_handled(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 

@@ -117,6 +117,7 @@ class PolicyGradientModule(LightningModule):
         self.environment_steps = 0  # transitions of all processes
         self.metadata: dict[str, Any] = {}
         self.stop_reason: str | None = None  # why the training has stopped by itself; the run prints it
+        self.val_return: float | None = None  # mean of the last validation
 
     def setup(self, stage: str) -> None:
         """Raises UserError for mixed precision: the policy that is updated would differ from the one that has acted."""
@@ -293,9 +294,20 @@ class PolicyGradientModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of all episodes, and stops the training if the environment is solved."""
-        mean, threshold = self.log_episodes("val"), self.hparams["reward_threshold"]
+        mean = self.log_episodes("val")
         self.log("val/environment_steps", float(self.environment_steps), sync_dist=True)
-        if threshold is not None and mean >= threshold and not self.trainer.sanity_checking:
+        if not self.trainer.sanity_checking:
+            self.val_return = mean
+            self.stop_if_solved()
+
+    def on_train_start(self) -> None:
+        """Stops a training that is resumed, and had reached the reward threshold."""
+        self.stop_if_solved()
+
+    def stop_if_solved(self) -> None:
+        """Stops the training if the last validation has reached the reward threshold."""
+        mean, threshold = self.val_return, self.hparams["reward_threshold"]
+        if mean is not None and threshold is not None and mean >= threshold:
             self.trainer.should_stop = True
             self.stop_reason = f"the mean validation return {mean:.5g} reaches the reward threshold {threshold:g}"
 
@@ -348,10 +360,12 @@ class PolicyGradientModule(LightningModule):
         self.metadata["environment_steps"] = self.environment_steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the environment, which the policy is played in."""
+        """Adds the environment, which the policy is played in, and the return of the last validation."""
         env_info = self.trainer.datamodule.env_info  # type: ignore[attr-defined]
         checkpoint["environment"] = {"id": env_info.id, "kwargs": plain(env_info.kwargs), "steps": self.environment_steps}
+        checkpoint["val_return"] = self.val_return
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the number of environment steps."""
+        """Restores the number of environment steps, and the return of the last validation."""
+        self.val_return = checkpoint.get("val_return")
         self.environment_steps = checkpoint.get("environment", {"steps": 0})["steps"]

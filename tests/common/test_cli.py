@@ -260,7 +260,7 @@ def raiser(error: BaseException):
     "error, code, line",
     [
         (UserError("no such thing"), 2, "error: no such thing\n"),
-        (Preempted("x.ckpt"), 75, "stopped by SIGTERM; state saved in x.ckpt\n"),
+        (Preempted("x.ckpt"), 75, "stopped by SIGTERM; state saved in x.ckpt; continue with --resume auto\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

@@ -17,8 +17,10 @@ import pytest
 
 from common import multirun
 from common.errors import UserError
-from common.multirun import is_done, makefile, plan_runs, read_grid
+from common.multirun import PlannedRun, is_done, makefile, plan_runs, read_grid
+from toy.module import ToyModule
 
+TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]
 ROOT = Path(__file__).resolve().parents[2]
 # train.py of a toy project: ends at once, fails for seed 9, and with --wait saves a checkpoint and runs for a minute
 TRAIN = """
@@ -59,6 +61,7 @@ def start(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "common.multirun", *words],
         env=environment,
+        start_new_session=True,
         stdin=subprocess.PIPE,  # make must not read what is not for it
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -181,19 +184,39 @@ def test_a_failure_stops_the_rest_without_keep_going(toy):
     assert code == 2 and trained(output) == ["default-seed9", "default-seed1"]
 
 
-def test_a_signal_reaches_the_run_which_is_resumed_next_time(toy):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_run_which_is_resumed_next_time(toy, number):
     process = start("toy", "--seeds", "0", "1", "--name", "a", "--wait")
     checkpoint = toy / "runs" / "toy" / "a-seed0" / "checkpoints" / "step-1.ckpt"
     deadline = time.monotonic() + 30
     while not checkpoint.exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)  # as a terminal does
     output, _ = process.communicate(timeout=30)
     assert process.returncode != 0 and trained(output) == ["a-seed0"]
     code, output = run("toy", "--seeds", "0", "1", "--name", "a")
     assert code == 0 and trained(output) == ["a-seed0", "a-seed1"]
-    assert "--name a-seed0 --resume auto" in output and "--name a-seed1 --resume" not in output
+    assert "--name a-seed0 --resume allow" in output
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_started_again(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [*TINY, "--max_epochs", "1", "--name", "x"]
+    planned = PlannedRun(Path("runs/toy/x"), "toy.train", flags)
+
+    def fail(*args):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(ToyModule, "training_step", fail)
+        train(*flags, alone=True)
+    assert train(*flags, alone=True).error.endswith("choose another --name, or add --resume allow: it has no checkpoint yet")
+    line = "--resume auto: runs/toy/x has no checkpoint; check --name, or start it with --resume allow"
+    assert train(*flags, "--resume", "auto", alone=True).error == line
+    assert not is_done(planned) and planned.command.endswith("--name x --resume allow")
+    assert train(*shlex.split(planned.command)[3:], alone=True).code == 0
+    assert is_done(planned)
 
 
 def test_a_finished_run_with_other_flags_is_refused(toy):
@@ -206,7 +229,8 @@ def test_a_finished_run_with_other_flags_is_refused(toy):
     assert not is_done(planned)
     for command in (
         planned.command,
-        f"{planned.command} --resume auto",
+        planned.command.removesuffix(" --resume allow"),
+        planned.command.replace("allow", "auto"),
         f"python -m projects.toy.train --config {planned.folder}/config.yaml {shlex.join(planned.flags)} --resume auto",
     ):
         finish(command)

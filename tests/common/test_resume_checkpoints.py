@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerState
 from torch.utils.data import DataLoader, TensorDataset
 
+from commands import newest_checkpoint, same
 from common.callbacks.resume import ResumeCheckpoints, random_state, set_random_state
 from common.errors import Preempted
 from common.io.checkpoints import read_checkpoint
@@ -227,6 +228,82 @@ def test_metrics_of_the_last_step_before_sigterm_are_logged(tmp_path, batch, ste
 def test_sigterm_in_the_last_epoch_leaves_the_test_to_the_next_run(tmp_path):
     with pytest.raises(Preempted, match="step-00000005"):
         fit([Terminate(4), ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=1)
+
+
+# trainings that were stopped
+
+
+def state(checkpoint) -> dict:
+    """What must be bitwise equal: all but names of folders and times."""
+    parts = ("epoch", "global_step", "state_dict", "optimizer_states", "loops", "random_states")
+    return {part: checkpoint[part] for part in parts}
+
+
+def validations(folder) -> list[tuple]:
+    return [(row["step"], row["val/loss"]) for row in read_metrics(folder / "metrics.csv") if "val/loss" in row]
+
+
+def test_early_stopping_is_remembered_and_more_patience_goes_on(train):
+    flags = ["--model.lr", "1.5", "--max_epochs", "30"]
+    done = train("--name", "a", *flags, "--patience", "1")
+    ended = next(line for line in done.out.splitlines() if "has not improved in 1 validations" in line)
+    step, newest = newest_checkpoint(done.run("a"))
+    saved = newest.read_bytes()
+    for _ in range(2):
+        again = train("--name", "a", "--resume", "auto", alone=True)
+        assert again.code == 0 and ended in again.out, again.err
+        assert newest_checkpoint(done.run("a")) == (step, newest) and newest.read_bytes() == saved
+    assert train("--name", "a", "--resume", "auto", "--patience", "4", alone=True).code == 0
+    assert train("--name", "b", *flags, "--patience", "4").code == 0
+    (step_a, a), (step_b, b) = (newest_checkpoint(done.run(name)) for name in ("a", "b"))
+    assert step_a == step_b > step
+    assert same(state(read_checkpoint(a)), state(read_checkpoint(b)))
+    assert validations(done.run("a")) == validations(done.run("b"))
+
+
+class StopAt(Callback):
+    """Stops the training at the end of one of its batches."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+@pytest.mark.parametrize("step", [5, 8])  # an epoch's last, and one inside
+def test_a_callbacks_stop_is_remembered(tmp_path, step):
+    fit([StopAt(step), ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=4)
+    path = tmp_path / step_files(step)[0]
+    resumed = fit([ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=4, ckpt_path=path)
+    assert resumed.global_step == step and names(tmp_path)[-1] == path.name
+
+
+def test_the_time_is_asked_anew(tmp_path):
+    first = fit([ResumeCheckpoints(tmp_path, "cifar10", 1)], epochs=2, max_time={"microseconds": 1})
+    path = tmp_path / step_files(first.global_step)[0]
+    resumed = fit([ResumeCheckpoints(tmp_path, "cifar10", 0)], epochs=2, max_time={"hours": 1}, ckpt_path=path)
+    assert first.global_step < resumed.global_step == 10
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_steps_that_end_inside_an_epoch_are_continued_there(train, accumulate):
+    flags = ["--data.batch_size", "10", "--patience", "9", "--trainer.accumulate_grad_batches", accumulate]
+    flags += ["--trainer.log_every_n_steps", "1"]
+    done = train("--name", "whole", *flags, "--max_epochs", "3")
+    for limits in (["--max_steps", "2"], ["--max_steps", "5"], ["--max_steps", "-1", "--max_epochs", "3"]):
+        resume = ["--resume", "auto"] if done.run("cut").exists() else []
+        part = train("--name", "cut", *flags, *limits, *resume)
+        assert part.code == 0, part.err
+    whole, cut = (done.run(name) for name in ("whole", "cut"))
+    a, b = (read_checkpoint(newest_checkpoint(run)[1]) for run in (whole, cut))
+    assert same(state(a), state(b))
+    assert validations(whole) == validations(cut)
+    losses = [
+        [(row["step"], row["train/loss"]) for row in read_metrics(run / "metrics.csv") if "train/loss" in row]
+        for run in (whole, cut)
+    ]
+    assert losses[0] == losses[1]
 
 
 # random states

@@ -360,7 +360,10 @@ def test_data_of_another_source_is_refused(copied, train, tmp_path):
         (["--trainer.overfit_batches", "1"], "--trainer.overfit_batches: every epoch has its own order; use --debug"),
         (["--trainer.default_root_dir", "x"], "--trainer.default_root_dir: a run's files are in runs/PROJECT/NAME"),
         (["--resume", "auto"], "--resume auto: of which run\\? add --name"),
-        (["--resume", "auto", "--name", "none"], "no valid checkpoint to resume from$"),
+        (
+            ["--resume", "auto", "--name", "none"],
+            "--resume auto: runs/toy/none has no checkpoint; check --name, or start it with --",
+        ),
         (["--resume", "missing.ckpt"], r"--resume missing\.ckpt: no such checkpoint; use a \.ckpt file, or auto with"),
     ],
 )

@@ -157,7 +157,9 @@ def test_a_long_evaluation_prints_lines_and_ends_on_sigterm(train, tmp_path, cap
     lines = [line for line in captured.out.splitlines() if line.startswith(f"{stage}: 0 of ")]
     assert 1 <= len(lines) < 20 and lines[0].endswith("--data.max_episode_steps limits them")
     saved = tmp_path / "runs/policy_gradient/endless/checkpoints/step-00000001.ckpt"
-    expected = "no checkpoint was due yet" if stage == "val" else f"state saved in {saved.relative_to(tmp_path)}"
+    expected = f"state saved in {saved.relative_to(tmp_path)}; continue with --resume auto"
+    if stage == "val":
+        expected = "no checkpoint was due yet; start it again with --resume allow"
     assert captured.err == f"stopped by SIGTERM; {expected}\n"
 
 

@@ -228,9 +228,14 @@ def test_an_environment_of_ones_own_trains_resumes_and_plays(train, tmp_path, mo
     assert train("--name", "own", *flags, "--max_epochs", "2") == 0
     reason = "training ended after epoch 1: the mean validation return 125 reaches the reward threshold 100"
     assert reason in capsys.readouterr().out.splitlines()
-    assert train("--name", "own", *flags, "--max_epochs", "3", "--resume", "auto") == 0
-    step, checkpoint = newest_checkpoint(tmp_path / "runs/policy_gradient/own")
-    assert step == 4, "stopped and stopped again at the reward threshold"
+    again = [*flags, "--max_epochs", "3", "--resume", "auto"]
+    assert train("--name", "own", *again) == 0
+    assert reason in capsys.readouterr().out.splitlines()
+    run = tmp_path / "runs/policy_gradient/own"
+    assert newest_checkpoint(run)[0] == 2, "stopped at the reward threshold, which is remembered"
+    assert train("--name", "own", *again, "--data.reward_threshold", "200") == 0
+    step, checkpoint = newest_checkpoint(run)
+    assert step == 6, "the higher threshold is not reached"
     capsys.readouterr()
     assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
     assert "my_package.my_module:MyEnv-v0, 2 episodes: mean return 125.0" in capsys.readouterr().out
