@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
+from common.io.locks import locks_released
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import RunDir, open_run_dir
@@ -49,7 +50,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with stop_signals_restored(), closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_restored(), locks_released(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 
