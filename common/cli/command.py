@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_LOST, OtherProcessFailed, Preempted, ProcessLost, UserError
+from common.io.disk import disk_error
 from common.io.ranks import is_global_zero
 from common.io.signals import stop_signals_handled
 from common.io.terminal import prepare_streams
@@ -39,11 +40,13 @@ seed_value = number_between(int, 0, 2**32 - 1)  # a seed that every random numbe
 
 
 def report_errors(command: Callable[[], int | None]) -> int:
-    """Calls `command` and returns its exit code; a UserError is one line on stderr and exit code 2."""
+    """Calls `command` and returns its exit code; a UserError, or a full disk, is one line on stderr and code 2."""
     prepare_streams()
     try:
         with stop_signals_handled():
-            return command() or 0
+            code = command() or 0
+            sys.stdout.flush()  # what is written at exit would fail without a word
+            return code
     except OtherProcessFailed:
         return EXIT_BAD_INPUT
     except UserError as error:
@@ -59,6 +62,12 @@ def report_errors(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        line = disk_error(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return EXIT_BAD_INPUT
 
 
 class OneLineParser(argparse.ArgumentParser):

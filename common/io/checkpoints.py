@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
+from common.io.disk import named
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
 from common.options import plain_numbers
@@ -38,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with partial.open("wb") as file:
+            with named(target), partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

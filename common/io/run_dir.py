@@ -11,6 +11,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.io.checkpoints import latest_valid_checkpoint, sorted_by_step
+from common.io.disk import OF_DISK
+from common.io.locks import lock_folder
 from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
@@ -40,50 +42,64 @@ class RunDir:
 
 
 def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str) -> RunDir:
-    """Run folder for the flags `--name` and `--resume`; creates it. Called on rank zero alone, see `common.run.rendezvous`.
+    """Run folder for the flags `--name` and `--resume`; creates and locks it. Called on rank zero, see `rendezvous`.
 
     Args:
         resume: A checkpoint's path; "auto" for the latest valid one of the run `name`; "allow" for the same if there is one.
 
     Raises:
-        UserError: The name is not one folder's or another run's, or there is nothing to resume from.
+        UserError: The name is not one folder's or another run's, another process trains the run, the folder cannot be
+            written, or there is nothing to resume from.
     """
+    if resume is not None and resume not in ("auto", ALLOW) and not Path(resume).is_file():
+        raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
+    run_dir = RunDir(find_run_path(project, name, resume, recipe))
+    if resume == "auto" and not any(run_dir.checkpoints.glob("*.ckpt")):
+        raise UserError(f"--resume auto: {run_dir.path} has no checkpoint; check --name, or start it with --resume allow")
+    with creating(run_dir.path):
+        run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
+        locked = lock_folder(run_dir.path)  # before a look at what is in it
+    if not locked:
+        raise UserError(f"{run_dir.path} exists; another process trains it: wait for its end, or choose another --name")
     allowed = False  # to start a run where one has begun, but not come as far as to a checkpoint
-    if name is None and resume in ("auto", ALLOW):
-        raise UserError(f"--resume {resume}: of which run? add --name")
-    if name is None and resume is not None:
-        run_dir = RunDir(Path(os.path.relpath(Path(resume).resolve().parent.parent)))
-    else:
-        if name is None:
-            name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
-            check_run_name(name, "the name that follows from the recipe,")
-            with creating(RUNS / project / name):
-                name = unique_name(RUNS / project, name)
-        check_run_name(name)
-        run_dir = RunDir(RUNS / project / name)
     if resume == ALLOW:
         resume = "auto" if any(run_dir.checkpoints.glob("*.ckpt")) else None
         allowed = resume is None
     if resume is not None:
         run_dir.checkpoint = resumable_checkpoint(resume, run_dir, project)
-        if name is None and run_dir.checkpoint.resolve().parent != run_dir.checkpoints.resolve():
-            raise UserError(f"--resume {resume}: its folder is not a run's checkpoints/; add --name for a run folder")
     continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
     if not (continues or allowed) and run_dir.run_exists():
         how = "auto to continue it" if any(run_dir.checkpoints.glob("*.ckpt")) else "allow: it has no checkpoint yet"
         raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume {how}")
-    with creating(run_dir.path):
-        run_dir.checkpoints.mkdir(parents=True, exist_ok=True)
     return run_dir
+
+
+def find_run_path(project: str, name: str | None, resume: str | None, recipe: str) -> Path:
+    """Run folder of the run `name`; without a name that of the checkpoint `resume`, or a new one, which it creates."""
+    if name is not None:
+        check_run_name(name)
+        return RUNS / project / name
+    if resume in ("auto", ALLOW):
+        raise UserError(f"--resume {resume}: of which run? add --name")
+    if resume is not None:
+        checkpoints = Path(resume).resolve().parent
+        if checkpoints.name != "checkpoints":
+            raise UserError(f"--resume {resume}: its folder is not a run's checkpoints/; add --name for a run folder")
+        return Path(os.path.relpath(checkpoints.parent))
+    name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_run_name(name, "the name that follows from the recipe,")
+    with creating(RUNS / project / name):
+        return RUNS / project / unique_name(RUNS / project, name)
 
 
 @contextmanager
 def creating(path: Path) -> Iterator[None]:
-    """Context in which the run folder `path` is created. Raises UserError if the system refuses it."""
+    """Context in which the run folder `path` is created and locked. Raises UserError if the system refuses it."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"run folder {path} cannot be created: {error.strerror or error}; choose another --name") from error
+        way_out = OF_DISK.get(error.errno or 0, "choose another --name")
+        raise UserError(f"run folder {path} cannot be written: {error.strerror or error}; {way_out}") from error
 
 
 def unique_name(folder: Path, name: str) -> str:
@@ -101,12 +117,6 @@ def unique_name(folder: Path, name: str) -> str:
 def resumable_checkpoint(resume: str, run_dir: RunDir, project: str) -> Path:
     """Checkpoint for `--resume`: the run's latest valid one for `auto`; else the one named, or an earlier one if damaged."""
     if resume == "auto":
-        if not (candidates := sorted_by_step(run_dir.checkpoints)):
-            raise UserError(
-                f"--resume auto: {run_dir.path} has no checkpoint; check --name, or start it with --resume allow"
-            )
-        return latest_valid_checkpoint(candidates, project)
+        return latest_valid_checkpoint(sorted_by_step(run_dir.checkpoints), project)
     path = Path(resume)
-    if not path.is_file():
-        raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
     return latest_valid_checkpoint([path, *(other for other in sorted_by_step(path.parent) if other != path)], project)

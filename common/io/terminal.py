@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -9,25 +10,31 @@ from pathlib import Path
 
 
 class PipeWriter(io.TextIOWrapper):
-    """Standard output into a pipe: what is written after its reader has gone (`| head`) is dropped."""
+    """Standard output that drops what is written after its reader has gone: a pipe's (`| head`), a closed terminal.
+
+    Where it cannot be written for another reason, as on a full disk, the error names it.
+    """
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())  # also for what is still in the buffer
         os.close(null)
+        if error.errno not in (errno.EPIPE, errno.EIO) and self.name == "<stdout>":
+            error.filename = "standard output"
+            raise error
 
 
 def prepare_streams() -> None:

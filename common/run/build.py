@@ -31,7 +31,7 @@ from common.io.run_dir import RunDir
 from common.project import RunRequest
 from common.run.best import BestCheckpoint
 from common.run.rendezvous import Rendezvous
-from common.run.watch import ProcessWatch
+from common.run.watch import ProcessWatch, RunFolderWatch
 from common.trainer import logged_steps
 
 
@@ -111,6 +111,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     callbacks: list[Callback] = [
         progress_callback(),
         ProcessWatch(),
+        RunFolderWatch(run_dir.path),
         Throughput(),
         GradientMonitor(run_dir.checkpoints),
         ActivationStats(),

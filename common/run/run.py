@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from common.data.sources import SourceDataModule
+from common.errors import UserError
 from common.io.attempts import attempt_watched, count_attempt
+from common.io.disk import disk_error
+from common.io.locks import locks_released
 from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import ALLOW, RunDir, open_run_dir
@@ -50,7 +54,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with stop_signals_handled(), closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_handled(), locks_released(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 
@@ -99,20 +103,21 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
         config = share_config(request, rendezvous)
         run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
         handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
-        module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
-        if run_dir is not None:
-            rendezvous.broadcast(lambda: count_attempt(run_dir, config.resume == ALLOW))
+        with disk_errors_named(run_dir):
+            module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
+            if run_dir is not None:
+                rendezvous.broadcast(lambda: count_attempt(run_dir, config.resume == ALLOW))
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
-    with expected_warnings_ignored(), lost_processes_named(), attempt_watched(run_dir):
+    with expected_warnings_ignored(), lost_processes_named(), attempt_watched(run_dir), disk_errors_named(run_dir):
         fit(trainer, module, data, run_dir)
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
         tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
-    if run_dir is not None and trainer.is_global_zero:
-        test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
-        summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
+        if run_dir is not None and trainer.is_global_zero:
+            test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
+            summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
 
 
 def share_config(request: RunRequest, rendezvous: Rendezvous) -> Namespace:
@@ -136,6 +141,25 @@ def shared_run_dir(request: RunRequest, rendezvous: Rendezvous) -> RunDir:
 
     path, checkpoint = rendezvous.broadcast(decide)
     return RunDir(Path(path), None if checkpoint is None else Path(checkpoint))
+
+
+@contextmanager
+def disk_errors_named(run_dir: RunDir | None) -> Iterator[None]:
+    """Context in which a full disk, or a run folder that is gone, is a UserError with the flags that continue the run."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = disk_error(error, None if run_dir is None else run_dir.path)
+        if line is None:
+            raise
+        if run_dir is not None:
+            resume = "auto"
+            with suppress(OSError):  # of a disk that cannot even be read
+                resume = "auto" if any(run_dir.checkpoints.glob("*.ckpt")) else ALLOW
+            line += f", and continue with --name {shlex.quote(run_dir.path.name)} --resume {resume}"
+        raise UserError(line) from error
 
 
 def print_run_header(

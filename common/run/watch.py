@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from common.errors import EXIT_LOST, ProcessLost
+from common.errors import EXIT_LOST, ProcessLost, UserError
+from common.io.locks import lock_is_gone
 
 LAUNCHER = "CAPSTONES_LAUNCHER"  # id of a node's first process, for those that Lightning's launcher starts from it
 CONTINUE = "continue with --resume auto"
@@ -51,6 +54,31 @@ class ProcessWatch(Callback):
         children: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
         if children:
             threading.Thread(target=watch_children, args=(children, trainer.global_rank), daemon=True).start()
+
+
+class RunFolderWatch(Callback):
+    """Stops a run whose folder was removed, before it writes half of another one in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        """Raises UserError if the folder is gone."""
+        if lock_is_gone(self.path):
+            raise UserError(f"{self.path} was removed while it was trained; put it back and --resume it, or start anew")
+
+    # these come before those of the callbacks that write
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.check()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.check()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check()
 
 
 @contextmanager

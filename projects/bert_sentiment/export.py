@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError, one_line
+from common.io.disk import named
 
 if TYPE_CHECKING:
     from projects.bert_sentiment.inference import TextClassifier
@@ -79,11 +80,12 @@ def write_folder(classifier: TextClassifier, folder: Path, onnx: bool) -> None:
 
     net = classifier.net
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = net.model if isinstance(net, SequenceClassifier) else net.encoder.config
-        saved.save_pretrained(folder)  # type: ignore[operator, union-attr]
-        classifier.tokenizer.model_max_length = classifier.max_length
-        classifier.tokenizer.save_pretrained(folder)
+        with named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            saved = net.model if isinstance(net, SequenceClassifier) else net.encoder.config
+            saved.save_pretrained(folder)  # type: ignore[operator, union-attr]
+            classifier.tokenizer.model_max_length = classifier.max_length
+            classifier.tokenizer.save_pretrained(folder)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
     if onnx:

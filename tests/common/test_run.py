@@ -52,6 +52,7 @@ def test_run_writes_everything_into_its_directory(full_run):
     assert full_run.code == 0 and full_run.err == ""
     folder = full_run.run("full")
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "metrics.csv",
@@ -190,7 +191,7 @@ def test_name_that_follows_from_the_recipe_is_one_folder(train, tmp_path):
 def test_run_folder_that_cannot_be_created_is_one_line(train, tmp_path):
     (tmp_path / "runs").touch()
     for flags in (["--name", "x"], []):
-        assert re.match(r"run folder runs/toy/\S+ cannot be created: Not a directory", train(*flags).error)
+        assert re.match(r"run folder runs/toy/\S+ cannot be written: Not a directory", train(*flags).error)
 
 
 def test_checkpoint_outside_of_a_run_folder_needs_a_name(copied, train, tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.io.loggers import log_plot
+from common.plots.figures import report_plot_errors
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class SavePlot(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(self.folder / "points.png")
-        log_plot(trainer, "points", self.folder / "points.png")
+        with report_plot_errors("points.png"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(self.folder / "points.png")
+            log_plot(trainer, "points", self.folder / "points.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 
 import pytest
@@ -134,6 +135,17 @@ def test_prediction_truncates_like_training_and_counts_it(plain_checkpoint, caps
     assert load(plain_checkpoint).max_length == 32
     assert predict.main(["good", "good " * 40, "--checkpoint", str(plain_checkpoint), "--accelerator", "cpu"]) == 0
     assert capsys.readouterr().err == "1 of 2 texts are truncated to 32 tokens, as in training\n"
+
+
+def test_an_export_to_a_full_disk_is_one_line(plain_checkpoint, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # less than the weights, which a library in Rust writes
+    try:
+        code = export.main([str(tmp_path / "new"), "--checkpoint", str(plain_checkpoint)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and capsys.readouterr().err.endswith(f"error: {tmp_path / 'new'}: File too large\n")
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_extras_it_predicts_and_exports_all_but_onnx(plain_checkpoint, tmp_path, monkeypatch, capsys):
