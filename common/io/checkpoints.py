@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from common.errors import UserError, one_line
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
 from common.options import plain_numbers
+from common.trainer import logged_steps
 
 M = TypeVar("M", bound=LightningModule)
+MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # in an optimizer's state, of the shape of their parameters
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,7 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     A kill leaves the old file or the new one, never half of one. Lightning's own writer moves the file from the system's
     temporary folder; where that is another file system the move is not atomic.
+
+    Args:
+        project: Name of the capstone, for checkpoints of weights alone: Lightning asks no callback about them.
     """
+
+    def __init__(self, project: str | None = None) -> None:
+        super().__init__()
+        self.project = project
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -34,6 +44,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes `checkpoint` to `path`, its hyper-parameters as plain builtins."""
         if "hyper_parameters" in checkpoint:
             checkpoint = {**checkpoint, "hyper_parameters": plain(dict(checkpoint["hyper_parameters"]))}
+        if self.project is not None:
+            checkpoint.setdefault("project", self.project)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -47,9 +59,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads the file on rank zero, and broadcasts it."""
-        read = super().load_checkpoint
-        return broadcast_from_rank_zero(lambda: read(path, map_location, weights_only))
+        """Reads the file on rank zero, with `weights_only`, and broadcasts it. Raises UserError if it is damaged."""
+        return broadcast_from_rank_zero(lambda: read_checkpoint(Path(path), map_location))
 
 
 def plain(value: Any) -> Any:
@@ -66,24 +77,46 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, str | os.PathLike) else plain_numbers(value)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Checkpoint of a run, on the CPU.
+class DamagedFile(UserError):
+    """Error for a file whose content is not what was written."""
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Checkpoint of a run, on the CPU unless `map_location` says otherwise, after its checksums are verified.
 
     Raises:
-        UserError: The file is missing, truncated, or not a Lightning checkpoint.
+        UserError: The file is missing, truncated, damaged, or not a Lightning checkpoint.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_verified(path, map_location)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         with path.open("rb") as file:
             begins_well = b"PK".startswith(file.read(2))
-        fault = "truncated or damaged" if begins_well else "not a checkpoint; the files to read go before --checkpoint"
-        raise UserError(f"checkpoint {path}: {fault}") from error
+        if not begins_well and not isinstance(error, DamagedFile):
+            raise UserError(f"checkpoint {path}: not a checkpoint; the files to read go before --checkpoint") from error
+        raise DamagedFile(f"checkpoint {path}: truncated or damaged") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: not a checkpoint of this suite")
     return checkpoint
+
+
+def load_verified(path: Path, map_location: Any = "cpu") -> Any:
+    """Content of a file of `torch.save`, if it is still what was written: `torch.load` skips the checksums of the archive.
+
+    Raises:
+        Exception: The file is damaged, not one of `torch.save`, or holds something else than tensors and builtins.
+    """
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(entry.external_attr or entry.compress_type for entry in entries):  # torch would skip a "folder"
+                raise DamagedFile(f"{path}: not an archive of torch.save")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size or archive.testzip():
+                raise DamagedFile(f"{path}: a checksum differs")
+        file.seek(0)
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
@@ -144,11 +177,11 @@ def sorted_by_step(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
     return sorted(folder.glob(pattern), key=key, reverse=True)
 
 
-def latest_valid_checkpoint(candidates: list[Path], project: str) -> Path:
-    """First of `candidates` that loads and so can be resumed; prints a line about each damaged one before it.
+def latest_valid_checkpoint(candidates: list[Path], project: str, named: bool = False) -> Path:
+    """First of `candidates` that can be resumed; prints a line about each before it that is damaged, or lacks states.
 
     Raises:
-        UserError: None is valid, or the first that loads is another project's.
+        UserError: None is valid, the first that loads is another project's, or the first is `named` and lacks states.
     """
     for path in candidates:
         try:
@@ -157,5 +190,27 @@ def latest_valid_checkpoint(candidates: list[Path], project: str) -> Path:
             print_rank_zero(f"{error}; falling back to the one before")
             continue
         check_project(checkpoint, project, path)
+        if lacking := missing_states(checkpoint):
+            fault = f"checkpoint {path}: lacks what a run is resumed from: {', '.join(lacking)}"
+            if named and path == candidates[0]:
+                raise UserError(f"{fault}; resume from a step-*.ckpt of the run")
+            print_rank_zero(f"{fault}; falling back to the one before")
+            continue
         return path
     raise UserError("no valid checkpoint to resume from" + (f" in {candidates[0].parent}" if candidates else ""))
+
+
+def missing_states(checkpoint: dict[str, Any]) -> list[str]:
+    """Keys of what a run is resumed from beside its weights, as far as it is missing, empty, or of another structure."""
+    lists, dicts = ("optimizer_states", "random_states"), ("callbacks", "loops")
+    missing = [key for key in lists if not isinstance(checkpoint.get(key), list) or not checkpoint[key]]
+    missing += [key for key in dicts if not isinstance(checkpoint.get(key), dict)]
+    try:
+        logged_steps(checkpoint)
+        shapes = {value.shape for value in checkpoint["state_dict"].values()}
+        states = [state for optimizer in checkpoint["optimizer_states"] for state in optimizer["state"].values()]
+        if not {state[name].shape for state in states for name in MOMENTS & state.keys()} <= shapes:
+            missing.append("optimizer_states of these weights")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        missing = missing or [f"loops or optimizer_states ({one_line(error)})"]
+    return missing

@@ -104,4 +104,5 @@ def resumable_checkpoint(resume: str, run_dir: RunDir, project: str) -> Path:
     path = Path(resume)
     if not path.is_file():
         raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
-    return latest_valid_checkpoint([path, *(other for other in sorted_by_step(path.parent) if other != path)], project)
+    others = [other for other in sorted_by_step(path.parent) if other != path]
+    return latest_valid_checkpoint([path, *others], project, named=True)

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.progress import progress_callback
+from common.callbacks.restored import RestoredStates
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
@@ -52,7 +53,7 @@ def build(
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
         options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed_step), *user_loggers]))
-        options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
+        options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO(request.project.name)]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
@@ -103,6 +104,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     callbacks: list[Callback] = [
         progress_callback(),
         ProcessWatch(),
+        RestoredStates(),
         Throughput(),
         GradientMonitor(run_dir.checkpoints),
         ActivationStats(),
