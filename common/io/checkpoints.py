@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
@@ -57,6 +58,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Removes a checkpoint; nothing else, as a callback takes the paths of earlier ones from the checkpoint resumed."""
+        if Path(path).suffix == ".ckpt" and Path(path).is_file() and ".." not in Path(path).parts:
+            super().remove_checkpoint(str(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads the file on rank zero, with `weights_only`, and broadcasts it. Raises UserError if it is damaged."""
@@ -138,13 +144,16 @@ def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, str | int], pa
         )
 
 
-def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dict[str, Any]]:
+def load_module(
+    path: Path, module_class: type[M], project: str, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[M, dict[str, Any]]:
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 
     Args:
         path: The checkpoint.
         module_class: Class that wrote it. Options whose default is a dataclass are built from the dicts saved for them.
         project: The capstone's name.
+        check: Raises ValueError for hyper-parameters that no module is to be built from.
 
     Raises:
         UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
@@ -152,20 +161,40 @@ def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dic
     """
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
-    try:
+    with content_errors(path):
         options = dict(checkpoint["hyper_parameters"])
+        check_choices(options, module_class)
+        if check is not None:
+            check(options)
         for name, parameter in inspect.signature(module_class).parameters.items():
             if is_dataclass(parameter.default) and isinstance(options.get(name), dict):
                 config_class: Any = type(parameter.default)
                 options[name] = config_class(**options[name])
         module = module_class(**options)
         module.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"checkpoint {path}: written by another version of this project ({one_line(error, 200)})") from error
     for name, value in checkpoint["state_dict"].items():
         if not value.isfinite().all():
             raise UserError(f"checkpoint {path}: {name} is not finite; use one from before the training diverged")
     return module.eval(), checkpoint
+
+
+@contextmanager
+def content_errors(path: Path) -> Iterator[None]:
+    """Context in which any error becomes a UserError: what the checkpoint `path` holds is not what this project saves."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a checkpoint may hold anything in place of a value
+        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error, 200)
+        raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
+
+
+def check_choices(options: dict[str, Any], module_class: type[LightningModule]) -> None:
+    """Raises ValueError for a value that is not among those of its option's `Literal`: no parser has checked it."""
+    for name, hint in get_type_hints(module_class.__init__).items():
+        if get_origin(hint) is Literal and name in options and options[name] not in get_args(hint):
+            raise ValueError(f"{name} {str(options[name])[:40]}: none of {', '.join(map(str, get_args(hint)))}")
 
 
 def sorted_by_step(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
