@@ -6,12 +6,14 @@ What Lightning keeps private is read here alone; `tests/common/test_trainer.py` 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 from common.errors import UserError
 
@@ -125,3 +127,10 @@ def logged_steps(checkpoint: dict[str, Any]) -> int:
     steps: int = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
     # inside an epoch Lightning counts the step only after the callbacks that save
     return steps if loop["epoch_loop.batch_progress"]["is_last_batch"] else steps + 1
+
+
+def while_restoring(error: BaseException) -> bool:
+    """Whether `error` comes from where Lightning, or `ResumeCheckpoints`, restores the states of a checkpoint."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    lightning = [code.co_name for code in frames if code.co_filename == checkpoint_connector.__file__]
+    return any("restore" in name for name in lightning) or any(code.co_name == "_restore_random_state" for code in frames)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import os
+import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule
 
 from common.cli.flags import flag_values
 from common.errors import UserError, one_line
-from common.io.ranks import is_global_zero
+from common.io.ranks import error_of_all, is_global_zero
 
 SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # carries from rank 0 to the processes that it launches whether the data is the sample
+TRUSTED = ("lightning.", "common.", "projects.")  # packages whose classes a run's own configuration may name
+CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*")  # PACKAGE.MODULE:NAME
+MAX_SETTINGS = 10_000
 
 
 def uses_sample(args: list[str], data: type[LightningDataModule], recipe: Path) -> bool:
@@ -46,12 +55,7 @@ def find_config(name: str, folder: Path) -> str:
     path = next((path for path in (Path(name), folder / name) if path.is_file()), None)
     if path is None:
         raise UserError(f"--config {name}: no such file, neither here nor in {folder}")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {name}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {name}: not YAML: {one_line(error)}") from error
+    settings = read_yaml(path, f"--config {name}")
     if settings is None:
         raise UserError(f"--config {name}: no settings in it; name another file")
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
@@ -59,11 +63,21 @@ def find_config(name: str, folder: Path) -> str:
     return str(path)
 
 
+def read_yaml(path: Path, label: str) -> Any:
+    """Content of a YAML file of plain values. Raises UserError, which begins with `label`, for any other."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{label}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{label}: not YAML: {one_line(error)}") from error
+
+
 def with_saved_config(args: list[str], project: str) -> list[str]:
     """`args`, with the `config.yaml` of the run that `--resume` continues, unless they name a configuration themselves.
 
     Raises:
-        UserError: The run has checkpoints, but no `config.yaml`.
+        UserError: The run has checkpoints, but no `config.yaml`, or that names code or files that nobody has asked for.
     """
     flags = flag_values(args)
     resume = flags.get("--resume")
@@ -73,6 +87,7 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     folder = Path("runs", project, flags.get("--name", "")) if by_name else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"
     if saved.is_file():
+        check_saved_config(saved, flags)
         return ["--config", str(saved), *args]
     if (by_name or "--name" not in flags) and any(folder.glob("checkpoints/*.ckpt")):  # not on another node's disk
         raise saved_config_error(saved, "no such file")
@@ -96,3 +111,64 @@ def check_complete(path: Path, text: str) -> None:
         found = found.get(name, ...) if isinstance(found, dict) else ...
     if found is ... or not saved.endswith("\n"):
         raise saved_config_error(path, f"cut short before the end of its last option, {'.'.join(names)}")
+
+
+def check_saved_config(path: Path, flags: dict[str, str]) -> None:
+    """Checks a configuration that nobody has named: the run may be a stranger's, and the parser imports what it names.
+
+    Raises:
+        UserError: It names a function or environment `MODULE:NAME` without its flag, a class outside of `TRUSTED`, another
+            file, or a folder outside of the working directory to write to.
+    """
+    try:
+        texts = list(itertools.islice(leaves(read_yaml(path, f"--config {path}")), MAX_SETTINGS + 1))
+    except UserError as error:
+        raise saved_config_error(path, str(error)) from error
+    except RecursionError as error:
+        raise error_of_all(f"{path}: nested too deeply; it is no configuration of a run") from error
+    if len(texts) > MAX_SETTINGS:
+        raise error_of_all(f"{path}: more than {MAX_SETTINGS:,} settings; it is no configuration of a run")
+    quoted = shlex.quote(str(path))
+    for key, text in texts:
+        group, _, name = key.partition(".")
+        if CODE.fullmatch(text) and f"--{key}" not in flags:
+            fault = f"names code, {text}; if you trust it, add --{key} {shlex.quote(text)}"
+        elif group == "config" or (not name and group in ("trainer", "model", "data")):
+            fault = f"names another file, {text}; write its settings here"
+        elif (group == "trainer" or key.endswith("class_path")) and (is_foreign(text) or leads_away(text, path.parent)):
+            fault = f"names code or files outside of this suite and its runs, {text}; if you trust it, add --config {quoted}"
+        else:
+            continue
+        raise error_of_all(f"{path}: {key} {fault}")
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Texts in nested settings, each after its dotted key; those in lists have the list's. A text may be YAML itself."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from leaves(item, key)
+    elif value is not None:
+        yield key, value if isinstance(value, str) else ""
+        with suppress(yaml.YAMLError, RecursionError, ValueError):
+            if isinstance(value, str) and (inside := yaml.safe_load(value)) != value:
+                yield from leaves(inside, key)
+
+
+def is_foreign(text: str) -> bool:
+    """Whether `text` is the dotted name of something in a module that can be imported, and is not in `TRUSTED`."""
+    root = text.partition(".")[0].strip()
+    if "." not in text or text.startswith(TRUSTED) or not root.isidentifier():
+        return False
+    try:
+        return importlib.util.find_spec(root) is not None
+    except ValueError:  # of `__main__`
+        return True
+
+
+def leads_away(text: str, folder: Path) -> bool:
+    """Whether `text` is an absolute path, or one out of its folder, or names a file in `folder`, which would be read."""
+    parts = Path(text).parts
+    return Path(text).is_absolute() or ".." in parts or (bool(parts) and (folder / text).is_file())

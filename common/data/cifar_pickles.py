@@ -26,6 +26,8 @@ FORMATS: dict[str, tuple[dict[str, list[str]], dict[str, tuple[str, str]]]] = {
         },
     ),
 }
+FILES = {*FORMATS, *(name for splits, _ in FORMATS.values() for names in splits.values() for name in names)}
+MAX_BYTES = 2**29  # of a file; the largest has 155 MB
 FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
 # what arrays are pickled with; the first two by numpy 1 and 2, in Python 2 and 3
 ALLOWED = {
@@ -53,7 +55,7 @@ def read_cifar(source: Source, columns: Columns) -> dict[str, EncodedImages] | N
         for folder in (root, *(root / name for name in FOLDERS)):
             for meta, (splits, _) in FORMATS.items():
                 if all((folder / name).is_file() for name in (meta, splits["test"][0])):
-                    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+                    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
                     return read_splits(source, files, meta, columns)
     archives = [root] if root.name.endswith(ARCHIVE) else sorted(root.glob(f"cifar-*-python{ARCHIVE}"))
     if not archives:
@@ -66,10 +68,13 @@ def read_cifar(source: Source, columns: Columns) -> dict[str, EncodedImages] | N
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """Name -> content of the files in a `.tar.gz`; nothing is written."""
+    """Name -> content of the files of CIFAR in a `.tar.gz`; nothing is written."""
     try:
         with tarfile.open(path) as archive:
-            found = ((PurePath(member.name).name, archive.extractfile(member)) for member in archive if member.isfile())
+            members = [member for member in archive if member.isfile() and PurePath(member.name).name in FILES]
+            if large := [member for member in members if member.size > MAX_BYTES]:
+                raise UserError(f"{path}: {large[0].name} has {large[0].size:,} bytes, more than any file of CIFAR")
+            found = ((PurePath(member.name).name, archive.extractfile(member)) for member in members)
             return {name: file.read() for name, file in found if file is not None}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{path}: not an archive that can be read: {one_line(error)}") from error

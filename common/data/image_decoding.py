@@ -17,6 +17,7 @@ from common.errors import UserError
 
 ON_WHITE = "images with transparency, laid on white"
 SCALED = "images of 16 or 32 bits, scaled to 8"
+ROWS = 1024  # that are converted at once, as copies of a whole image at PIL's limit take gigabytes
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large ones are read; too large is an error
 UNSIGNED = 1  # of TIFF's tag SampleFormat
 SAMPLE_FORMAT = 339
@@ -60,17 +61,26 @@ def to_rgb(image: Image.Image) -> tuple[str, Image.Image]:
     """Image of any mode as RGB of 8 bits, upright by the camera's orientation tag, after the name of a conversion or ""."""
     unsigned = UNSIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ())
     max_value = 65535 if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
         if unsigned and values.dtype == np.int32:  # PIL has no other mode for 32 bits
             values = values.view(np.uint32)
         return SCALED, Image.fromarray(to_8_bits(values, max_value)).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         if layer.getchannel("A").getextrema() != (255, 255):
-            return ON_WHITE, Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return "", image.convert("RGB")
+            return ON_WHITE, on_white(layer)
+    return "", image if image.mode == "RGB" else image.convert("RGB")
+
+
+def on_white(layer: Image.Image) -> Image.Image:
+    """RGBA image laid on white, as RGB."""
+    image = Image.new("RGB", layer.size)
+    for top in range(0, layer.height, ROWS):
+        part = layer.crop((0, top, layer.width, min(top + ROWS, layer.height)))
+        image.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part), (0, top))
+    return image
 
 
 def to_8_bits(values: np.ndarray, max_value: int | None = None) -> np.ndarray:
@@ -90,7 +100,11 @@ def to_8_bits(values: np.ndarray, max_value: int | None = None) -> np.ndarray:
         max_value = next((bound for bound in ranges if values.max() <= bound), None)  # none for NaN
     if max_value is None or not values.min() >= 0:
         raise UserError(f"gray values from {values.min()} to {values.max()}; scale them to 0..255")
-    return (values.astype(np.float64) * (255 / max_value)).round().astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    for first in range(0, len(values), ROWS):
+        rows = slice(first, first + ROWS)
+        scaled[rows] = (values[rows].astype(np.float64) * (255 / max_value)).round()
+    return scaled
 
 
 def describe_conversions(conversions: Counter[str]) -> list[str]:
@@ -104,6 +118,8 @@ def open_encoded(item: Any) -> Image.Image:
         return Image.fromarray(item)
     if isinstance(item, bytes):
         return Image.open(io.BytesIO(item))
+    if item["bytes"] is None and not Path(item["path"]).is_file():  # a named pipe would be waited for
+        raise FileNotFoundError(item["path"])
     return Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
 
 

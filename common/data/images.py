@@ -19,6 +19,7 @@ from common.data.labeled_images import LabeledImages
 from common.data.labels import sort_class_names
 from common.data.sources import ARCHIVE, Source
 from common.errors import UserError
+from common.io.checkpoints import load_verified
 from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 
@@ -65,7 +66,7 @@ def _read_cache(path: Path) -> tuple[dict[str, LabeledImages], list[str]] | None
     if not path.is_file():
         return None
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = load_verified(path)
         return {split: LabeledImages(**fields) for split, fields in saved["splits"].items()}, saved["messages"]
     except Exception:  # what a damaged file raises depends on where it is damaged
         path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import Preempted, UserError
+from common.io.files import write_text_atomically
 from common.io.ranks import is_global_zero
 from common.io.run_dir import RunDir
 
@@ -35,7 +36,7 @@ def count_attempt(run_dir: RunDir, requeued: bool) -> None:
             f"{run_dir.path} has died {died} times between {start} and the next checkpoint, and is not started again; "
             f"look for the reason, delete {path.name} there, and use the same command"
         )
-    path.write_text(json.dumps({start: died + 1}))
+    write_text_atomically(path, json.dumps({start: died + 1}))
 
 
 @contextmanager
@@ -52,7 +53,8 @@ def attempt_watched(run_dir: RunDir | None) -> Iterator[None]:
 def forget_attempts(run_dir: RunDir | None) -> None:
     """Forgets the attempts of a run."""
     if run_dir is not None and is_global_zero():
-        attempts_file(run_dir).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that has become read-only
+            attempts_file(run_dir).unlink(missing_ok=True)
 
 
 def attempts_file(run_dir: RunDir) -> Path:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,19 +17,29 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
 from common.io.disk import named
+from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
 from common.options import plain_numbers
+from common.trainer import logged_steps
 
 M = TypeVar("M", bound=LightningModule)
+MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # in an optimizer's state, of the shape of their parameters
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Atomic checkpoint writer: writes a temporary file beside the target, syncs it to disk, then renames it.
+    """Atomic checkpoint writer: a kill leaves the old file or the new one, never half of one.
 
-    A kill leaves the old file or the new one, never half of one. Lightning's own writer moves the file from the system's
+    Lightning's own writer moves the file from the system's
     temporary folder; where that is another file system the move is not atomic.
+
+    Args:
+        project: Name of the capstone, for checkpoints of weights alone: Lightning asks no callback about them.
     """
+
+    def __init__(self, project: str | None = None) -> None:
+        super().__init__()
+        self.project = project
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -35,22 +47,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes `checkpoint` to `path`, its hyper-parameters as plain builtins."""
         if "hyper_parameters" in checkpoint:
             checkpoint = {**checkpoint, "hyper_parameters": plain(dict(checkpoint["hyper_parameters"]))}
+        if self.project is not None:
+            checkpoint.setdefault("project", self.project)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with named(target), partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with named(target), atomic_write(target) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Removes a checkpoint; nothing else, as a callback takes the paths of earlier ones from the checkpoint resumed."""
+        if Path(path).suffix == ".ckpt" and Path(path).is_file() and ".." not in Path(path).parts:
+            super().remove_checkpoint(str(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads the file on rank zero, and broadcasts it."""
-        read = super().load_checkpoint
-        return broadcast_from_rank_zero(lambda: read(path, map_location, weights_only))
+        """Reads the file on rank zero, with `weights_only`, and broadcasts it. Raises UserError if it is damaged."""
+        return broadcast_from_rank_zero(lambda: read_checkpoint(Path(path), map_location))
 
 
 def plain(value: Any) -> Any:
@@ -67,24 +78,46 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, str | os.PathLike) else plain_numbers(value)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Checkpoint of a run, on the CPU.
+class DamagedFile(UserError):
+    """Error for a file whose content is not what was written."""
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Checkpoint of a run, on the CPU unless `map_location` says otherwise, after its checksums are verified.
 
     Raises:
-        UserError: The file is missing, truncated, or not a Lightning checkpoint.
+        UserError: The file is missing, truncated, damaged, or not a Lightning checkpoint.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_verified(path, map_location)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         with path.open("rb") as file:
             begins_well = b"PK".startswith(file.read(2))
-        fault = "truncated or damaged" if begins_well else "not a checkpoint; the files to read go before --checkpoint"
-        raise UserError(f"checkpoint {path}: {fault}") from error
+        if not begins_well and not isinstance(error, DamagedFile):
+            raise UserError(f"checkpoint {path}: not a checkpoint; the files to read go before --checkpoint") from error
+        raise DamagedFile(f"checkpoint {path}: truncated or damaged") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: not a checkpoint of this suite")
     return checkpoint
+
+
+def load_verified(path: Path, map_location: Any = "cpu") -> Any:
+    """Content of a file of `torch.save`, if it is still what was written: `torch.load` skips the checksums of the archive.
+
+    Raises:
+        Exception: The file is damaged, not one of `torch.save`, or holds something else than tensors and builtins.
+    """
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(entry.external_attr or entry.compress_type for entry in entries):  # torch would skip a "folder"
+                raise DamagedFile(f"{path}: not an archive of torch.save")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size or archive.testzip():
+                raise DamagedFile(f"{path}: a checksum differs")
+        file.seek(0)
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def check_project(checkpoint: dict[str, Any], project: str, path: Path) -> None:
@@ -106,13 +139,16 @@ def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, str | int], pa
         )
 
 
-def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dict[str, Any]]:
+def load_module(
+    path: Path, module_class: type[M], project: str, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[M, dict[str, Any]]:
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 
     Args:
         path: The checkpoint.
         module_class: Class that wrote it. Options whose default is a dataclass are built from the dicts saved for them.
         project: The capstone's name.
+        check: Raises ValueError for hyper-parameters that no module is to be built from.
 
     Raises:
         UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
@@ -120,20 +156,40 @@ def load_module(path: Path, module_class: type[M], project: str) -> tuple[M, dic
     """
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
-    try:
+    with content_errors(path):
         options = dict(checkpoint["hyper_parameters"])
+        check_choices(options, module_class)
+        if check is not None:
+            check(options)
         for name, parameter in inspect.signature(module_class).parameters.items():
             if is_dataclass(parameter.default) and isinstance(options.get(name), dict):
                 config_class: Any = type(parameter.default)
                 options[name] = config_class(**options[name])
         module = module_class(**options)
         module.load_state_dict(checkpoint["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"checkpoint {path}: written by another version of this project ({one_line(error, 200)})") from error
     for name, value in checkpoint["state_dict"].items():
         if not value.isfinite().all():
             raise UserError(f"checkpoint {path}: {name} is not finite; use one from before the training diverged")
     return module.eval(), checkpoint
+
+
+@contextmanager
+def content_errors(path: Path) -> Iterator[None]:
+    """Context in which any error becomes a UserError: what the checkpoint `path` holds is not what this project saves."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a checkpoint may hold anything in place of a value
+        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error, 200)
+        raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
+
+
+def check_choices(options: dict[str, Any], module_class: type[LightningModule]) -> None:
+    """Raises ValueError for a value that is not among those of its option's `Literal`: no parser has checked it."""
+    for name, hint in get_type_hints(module_class.__init__).items():
+        if get_origin(hint) is Literal and name in options and options[name] not in get_args(hint):
+            raise ValueError(f"{name} {str(options[name])[:40]}: none of {', '.join(map(str, get_args(hint)))}")
 
 
 def sorted_by_step(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
@@ -145,11 +201,11 @@ def sorted_by_step(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
     return sorted(folder.glob(pattern), key=key, reverse=True)
 
 
-def latest_valid_checkpoint(candidates: list[Path], project: str) -> Path:
-    """First of `candidates` that loads and so can be resumed; prints a line about each damaged one before it.
+def latest_valid_checkpoint(candidates: list[Path], project: str, named: bool = False) -> Path:
+    """First of `candidates` that can be resumed; prints a line about each before it that is damaged, or lacks states.
 
     Raises:
-        UserError: None is valid, or the first that loads is another project's.
+        UserError: None is valid, the first that loads is another project's, or the first is `named` and lacks states.
     """
     for path in candidates:
         try:
@@ -158,5 +214,27 @@ def latest_valid_checkpoint(candidates: list[Path], project: str) -> Path:
             print_rank_zero(f"{error}; falling back to the one before")
             continue
         check_project(checkpoint, project, path)
+        if lacking := missing_states(checkpoint):
+            fault = f"checkpoint {path}: lacks what a run is resumed from: {', '.join(lacking)}"
+            if named and path == candidates[0]:
+                raise UserError(f"{fault}; resume from a step-*.ckpt of the run")
+            print_rank_zero(f"{fault}; falling back to the one before")
+            continue
         return path
     raise UserError("no valid checkpoint to resume from" + (f" in {candidates[0].parent}" if candidates else ""))
+
+
+def missing_states(checkpoint: dict[str, Any]) -> list[str]:
+    """Keys of what a run is resumed from beside its weights, as far as it is missing, empty, or of another structure."""
+    lists, dicts = ("optimizer_states", "random_states"), ("callbacks", "loops")
+    missing = [key for key in lists if not isinstance(checkpoint.get(key), list) or not checkpoint[key]]
+    missing += [key for key in dicts if not isinstance(checkpoint.get(key), dict)]
+    try:
+        logged_steps(checkpoint)
+        shapes = {value.shape for value in checkpoint["state_dict"].values()}
+        states = [state for optimizer in checkpoint["optimizer_states"] for state in optimizer["state"].values()]
+        if not {state[name].shape for state in states for name in MOMENTS & state.keys()} <= shapes:
+            missing.append("optimizer_states of these weights")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        missing = missing or [f"loops or optimizer_states ({one_line(error)})"]
+    return missing

@@ -119,4 +119,5 @@ def resumable_checkpoint(resume: str, run_dir: RunDir, project: str) -> Path:
     if resume == "auto":
         return latest_valid_checkpoint(sorted_by_step(run_dir.checkpoints), project)
     path = Path(resume)
-    return latest_valid_checkpoint([path, *(other for other in sorted_by_step(path.parent) if other != path)], project)
+    others = [other for other in sorted_by_step(path.parent) if other != path]
+    return latest_valid_checkpoint([path, *others], project, named=True)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.errors import OtherProcessFailed, UserError
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ def all_gather_objects(value: T, world_size: int) -> list[T]:
 
 
 def broadcast_from_rank_zero(read: Callable[[], T]) -> T:
-    """What `read` returns on rank zero, in all processes; what it raises there is raised in all.
+    """What `read` returns on rank zero, in all processes; what it raises there is raised in all, and printed by rank zero.
 
     Nodes may have disks of their own: files of the run are on rank zero's alone.
     """
@@ -36,7 +38,7 @@ def broadcast_from_rank_zero(read: Callable[[], T]) -> T:
             outcome[1] = error
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        raise outcome[1]
+        raise OtherProcessFailed(str(outcome[1])) if dist.get_rank() and isinstance(outcome[1], UserError) else outcome[1]
     return outcome[0]
 
 

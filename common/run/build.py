@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
 from common.callbacks.progress import progress_callback
+from common.callbacks.restored import RestoredStates
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
@@ -57,7 +58,7 @@ def build(
         options["callbacks"] += run_callbacks(request, run_dir, data)
         user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
         options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed_step), *user_loggers]))
-        options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO()]
+        options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO(request.project.name)]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
@@ -112,6 +113,7 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
         progress_callback(),
         ProcessWatch(),
         RunFolderWatch(run_dir.path),
+        RestoredStates(),
         Throughput(),
         GradientMonitor(run_dir.checkpoints),
         ActivationStats(),
@@ -121,9 +123,8 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
     if getattr(data, "has_validation", True) and config.trainer.limit_val_batches != 0:
         callbacks.append(BestCheckpoint(run_dir.checkpoints, monitor, project.mode))
         if config.patience is not None:
-            # after a validation: an epoch that is cut short has none, and says nothing
-            options = {"patience": int(config.patience), "check_on_train_epoch_end": False}
-            callbacks.append(EarlyStopping(monitor, mode=project.mode, **options))
+            patience = int(config.patience)  # after a validation: an epoch that is cut short has none, and says nothing
+            callbacks.append(EarlyStopping(monitor, mode=project.mode, patience=patience, check_on_train_epoch_end=False))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint

@@ -13,9 +13,11 @@ from lightning.pytorch import LightningModule, Trainer
 from common.callbacks.resume import is_out_of_patience
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
+from common.io.checkpoints import DamagedFile
 from common.io.run_dir import RunDir
 from common.nn.distributed import broadcast_from_rank_zero
 from common.run.best import BestCheckpoint
+from common.trainer import while_restoring
 
 # by design: loaders without workers, resuming inside an epoch, epochs without validation, epochs shorter than the logging
 # interval (see `common.trainer.should_log`)
@@ -42,24 +44,51 @@ def fit(trainer: Trainer, module: LightningModule, data: SourceDataModule, run_d
     """`trainer.fit`, from the run's checkpoint if it resumes.
 
     Raises:
-        UserError: Lightning rejects a setting, or the checkpoint is of another network.
+        UserError: Lightning rejects a setting, or the checkpoint is damaged or of another network or optimizer.
     """
     checkpoint = None if run_dir is None else run_dir.checkpoint
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint))
-    except MisconfigurationException as error:
-        raise UserError(one_line(error)) from error
-    except ValueError as error:
-        if "val_check_interval" not in str(error):
-            raise
-        raise UserError(f"--trainer.val_check_interval: {one_line(error)}") from error
-    except RuntimeError as error:
-        if "Early stopping conditioned on" in str(error):
-            raise UserError(f"--trainer.callbacks: {one_line(error)}") from error
-        if "loading state_dict" not in str(error):
-            raise
-        difference = str(error).splitlines()[1].strip()
-        raise UserError(f"checkpoint {checkpoint}: not of the network that --model describes: {difference}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if message := explain(error, checkpoint):
+            raise UserError(message) from error
+        raise
+
+
+def explain(error: Exception, checkpoint: Path | None) -> str | None:
+    """What is wrong with a setting, or with the checkpoint that is resumed, if that is why `trainer.fit` raised `error`."""
+    text = str(error)
+    if isinstance(error, MisconfigurationException):
+        return one_line(error)
+    if isinstance(error, ValueError) and "val_check_interval" in text:
+        return f"--trainer.val_check_interval: {one_line(error)}"
+    if isinstance(error, RuntimeError) and "Early stopping conditioned on" in text:
+        return f"--trainer.callbacks: {one_line(error)}"
+    if isinstance(error, RuntimeError) and "loading state_dict" in text:
+        return f"checkpoint {checkpoint}: not of the network that --model describes: {text.splitlines()[1].strip()}"
+    if checkpoint is not None and while_restoring(error):
+        return (
+            f"checkpoint {checkpoint}: its optimizer, callback or loop states do not fit this run: {one_line(error, 200)}; "
+            "resume from an earlier one with --resume FILE, or train anew with another --name"
+        )
+    return None
+
+
+def test(trainer: Trainer, module: LightningModule, data: SourceDataModule, best: str | None) -> dict[str, float]:
+    """Metrics of `trainer.test` on the checkpoint `best`, or on the weights as they are.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    try:
+        tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
+    except DamagedFile as error:
+        raise UserError(
+            f"{error}: it is not tested; remove it, and --resume auto tests the last weights, or the best of further epochs"
+        ) from error
+    return {name: value for metrics in tested for name, value in metrics.items()}
 
 
 def end_reason(trainer: Trainer) -> str:

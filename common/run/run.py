@@ -30,7 +30,7 @@ from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
-from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit
+from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit, test
 from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
 from common.run.summary import summarize
 from common.run.watch import lost_processes_named, watch_launcher
@@ -114,9 +114,8 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
-        tested = trainer.test(module, datamodule=data, ckpt_path=best, verbose=False)
+        test_metrics = test(trainer, module, data, best)
         if run_dir is not None and trainer.is_global_zero:
-            test_metrics = {name: value for metrics in tested for name, value in metrics.items()}
             summarize(request, run_dir, data, trainer, test_metrics, best, time.perf_counter() - start)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.io.checkpoints import load_module
+from common.io.checkpoints import content_errors, load_module
 from common.nn.device import autocast_context
 from common.nn.parallel import parallel_map
 from projects.bert_sentiment.data import pad, tokenize
@@ -18,7 +18,7 @@ from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import Classifier
 from projects.bert_sentiment.prepacked_linear import prepack_linear
-from projects.bert_sentiment.pretrained import max_tokens, tokenizer_from_files
+from projects.bert_sentiment.pretrained import check_stored, max_tokens, tokenizer_from_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,12 +54,14 @@ class TextClassifier:
 
 def load(checkpoint: Path) -> TextClassifier:
     """Classifier of a run's checkpoint, on the CPU. Raises UserError if it is missing, damaged or another project's."""
-    module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment")
+    module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment", check_stored)
     if module.hparams["lora_rank"]:
         merge_lora(module.net)
-    tokenizer = tokenizer_from_files(saved["tokenizer_files"])
-    max_length = min(max_tokens(module.net.encoder) or 512, tokenizer.model_max_length)  # type: ignore[arg-type]
-    return TextClassifier(module.net, tokenizer, module.hparams["class_names"], module.temperature.item(), max_length)
+    with content_errors(checkpoint):
+        tokenizer = tokenizer_from_files(saved["tokenizer_files"])
+        max_length = min(max_tokens(module.net.encoder) or 512, tokenizer.model_max_length)  # type: ignore[arg-type]
+        class_names = [str(name) for name in module.hparams["class_names"]]
+    return TextClassifier(module.net, tokenizer, class_names, module.temperature.item(), max_length)
 
 
 def predict_logits(

@@ -34,6 +34,17 @@ TINY_ENCODER: dict[str, Any] = {
     "max_position_embeddings": 256,
     "pad_token_id": 0,
 }
+# what the tokenizers of `transformers` save
+TOKENIZER_FILES = {
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "prophetnet.tokenizer", "normalizer.json"),
+    *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "spm.model", "spm_char.model"),
+    *("source.spm", "target.spm", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json"),
+    *("word_shape.json", "word_pronunciation.json", "byte_maps.json", "emoji.json", "tekken.json"),
+}
+MAX_TOKENIZER_BYTES = 2**28  # of all files together; the largest have 40 MB
+# settings that name code, which `transformers` would fetch and run: of a hub id, or attention kernels
+CODE_KEYS = {"auto_map", "init_inputs", "attn_implementation", "_attn_implementation", "experts_implementation"}
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -122,9 +133,9 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, found: Checkpoint) -> None
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(found.name, local_files_only=found.local_files_only)
+        config = AutoConfig.from_pretrained(found.name, local_files_only=found.local_files_only, trust_remote_code=False)
         with torch.device("meta"):  # without weights
-            encoder = AutoModel.from_config(config)
+            encoder = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise UserError(f"--model.checkpoint {found.name}: {one_line(error)}") from error
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(encoder) or tokenizer.model_max_length)
@@ -179,7 +190,7 @@ def read_tokenizer(name: str, local_files_only: bool) -> PreTrainedTokenizerBase
     """Tokenizer of a folder or hub id, without the traces of where it was read from in what it saves."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
     for key in ("local_files_only", "is_local", "name_or_path"):
         tokenizer.init_kwargs.pop(key, None)
     return tokenizer
@@ -235,6 +246,7 @@ def load_model(checkpoint: str, class_names: Sequence[str], vocab_size: int) -> 
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 local_files_only=found.local_files_only,
+                trust_remote_code=False,  # else it would ask
                 **label_maps(class_names),
             )
     except Exception as error:  # what a damaged folder raises depends on where it is damaged
@@ -250,7 +262,7 @@ def new_model(encoder: dict[str, Any], class_names: Sequence[str]) -> PreTrained
     settings = {key: value for key, value in encoder.items() if key not in (*label_maps([]), "num_labels")}
     try:
         config = AutoConfig.for_model(**settings, **label_maps(class_names))
-        return set_pad_token(AutoModelForSequenceClassification.from_config(config))
+        return set_pad_token(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
     except Exception as error:  # each architecture checks its configuration in its own way, or divides by zero
         raise UserError(f"--model.encoder: {one_line(error)}") from error
 
@@ -306,12 +318,46 @@ def tokenizer_to_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
     """Files that the tokenizer's `save_pretrained` writes, name -> content: what a run's checkpoint can hold."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.name in TOKENIZER_FILES}
 
 
 def tokenizer_from_files(files: Mapping[str, bytes | str]) -> PreTrainedTokenizerBase:
-    """The inverse of `tokenizer_to_files`."""
+    """The inverse of `tokenizer_to_files`.
+
+    Raises:
+        ValueError: A name is not that of a tokenizer's file, a file names code or other files, or they are too large: a
+            stranger's checkpoint may hold anything.
+    """
+    contents = {}
+    for name, content in dict(files).items():
+        if name not in TOKENIZER_FILES or not isinstance(content, bytes | str):
+            raise ValueError(f"tokenizer file {str(name)[:40]!r}: none that a tokenizer has")
+        contents[name] = content.encode() if isinstance(content, str) else content
+    if (size := sum(map(len, contents.values()))) > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"tokenizer files of {size:,} bytes, more than {MAX_TOKENIZER_BYTES:,}")
+    settings = json.loads(contents.get("tokenizer_config.json", b"{}"))
+    if named := [key for key, value in settings.items() if value and (key in CODE_KEYS or key.endswith("_file"))]:
+        raise ValueError(f"its tokenizer_config.json sets {named[0]}, which names code or a file")
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        for name, content in contents.items():
+            (Path(folder) / name).write_bytes(content)
         return read_tokenizer(folder, local_files_only=True)
+
+
+def check_stored(options: Mapping[str, Any]) -> None:
+    """Raises ValueError if a checkpoint's hyper-parameters name code, or have no configuration of the encoder.
+
+    It would else be built from the folder or hub id that they name.
+    """
+    if not isinstance(options.get("encoder"), dict):
+        raise ValueError("no configuration of its encoder")
+    if named := CODE_KEYS & set(nested_keys(options["encoder"])):
+        raise ValueError(f"the configuration of its encoder sets {min(named)}, which names code")
+
+
+def nested_keys(value: Any) -> Iterator[str]:
+    """Keys of nested dicts and lists."""
+    if isinstance(value, dict):
+        yield from value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from nested_keys(item)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.io.checkpoints import load_module
+from common.io.checkpoints import content_errors, load_module
 from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.tta import predict_logits
 
@@ -56,7 +56,8 @@ def load(*checkpoints: Path, device: str | torch.device = "cpu") -> ImageClassif
     for path in checkpoints:
         module, checkpoint = load_module(path, CIFAR10Module, "cifar10")
         nets.append(module.net.to(device))
-        class_names.append(checkpoint["class_names"])
+        with content_errors(path):
+            class_names.append([str(name) for name in checkpoint["class_names"]])
         flips.append(checkpoint.get("horizontal_flip", True))
         if class_names[-1] != class_names[0]:
             classes = ", ".join(class_names[-1])

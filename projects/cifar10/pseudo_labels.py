@@ -37,9 +37,15 @@ def save_pseudo_labels(
         folder: Made if it is not there.
         threshold: Minimum probability of the top class.
 
+    Raises:
+        UserError: A class name is none of a folder, or a file cannot be written.
+
     Returns:
         How many images reach the threshold, and how many of these are new files.
     """
+    for name in class_names:  # those of a stranger's checkpoint may lead anywhere
+        if name in ("", ".", "..") or set("/\\\0") & set(name):
+            raise UserError(f"--save_pseudo_labels: the checkpoint's class {name[:40]!r} is no name of a folder")
     confidence, labels = probabilities.max(1)
     confident = (confidence >= threshold).nonzero().flatten().tolist()
     new = sum(save_image(images[i], folder / class_names[int(labels[i])], paths[i].stem) for i in confident)

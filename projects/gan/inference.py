@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.io.checkpoints import load_module
+from common.io.checkpoints import content_errors, load_module
 from projects.gan.module import GANModule
 
 BATCH_SIZE = 500
@@ -63,7 +63,8 @@ def load(checkpoint: Path, device: torch.device | None = None) -> GeneratorPipel
     module, saved = load_module(checkpoint, GANModule, "gan")
     module.to(device or torch.device("cpu")).update_bn()
     trained_labels = saved.get("trained_labels") if module.hparams["conditional"] else []
-    return GeneratorPipeline(module, saved["class_names"], saved["data_source"], trained_labels)
+    with content_errors(checkpoint):
+        return GeneratorPipeline(module, saved["class_names"], str(saved["data_source"]), trained_labels)
 
 
 def sample_latents(count: int, latent_dim: int, seed: int, truncation: float | None = None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.io.checkpoints import load_module
+from common.io.checkpoints import content_errors, load_module
 from projects.policy_gradient.actor import StochasticActor, sample_noise
 from projects.policy_gradient.environments import EnvInfo, inspect_env, make_env
 from projects.policy_gradient.metrics import MAX_EPISODE_STEPS, EpisodeStats, evaluate_policy
@@ -46,15 +48,26 @@ class Agent:
         return EpisodeStats(torch.cat([p.returns for p in played]), torch.cat([p.lengths for p in played]))
 
 
-def load(checkpoint: Path) -> Agent:
+def load(checkpoint: Path, source: str | None = None) -> Agent:
     """Agent of a run's checkpoint.
 
+    Args:
+        checkpoint: The checkpoint.
+        source: Environment id `PACKAGE.MODULE:ENV` whose module may be imported, if it is the checkpoint's.
+
     Raises:
-        UserError: the file is missing, damaged or another project's, or its environment cannot be made here.
+        UserError: the file is missing, damaged or another project's, or its environment cannot be made here, or would import
+            a module that is neither imported yet nor that of `source`.
     """
     module, saved = load_module(checkpoint, PolicyGradientModule, "policy_gradient")
-    environment = saved["environment"]
-    env_info = inspect_env(environment["id"], environment["kwargs"], f"checkpoint {checkpoint}: environment")
+    with content_errors(checkpoint):
+        id, kwargs = str(saved["environment"]["id"]), dict(saved["environment"]["kwargs"])
+        for text in (id, *(value for value in kwargs.values() if isinstance(value, str))):
+            package, colon, _ = text.partition(":")
+            if colon and text != source and package not in sys.modules:
+                names = f"its environment {text} is code of the module {package}"
+                raise UserError(f"checkpoint {checkpoint}: {names}; if you trust it, add --source {shlex.quote(text)}")
+    env_info = inspect_env(id, kwargs, f"checkpoint {checkpoint}: environment")
     if any(getattr(env_info, name) != module.hparams[name] for name in ("obs_dim", "action_dim", "discrete")):
         raise UserError(f"checkpoint {checkpoint}: {env_info.id} has other spaces here than where it was trained")
     return Agent(module, env_info)

@@ -20,6 +20,8 @@ def new_parser() -> OneLineParser:
         prog="python -m projects.policy_gradient.play", description="Plays episodes with a trained policy, and records one."
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    help_text = "Its environment, where that is your own, MODULE:ENV: code that a checkpoint alone does not run."
+    parser.add_argument("--source", metavar="ID", help=help_text)
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="Number of episodes (default: 10).")
     parser.add_argument(
         "--seed", type=seed_value, default=0, help="Seed of the first episode; the others count on (default: 0)."
@@ -45,7 +47,7 @@ def play(options: argparse.Namespace) -> None:
     from projects.policy_gradient.metrics import episode_metrics
     from projects.policy_gradient.video import record_agent
 
-    agent = load(options.checkpoint)
+    agent = load(options.checkpoint, options.source)
     seeds = range(options.seed, options.seed + options.episodes)
     stats = agent.evaluate(seeds, options.stochastic)
     for seed, episode_return, length in zip(seeds, stats.returns, stats.lengths, strict=True):

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.errors import UserError
-from common.io.checkpoints import load_module
+from common.io.checkpoints import content_errors, load_module
 from common.io.text import is_blank
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import GenerationConfig
@@ -109,6 +109,9 @@ def load(
     modules, checkpoints = [module for module, _ in loaded], [other for _, other in loaded]
     first = checkpoints[0]
     for path, other in zip(paths, checkpoints, strict=True):
+        with content_errors(path):
+            source, target = (Tokenizer.from_str(text) for text in other["tokenizers"])
+            languages = str(other["languages"][0]), str(other["languages"][1])
         if other["tokenizers"] != first["tokenizers"]:
             raise UserError(f"checkpoint {path}: its vocabulary is not that of {paths[0]}")
     if average_weights:
@@ -116,10 +119,8 @@ def load(
         modules[0].load_state_dict(mean_state([other["state_dict"] for other in checkpoints]))
         del modules[1:]
     nets = [module.net.to(device) for module in modules]
-    source, target = (Tokenizer.from_str(text) for text in first["tokenizers"])
-    languages = first["languages"][0], first["languages"][1]
     members: Sequence[SupportsTranslation] = nets
-    max_length = min(other.get("max_length", DEFAULT_MAX_LENGTH) for other in checkpoints)
+    max_length = min(int(other.get("max_length", DEFAULT_MAX_LENGTH)) for other in checkpoints)
     if datastore is not None:
         texts = datastore_texts(datastore, languages)
         sides = [encode_batch(*side) for side in zip((source, target), texts, strict=True)]
@@ -128,7 +129,8 @@ def load(
         source_ids, target_ids = ([ids[:max_length] for ids in side] for side in sides)
         members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
     model = members[0] if len(members) == 1 else Ensemble(members)
-    limit = first["length_limit"][0], first["length_limit"][1]
+    with content_errors(paths[0]):
+        limit = float(first["length_limit"][0]), float(first["length_limit"][1])
     generation, bleu_tokenize = modules[0].test_generation, modules[0].hparams["bleu_tokenize"]
     return TranslationPipeline(model, source, target, languages, limit, max_length, generation, device, bleu_tokenize)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +99,10 @@ def full_run(tmp_path_factory) -> Ended:
     folder = tmp_path_factory.mktemp("full")
     with isolated(folder / "cache"):
         return call(folder, "--name", "full", "--wandb", "--seed", "3")
+
+
+@pytest.fixture
+def copied(full_run, tmp_path):
+    """Writable copy of the full run, in the working directory of `train`."""
+    shutil.copytree(full_run.folder / "runs", tmp_path / "runs")
+    return tmp_path / "runs" / "toy" / "full"

@@ -27,7 +27,16 @@ from common.io.checkpoints import (
 
 
 def checkpoint(step: int = 1, project: str = "cifar10") -> dict:
-    return {"state_dict": {"weight": torch.full((1000,), float(step))}, "global_step": step, "project": project}
+    counts, progress = {"_batches_that_stepped": step}, {"is_last_batch": True}
+    return {
+        "state_dict": {"weight": torch.full((1000,), float(step))},
+        "global_step": step,
+        "project": project,
+        "optimizer_states": [{"state": {}}],
+        "random_states": [{}],
+        "callbacks": {},
+        "loops": {"fit_loop": {"epoch_loop.state_dict": counts, "epoch_loop.batch_progress": progress}},
+    }
 
 
 def write(path, content, age: int = 0):

@@ -96,4 +96,4 @@ def test_start_of_a_run_removes_the_leftovers_of_its_folders(train):
     for folder in folders:
         (folder / f".x.{10**12}.tmp").touch()
     assert train("--name", "a", "--resume", "auto", "--max_epochs", "3").code == 0
-    assert not [path for folder in folders for path in folder.glob(".*")]
+    assert not [path for folder in folders for path in folder.glob(".*.tmp")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from common.data.image_decoding import ON_WHITE, SCALED, read_image
+from common.data import image_decoding
+from common.data.image_decoding import ON_WHITE, SCALED, open_encoded, read_image, to_tensor
 from common.errors import UserError
 
 RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
@@ -84,3 +88,57 @@ def test_an_opaque_image_with_alpha_is_not_converted(tmp_path):
     conversions = Counter[str]()
     assert (read_image(tmp_path / "x.png", 8, conversions) == torch.tensor([10, 20, 30]).view(3, 1, 1)).all()
     assert not conversions
+
+
+def png_header(width: int, height: int) -> bytes:
+    """PNG of these dimensions, without pixels."""
+    parts = b""
+    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")):
+        parts += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def enlarged(kind: str) -> bytes:
+    """Small image whose header says that it has 60,000 x 60,000 pixels."""
+    if kind == "png":
+        return png_header(60_000, 60_000)
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(3)]
+    frames[0].save(buffer, kind, **({"save_all": True, "append_images": frames[1:]} if kind == "gif" else {}))
+    data = bytearray(buffer.getvalue())
+    at = 6 if kind == "gif" else data.find(b"\xff\xc0") + 5  # JPEG: start of frame
+    data[at : at + 4] = struct.pack("<HH" if kind == "gif" else ">HH", 60_000, 60_000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "jpeg"])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, monkeypatch, kind):
+    data = enlarged(kind)
+    (tmp_path / f"x.{kind}").write_bytes(data)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(UserError, match=rf"x\.{kind}: too large: at most 178,956,970 pixels are decoded; scale it down"):
+        read_image(tmp_path / f"x.{kind}", 8)
+    with pytest.raises(Image.DecompressionBombError):  # as of a parquet table
+        open_encoded({"bytes": data, "path": None})
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "tiff"])
+def test_of_many_frames_the_first_is_decoded(tmp_path, kind):
+    frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(200)]
+    frames[0].save(tmp_path / "x", kind, save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "x", 8).max() == 0
+
+
+def test_a_named_pipe_in_a_table_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(FileNotFoundError):
+        open_encoded({"bytes": None, "path": str(tmp_path / "x.png")})
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "F"])
+def test_conversion_in_parts_is_that_of_the_whole(monkeypatch, mode):
+    values = np.random.default_rng(0).integers(0, 256, (21, 7, 4) if mode == "RGBA" else (21, 7))
+    image = Image.fromarray(values.astype({"RGBA": np.uint8, "I;16": np.uint16, "F": np.float32}[mode]))
+    whole = to_tensor(image, 7)
+    monkeypatch.setattr(image_decoding, "ROWS", 4)
+    assert torch.equal(to_tensor(image, 7), whole)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.data import image_decoding
+from common.data import cifar_pickles, image_decoding
 from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import resolve_source
@@ -246,6 +246,16 @@ def test_damaged_or_dangerous_pickles_are_one_line(tmp_path, capsys, file, damag
     with pytest.raises(UserError, match=message):
         load(tmp_path / "x")
     assert "called" not in capsys.readouterr().out
+
+
+def test_an_archive_is_not_read_whole(tmp_path, monkeypatch):
+    (tmp_path / "zeros").write_bytes(bytes(1000))
+    monkeypatch.setattr(cifar_pickles, "MAX_BYTES", 999)
+    for name, message in (("other", "not the archive of CIFAR"), ("a/train", "a/train has 1,000 bytes, more than any file")):
+        with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+            archive.add(tmp_path / "zeros", name)
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "x.tar.gz")
 
 
 def test_a_damaged_archive_is_one_line(tmp_path):

@@ -190,6 +190,15 @@ def test_a_changed_file_is_decoded_again(folder, decoded):
     assert len(decoded) == 3
 
 
+def test_a_cache_with_a_flipped_bit_is_replaced(folder, decoded):
+    first = load(folder)
+    (path,) = images.cache_folder().iterdir()
+    content = bytearray(path.read_bytes())
+    content[content.find(first["train"].images[0].numpy().tobytes()) + 9] ^= 4
+    path.write_bytes(content)
+    assert same(load(folder), first) and len(decoded) == 2
+
+
 @pytest.mark.parametrize("kept", [0, 50, -1])
 def test_a_truncated_cache_is_replaced(folder, decoded, kept):
     first = load(folder)

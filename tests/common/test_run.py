@@ -217,13 +217,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture
-def copied(full_run, tmp_path):
-    """Writable copy of the full run, in the working directory of `train`."""
-    shutil.copytree(full_run.folder / "runs", tmp_path / "runs")
-    return tmp_path / "runs" / "toy" / "full"
-
-
 def test_name_in_use_is_refused_and_nothing_is_lost(copied, train):
     before = snapshot(copied)
     line = "runs/toy/full exists; choose another --name, or add --resume auto to continue it"

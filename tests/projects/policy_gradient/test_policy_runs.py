@@ -168,7 +168,7 @@ def test_a_checkpoint_holds_builtins_and_is_refused_for_another_environment(trai
     saved = torch.load(checkpoint := newest_checkpoint(tmp_path / "runs/policy_gradient/first")[1], weights_only=True)
     saved["environment"]["id"] = "no_such_package.module:Thing-v0"
     torch.save(saved, tmp_path / "unknown.ckpt")
-    assert play(["--checkpoint", "unknown.ckpt"]) == 2
+    assert play(["--checkpoint", "unknown.ckpt", "--source", saved["environment"]["id"]]) == 2
     line = "error: checkpoint unknown.ckpt: environment no_such_package.module:Thing-v0: No module named"
     assert capsys.readouterr().err.startswith(line)
     assert play(["--checkpoint", "no.ckpt"]) == 2
@@ -205,11 +205,11 @@ from common.cli.main import main as train
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.train import PROJECT
 
-flags = ["--name", "own", "--accelerator", "cpu"]
+flags, source = ["--name", "own", "--accelerator", "cpu"], "my_package.my_module:MyEnv-v0"
 assert train(PROJECT, [*sys.argv[1:], *flags]) == 0
-assert train(PROJECT, [*flags, "--resume", "auto", "--max_epochs", "2"]) == 0
+assert train(PROJECT, [*flags, "--resume", "auto", "--max_epochs", "2", "--data.source", source]) == 0
 checkpoint = next(Path("runs/policy_gradient/own/checkpoints").glob("best-*.ckpt"))
-assert play(["--checkpoint", str(checkpoint), "--episodes", "2"]) == 0
+assert play(["--checkpoint", str(checkpoint), "--episodes", "2", "--source", source]) == 0
 """
 
 
