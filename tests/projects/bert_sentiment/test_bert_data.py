@@ -11,6 +11,7 @@ import torch
 from common.errors import UserError
 from projects.bert_sentiment import data as data_module
 from projects.bert_sentiment.data import TextData, pad
+from projects.bert_sentiment.pretrained import train_tokenizer
 
 
 @pytest.fixture
@@ -114,3 +115,20 @@ def test_pad_by_hand():
 def test_max_length_without_room_for_words_is_refused(texts_folder, checkpoint_folder):
     with pytest.raises(UserError, match=r"--data.max_length 2: 2 of them are special tokens"):
         TextData(str(texts_folder), str(checkpoint_folder), max_length=2).setup("fit")
+
+
+def test_of_a_very_long_text_the_beginning_alone_is_tokenized(monkeypatch):
+    texts = ["one two", "one two three " + "four " * 10_000, "one" * 90_000]
+    tokenizer = train_tokenizer(texts[:1], 300)
+    expected = data_module.tokenize(tokenizer, texts, 8)
+    monkeypatch.setattr(data_module, "MAX_CHARACTERS", 20)
+    encode, lengths = type(tokenizer).__call__, []
+
+    def record(self, texts, **options):
+        lengths.append(max(map(len, texts)))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", record)
+    assert data_module.tokenize(tokenizer, texts, 8) == expected
+    assert expected[1] == 2 and max(lengths) == 8 * 20
+    assert data_module.tokenize(tokenizer, [" " * 1000], 8)[1] == 1, "what is not read is counted"

@@ -261,3 +261,11 @@ def test_sentence_without_spaces_is_segmented_anew_in_every_epoch():
     ]
     assert [decode(tokenizer, ids) for ids in first] == lines
     assert encoded(BPEDropout(tokenizer, lines, 0.0), 40) == dropper.ids
+
+
+def test_of_a_very_long_line_the_beginning_alone_is_tokenized(tokenizer, monkeypatch):
+    lines = ["a line", "a very long line " * 50]
+    monkeypatch.setattr(tokenizer_module, "MAX_CHARACTERS", 34)
+    assert encode_batch(tokenizer, lines) == [encode(tokenizer, lines[0]), encode(tokenizer, lines[1][:34])]
+    assert BPEDropout(tokenizer, lines, 0.5).ids == encode_batch(tokenizer, lines)
+    train_bpe(lines, 300)
