@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,11 +185,13 @@ class PretendDevice(TorchDispatchMode):
             self.refuse(packet)
 
     def refuse(self, func: Any) -> None:
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found {DEVICE} and cpu in {func}: {line()[0]}")
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found {DEVICE} and cpu in {func}: {line()[0]}"
+        )
 
     def record(self, events: list[Event], kind: str) -> None:
-        where, saves = line()
-        events.append(Event("checkpoint" if saves else self.phase, self.step, kind, where))
+        where, phase = line()
+        events.append(Event(phase or self.phase, self.step, kind, where))
 
     def most(self, phase: str) -> tuple[int, Counter[str]]:
         """Most syncs in one step of `phase`, and where they were."""
@@ -202,17 +203,25 @@ class PretendDevice(TorchDispatchMode):
         return worst.total(), worst
 
 
-def line() -> tuple[str, bool]:
-    """Innermost line of this repository, else of no torch, on the stack; and whether a checkpoint is being saved."""
-    stack = [frame for frame in traceback.extract_stack(limit=80) if frame.filename != __file__]
-    saves = any(frame.name == "save_checkpoint" for frame in stack)
-    own = [f for f in stack if f.filename.startswith(str(ROOT)) and "venv" not in f.filename]
-    outer = [f for f in stack if "/torch/" not in f.filename] if not own else own
-    frame = outer[-1]
-    library = next((f for f in reversed(stack) if "/torch/" not in f.filename), frame)
-    path = frame.filename.removeprefix(f"{ROOT}/")
-    beside = "" if library is frame else f" in {Path(library.filename).name}:{library.lineno}"
-    return f"{path}:{frame.lineno}{beside}", saves
+def line() -> tuple[str, str | None]:
+    """Innermost line of this repository on the stack, and that of another library inside it; the phase, if it is there."""
+    own = library = None
+    phase, frame = None, sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        path = code.co_filename
+        if code.co_name == "save_checkpoint":
+            phase = "checkpoint"
+        elif code.co_name in ("on_run_end", "_store_dataloader_outputs") and path.endswith("evaluation_loop.py"):
+            phase = phase or "validation"
+        if own is None and path != __file__ and "/torch/" not in path:
+            where = f"{Path(path).relative_to(ROOT) if path.startswith(f'{ROOT}/') else Path(path).name}:{frame.f_lineno}"
+            if "site-packages" in path:
+                library = library or where
+            elif path.startswith(f"{ROOT}/"):
+                own = where
+        frame = frame.f_back
+    return " in ".join(filter(None, [own, library])), phase
 
 
 def fences() -> list[Any]:

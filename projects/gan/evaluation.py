@@ -34,7 +34,7 @@ class Evaluator:
         device: torch.device,
     ) -> None:
         generator = torch.Generator().manual_seed(LATENT_SEEDS[split])
-        self.latents = torch.randn(num_samples, latent_dim, generator=generator)
+        self.latents = torch.randn(num_samples, latent_dim, generator=generator).to(device)
         self.mixture, self.features = mixture, features
         self.feature_metrics = None if features is None else FeatureMetrics(features.num_features, device)
         self.points: list[Tensor] = []

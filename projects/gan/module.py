@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
@@ -32,7 +32,7 @@ from projects.gan.losses import (
 )
 from projects.gan.metrics import discriminator_metrics
 from projects.gan.networks import build_networks
-from projects.gan.optim import adam, autocast_without_cache, update, update_bn
+from projects.gan.optim import adam, autocast_without_cache, update, update_bn, update_ema
 
 BN_SEED, BN_SAMPLES, BN_BATCH_SIZE = 20_002, 5000, 250  # of the fakes that batch-norm statistics are computed from
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -121,7 +121,7 @@ class GANModule(LightningModule):
             )
         self.ema_generator: AveragedModel | None = None
         if ema_decay:
-            self.ema_generator = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.ema_generator = AveragedModel(self.generator)
             self.ema_generator.requires_grad_(False)
         self.loss = LOSSES[loss]
         self.features: list[FeatureExtractor] = []  # in a list, so that its weights are no part of this module's
@@ -183,20 +183,20 @@ class GANModule(LightningModule):
                 for scheduler in cast(list[LambdaLR], self.lr_schedulers()):
                     scheduler.step()
                 if self.ema_generator is not None:
-                    self.ema_generator.update_parameters(self.generator)
+                    update_ema(self.ema_generator, self.generator, h.ema_decay, is_first=not self.iteration)
         if should_log(self.trainer) and not self.discriminator_only:
             self.log_training({"d_loss": d_loss, "g_loss": g_loss, **penalties}, real_logits, fake_logits)
 
     def sample(self, distribution: Callable[..., Tensor], rows: int, columns: int, rng: torch.Generator) -> Tensor:
         """This process's rows (rows, columns) of what `torch.randn` or `torch.rand` samples for all processes together."""
         rank, world_size = rank_and_world_size(attached_trainer(self))
-        return distribution(world_size * rows, columns, generator=rng)[rank * rows :][:rows].to(self.device)
+        return distribution(world_size * rows, columns, generator=rng, device=self.device)[rank * rows :][:rows]
 
     def iteration_rng(self) -> torch.Generator:
-        """Generator of all random numbers of an iteration, seeded by the run's seed and the iteration's number."""
+        """Generator on the device of all random numbers of an iteration, seeded by the run's seed and its number."""
         trainer = attached_trainer(self)
         seed = 0 if trainer is None else trainer.datamodule.seed  # type: ignore[attr-defined]
-        return torch.Generator().manual_seed((seed * 1_000_003 + self.iteration) * 1_000_003 % 2**63)
+        return torch.Generator(self.device).manual_seed((seed * 1_000_003 + self.iteration) * 1_000_003 % 2**63)
 
     def augment(self, samples: Tensor, rng: torch.Generator) -> Tensor:
         """Samples as the discriminator sees them, real or fake: with instance noise and DiffAugment."""
@@ -296,8 +296,7 @@ class GANModule(LightningModule):
 
     def evaluate(self, batch: GANBatch) -> None:
         """A fake for each real sample, from a latent vector that depends on the sample's index alone."""
-        z = self.evaluator.latents[batch.indices.cpu()].to(self.device)
-        fake = self(z, batch.labels).to(batch.samples.dtype)
+        fake = self(self.evaluator.latents[batch.indices], batch.labels).to(batch.samples.dtype)
         self.evaluator.update(batch, fake, self.discriminate(batch.samples, fake, batch.labels))
 
     def log_evaluation(self, split: str) -> None:

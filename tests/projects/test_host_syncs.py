@@ -18,7 +18,12 @@ SIZES = {"train": 96, "val": 24, "test": 24}
 SAMPLES = ("seq2seq.data.SAMPLE_SIZES", "bert_sentiment.synthetic.SPLIT_SIZES", "cifar10.synthetic.SPLIT_SIZES")
 SHORT = ["--max_epochs=1", "--trainer.limit_train_batches=5", "--trainer.log_every_n_steps=3", "--checkpoint_every=0"]
 SHORT += ["--trainer.limit_val_batches=2", "--trainer.check_val_every_n_epoch=1", "--trainer.max_steps=-1"]
-SPEEDNET = ["--model.speednet.block_channels=[8,8,8]", "--data.batch_size=8", "--data.val_size=16", "--data.eval_batch_size=8"]
+SPEEDNET = [
+    "--model.speednet.block_channels=[8,8,8]",
+    "--data.batch_size=8",
+    "--data.val_size=16",
+    "--data.eval_batch_size=8",
+]
 WORDS = ["--data.vocab_size=300", "--data.max_tokens=100", "--data.eval_batch_size=8", "--model.decoding.max_length=8"]
 LSTM = ["--model.recurrent.embed_dim=16", "--model.recurrent.hidden_dim=16"]
 TRANSFORMER = ["--model.transformer={d_model: 16, ff_dim: 16, num_heads: 2, num_layers: 1}"]
