@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = torch.device("lazy:0")
@@ -66,33 +66,49 @@ class DeviceTensor(Tensor):
         return f"DeviceTensor({self.values!r})"
 
 
+def tensors_in(nest: Any) -> Iterator[Tensor]:
+    """Tensors among an operator's arguments."""
+    for item in nest:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, list | tuple):
+            yield from tensors_in(item)
+
+
+def map_tensors(function: Callable[[Tensor], Any], nest: Any) -> Any:
+    """An operator's arguments, or results, with `function` applied to each tensor."""
+    if isinstance(nest, Tensor):
+        return function(nest)
+    return type(nest)(map_tensors(function, item) for item in nest) if isinstance(nest, list | tuple) else nest
+
+
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Result of an operator, computed on the CPU; on the pretended device if an argument or the result is there."""
-    leaves, _ = tree_flatten((args, kwargs))
-    wrapped = {id(leaf.values): leaf for leaf in leaves if isinstance(leaf, DeviceTensor)}
+    wrapped = {id(x.values): x for x in tensors_in((args, *kwargs.values())) if isinstance(x, DeviceTensor)}
     target = kwargs.get("device")
     on_device = bool(wrapped) if target is None else torch.device(target).type == DEVICE.type
-    plain_args, plain_kwargs = tree_map(lambda x: x.values if isinstance(x, DeviceTensor) else x, (args, kwargs))
-    if target is not None:
-        plain_kwargs["device"] = torch.device("cpu")
-    if on_device:
-        plain_kwargs.pop("pin_memory", None)
-    if func is aten._to_copy.default and not plain_kwargs.get("dtype"):  # a copy, also where the CPU would have none to make
-        plain_kwargs["dtype"] = plain_args[0].dtype
-    with torch._C._DisableTorchDispatch():
-        result = func(*plain_args, **plain_kwargs)
+    if not wrapped and not on_device:
+        return func(*args, **kwargs)
 
-    def wrap(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def unwrap(tensor: Tensor) -> Tensor:
+        return tensor.values if isinstance(tensor, DeviceTensor) else tensor
+
+    def wrap(value: Tensor) -> Tensor:
         if id(value) in wrapped:
             assert wrapped[id(value)].shape == value.shape, f"{func} changes the shape in place"
             return wrapped[id(value)]
-        return DeviceTensor(value) if on_device and value.device.type == "cpu" else value
+        return DeviceTensor(value) if on_device else value
 
+    plain_args = map_tensors(unwrap, args)
+    plain_kwargs = {name: map_tensors(unwrap, value) for name, value in kwargs.items() if name != "pin_memory"}
+    if target is not None:
+        plain_kwargs["device"] = torch.device("cpu")
+    if func is aten._to_copy.default and not plain_kwargs.get("dtype"):  # a copy, also where the CPU would have none to make
+        plain_kwargs["dtype"] = plain_args[0].dtype
+    result = func(*plain_args, **plain_kwargs)
     if func.overloadpacket in HOST_ARGUMENTS and isinstance(result, tuple):  # the second, sizes or lengths, is the host's
         return wrap(result[0]), *result[1:]
-    return tree_map(wrap, result) if on_device or wrapped else result
+    return map_tensors(wrap, result)
 
 
 @dataclass(frozen=True)
@@ -142,8 +158,7 @@ class PretendDevice(TorchDispatchMode):
 
     def inspect(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Records syncs and copies of an operator; raises RuntimeError if it mixes devices."""
-        leaves, _ = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = list(tensors_in((args, *kwargs.values())))
         inside = [t for t in tensors if isinstance(t, DeviceTensor)]
         outside = [t for t in tensors if not isinstance(t, DeviceTensor)]
         packet = func.overloadpacket
@@ -280,9 +295,14 @@ class PretendAccelerator(Accelerator):
         return "pretend"
 
 
-def pretend_strategy() -> SingleDeviceStrategy:
+class PretendStrategy(SingleDeviceStrategy):
     """Lightning's strategy of one device, the pretended one."""
-    return SingleDeviceStrategy(device=DEVICE, accelerator=PretendAccelerator())
+
+    def __init__(self) -> None:
+        super().__init__(device=DEVICE, accelerator=PretendAccelerator())
+
+    def teardown(self) -> None:
+        """Leaves the module where it is."""
 
 
 class Phases(Callback):
