@@ -191,8 +191,7 @@ def decode(
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
         take = functools.partial(take_hypotheses, parents=parents)
         state, history = map_tensors(take, (state, history), hypotheses=True)
-        # the only value of a step that the host reads
-        unfinished = may_still_win(sums[:, 0], finished_scores, length, limits, config).cpu()
+        unfinished = may_still_win(sums[:, 0], finished_scores, length, limits, config).cpu()  # all that the host reads
         if not unfinished.all():
             moves = compaction_moves(unfinished).to(device, non_blocking=True)
             keep = functools.partial(keep_sentences, count=int(unfinished.sum()), moves=moves)
