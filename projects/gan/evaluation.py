@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.nn.device import full_float32
 from projects.gan.data import GANBatch, as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE, FeatureExtractor
 from projects.gan.metrics import (
@@ -48,7 +49,7 @@ class Evaluator:
         if self.features is None or self.feature_metrics is None:
             self.points.append(fake)
             return
-        with torch.autocast(fake.device.type, enabled=False):
+        with full_float32(fake.device):
             for samples, real in [(batch.samples, True), (fake, False)]:
                 for images in as_uint8(samples).split(FEATURE_BATCH_SIZE):
                     self.feature_metrics.update(self.features.net(images), real)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
+from common.nn.device import full_float32
 from common.options import Fraction
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
 from projects.gan.augment import NUM_RANDOM, Policy, annealing, diff_augment, instance_noise_schedule
@@ -165,7 +166,7 @@ class GANModule(LightningModule):
                         d_loss = self.loss.discriminator(real_logits, fake_logits)
                         penalties = self.gradient_penalties(real_logits, fake_logits, real_aug, fake_aug, labels, rng)
                         penalty = sum(self.penalty_weight(name) * value for name, value in penalties.items())
-                    update(opt_d.optimizer, self.discriminator, d_loss + penalty, self.trainer.world_size)
+                        update(opt_d.optimizer, self.discriminator, d_loss + penalty, self.trainer.world_size)
                 if self.discriminator_only:
                     continue
 
@@ -232,8 +233,8 @@ class GANModule(LightningModule):
         return any(self.hparams[name] for name in ("r1_weight", "r2_weight", "gp_weight"))
 
     def penalty_precision(self) -> AbstractContextManager[Any]:
-        """Full precision where there is a gradient penalty: in bfloat16 the gradient of a gradient would be noise."""
-        return torch.autocast(self.device.type, enabled=False) if self.penalized else nullcontext()
+        """Float32 where there is a gradient penalty: in bfloat16 the gradient of a gradient would be noise."""
+        return full_float32(self.device) if self.penalized else nullcontext()
 
     def gradient_penalties(
         self, real_logits: Tensor, fake_logits: Tensor, real: Tensor, fake: Tensor, labels: Tensor, rng: torch.Generator
