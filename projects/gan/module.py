@@ -228,6 +228,11 @@ class GANModule(LightningModule):
         return h[f"{name}_weight"] * (annealing(self.iteration / self.total_iterations) ** 3 if annealed else 1.0)
 
     @property
+    def networks_to_compile(self) -> list[nn.Module]:
+        """Networks for `--compile`: a compiled one has no gradient of its gradient, which penalties take."""
+        return [self.generator] if self.penalized else [self.generator, self.discriminator]
+
+    @property
     def penalized(self) -> bool:
         """Whether the discriminator's loss has a gradient penalty."""
         return any(self.hparams[name] for name in ("r1_weight", "r2_weight", "gp_weight"))

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.metrics import MeanLoss
@@ -108,6 +108,11 @@ class Seq2SeqModule(LightningModule):
     def min_loss(self) -> float:
         """Minimum of the label-smoothed cross-entropy, in nats."""
         return min_smoothed_cross_entropy(self.hparams["label_smoothing"], self.hparams["vocab_sizes"][1])
+
+    @property
+    def networks_to_compile(self) -> list[nn.Module]:
+        """Networks for `--compile`: packed sequences cannot be compiled."""
+        return [] if isinstance(self.net, RecurrentModel) else [self.net]
 
     @property
     def tokenize(self) -> str:
