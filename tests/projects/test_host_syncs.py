@@ -90,6 +90,7 @@ def fit(capstone: str, recipe: str, flags: list[str], folder: Path, device: Pret
             "logger": csv_logger(folder),
             "default_root_dir": str(folder),
             "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
         }
         quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary"), False)
         try:
