@@ -21,7 +21,7 @@ CAPSTONES = sorted(path.parent.name for path in (ROOT / "projects").glob("*/trai
 # what each part of `common` may import, besides itself: the parts in the layers below it
 LAYERS = [
     {"errors", "options"},
-    {"project", "trainer", "nn", "io", "data"},
+    {"project", "trainer", "metrics", "nn", "io", "data"},
     {"callbacks", "plots", "debug"},
     {"run"},
     {"cli"},

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
@@ -44,6 +45,8 @@ def build(
     if isinstance(rendezvous.environment, SLURMEnvironment):  # without Lightning's own requeueing, see docs/clusters.md
         options["plugins"] = [*as_list(options["plugins"]), rendezvous.environment]
     check_trainer_options(options)
+    if request.config.compile:
+        compile_networks(module)
     options["callbacks"] = [*extra_callbacks, *as_list(options["callbacks"])]
     if run_dir is not None:
         if data.resolve().fell_back:
@@ -63,6 +66,24 @@ def build(
         options["default_root_dir"] = str(run_dir.path)
         write_config(request, run_dir)
     return module, data, new_trainer(options)
+
+
+def compile_networks(module: LightningModule, **options: Any) -> None:
+    """Compiles the networks of `module`, in place: those that it names itself, else its parts that have parameters.
+
+    Args:
+        module: Its attribute `networks_to_compile`, if it has one, are those of its networks that can be compiled.
+        options: Those of `torch.compile`.
+
+    Raises:
+        UserError: There is none.
+    """
+    parts = [part for part in module.children() if any(True for _ in part.parameters())]
+    networks: list[nn.Module] = getattr(module, "networks_to_compile", parts)
+    if not networks:
+        raise UserError("--compile true: torch.compile cannot compile this network; leave it out")
+    for network in networks:
+        network.compile(**options)
 
 
 def check_resumed(path: Path | None, data: SourceDataModule) -> int | None:

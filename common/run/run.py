@@ -27,7 +27,7 @@ from common.io.ranks import print_rank_zero
 from common.io.run_dir import ALLOW, RunDir, open_run_dir
 from common.io.signals import handle_stop_signals, stop_now, stop_signals_handled
 from common.nn.allocator import keep_freed_memory
-from common.nn.device import check_devices, check_precision, default_precision, stop_looking_for_gpus
+from common.nn.device import check_devices, check_precision, default_precision, set_cuda_defaults, stop_looking_for_gpus
 from common.project import RunRequest
 from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit, test
@@ -78,6 +78,7 @@ def set_up_device(options: Any, precision: str | None = None) -> None:
         options.precision = precision or default_precision(options.accelerator)
     else:
         check_precision(str(options.precision), options.accelerator)
+    set_cuda_defaults(str(options.precision))
 
 
 def debug(request: RunRequest) -> None:

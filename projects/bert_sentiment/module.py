@@ -45,6 +45,26 @@ def name_flag(flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: {one_line(error)}") from error
 
 
+@contextmanager
+def masks_without_sync(device: torch.device) -> Iterator[None]:
+    """Context in which `transformers` always masks the padding: on a GPU the host would wait to see whether there is any.
+
+    These functions are private to it: without them nothing changes but that the host waits, which
+    tests/projects/test_host_syncs.py tells.
+    """
+    from transformers import masking_utils
+
+    names = [] if device.type == "cpu" else ["_ignore_bidirectional_mask_sdpa", "_ignore_causal_mask_sdpa"]
+    before = {name: getattr(masking_utils, name) for name in names if hasattr(masking_utils, name)}
+    for name in before:
+        setattr(masking_utils, name, lambda *args, **options: False)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(masking_utils, name, function)
+
+
 class BertSentimentModule(LightningModule):
     """Classifier of texts on a pretrained encoder, fine-tuned by AdamW.
 
@@ -122,6 +142,7 @@ class BertSentimentModule(LightningModule):
         self.register_buffer("temperature", torch.ones(()))  # of temperature scaling, fitted after each validation
         self.temperature: Tensor
         self.eval_outputs: dict[int, tuple[list[float], int]] = {}  # logits and label, by the text's index in its split
+        self.eval_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # the same of each batch, until the end of the split
         self.metadata: dict[str, Any] = {"encoder": label, "weights": weights}
         self._tokenizer_files: dict[str, bytes] = {}
 
@@ -146,7 +167,9 @@ class BertSentimentModule(LightningModule):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids and attention_mask (batch, time) int64 -> logits (batch, classes) in float32."""
-        return self.net(input_ids, attention_mask).to(torch.promote_types(torch.float32, self.temperature.dtype))
+        with masks_without_sync(input_ids.device):
+            logits = self.net(input_ids, attention_mask)
+        return logits.to(torch.promote_types(torch.float32, self.temperature.dtype))
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Cross-entropy with label smoothing, in nats, each text with its weight."""
@@ -162,15 +185,14 @@ class BertSentimentModule(LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        self.eval_outputs = {}
+        self.eval_outputs, self.eval_batches = {}, []
 
     on_test_start = on_validation_start
 
     def eval_step(self, batch: Batch) -> Tensor:
         """Logits (batch, classes), kept until the end of the split."""
         logits = self(batch.input_ids, batch.attention_mask)
-        for index, row, label in zip(batch.indices.tolist(), logits.tolist(), batch.labels.tolist(), strict=True):
-            self.eval_outputs[index] = row, label
+        self.eval_batches.append((batch.indices, logits, batch.labels))
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -201,7 +223,11 @@ class BertSentimentModule(LightningModule):
             self.log(f"{split}/{name}", value, prog_bar=name == "accuracy")
 
     def all_gather_outputs(self) -> tuple[Tensor, Tensor, list[int]]:
-        """`stack_outputs` of all processes."""
+        """`stack_outputs` of all processes, read from the device here."""
+        for batch in self.eval_batches:
+            for index, row, label in zip(*(part.tolist() for part in batch), strict=True):
+                self.eval_outputs[index] = row, label
+        self.eval_batches = []
         if self.trainer.world_size > 1:
             shards: list[dict[int, tuple[list[float], int]]] = [{} for _ in range(self.trainer.world_size)]
             dist.all_gather_object(shards, self.eval_outputs)

@@ -41,7 +41,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         # all processes have the same running mean; measured from there, the difference of squares below keeps its digits
         x32 = x.to(torch.promote_types(x.dtype, torch.float32)) - self.running_mean.view(1, -1, 1, 1)
-        count = x32.new_tensor([x32.numel() / self.num_features])
+        count = x32.new_full((1,), x32.numel() / self.num_features)
         sums = torch.cat([x32.sum((0, 2, 3)), x32.square().sum((0, 2, 3)), count])  # (2 * channels + 1,)
         sums = AllReduceSum.apply(sums)
         total = sums[-1].detach()

@@ -49,7 +49,7 @@ class CIFAR10Data(SourceDataModule):
         subset_fraction: Online hard-example selection: images of an epoch as a fraction of the training set, half of them
             those with the largest losses; 1 trains on all in every epoch.
         augmentation: Augmentation of training images.
-        num_workers: Worker processes of the DataLoader.
+        num_workers: Worker processes of the DataLoader; unset, 2, and on a GPU one for each core of this process, up to 8.
         extra_train_data: A folder of further training images, with a folder for each class (see `predict
             --save_pseudo_labels`).
         image_column: Column of images, or of their paths, of a table that has several.
@@ -68,7 +68,7 @@ class CIFAR10Data(SourceDataModule):
         loader: Literal["device", "dataloader"] = "device",
         subset_fraction: PositiveFraction = 0.6,
         augmentation: AugmentationConfig = AugmentationConfig(),
-        num_workers: NonNegativeInt = 2,
+        num_workers: NonNegativeInt | None = None,
         extra_train_data: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
@@ -224,10 +224,15 @@ class TrainLoader:
         if data.loader == "device":
             yield from self.device_batches(epoch, batches)
         else:
-            from projects.cifar10.dataloader import TransformedImages, dataloader_batches  # torchvision imports slowly
+            from projects.cifar10.dataloader import (  # torchvision imports slowly
+                TransformedImages,
+                dataloader_batches,
+                default_workers,
+            )
 
             dataset = TransformedImages(data.train, data.augmentation, data.mean_color, data.seed, epoch)
-            yield from dataloader_batches(dataset, batches, data.num_workers)
+            num_workers = default_workers(data.trainer) if data.num_workers is None else data.num_workers
+            yield from dataloader_batches(dataset, batches, num_workers)
 
     def device_batches(self, epoch: int, batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Augments the images of all `batches` at once on their device; a batch is a view, without workers or copies."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torchvision.transforms import v2
 
 from common.data.images import LabeledImages
 from projects.cifar10.config import IMAGE_SIZE, AugmentationConfig
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class TransformedImages(Dataset[tuple[Tensor, Tensor, int]]):
@@ -34,6 +38,14 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed((self.epoch_seed * 1_000_003 + index) % 2**63)
             return self.transform(self.images[index]), self.labels[index], index
+
+
+def default_workers(trainer: Trainer | None) -> int:
+    """Worker processes where unset: a GPU needs as many as there are cores for it."""
+    if trainer is None or trainer.strategy.root_device.type == "cpu":
+        return 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // trainer.num_devices))
 
 
 def dataloader_batches(

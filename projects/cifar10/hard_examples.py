@@ -52,15 +52,24 @@ class HardExampleSelection:
         random = torch.randperm(len(rest), generator=rng)[: self.subset_size - len(hard)]
         return torch.cat([hard, rest[random]])
 
-    def update(self, index: Tensor, losses: Tensor) -> None:
-        """Records the losses (batch,) of the images `index` (batch,), of this process and of all others."""
+    def update(self, index: Tensor, losses: Tensor, num_samples: int | None = None) -> None:
+        """Records the losses (batch,) of the images `index` (batch,), of this process and of all others.
+
+        `num_samples` are those of the step in all processes together; None for those of this one.
+        """
         if self.uses_all:
             return
-        new = torch.full_like(self.losses, -torch.inf)
-        new[index] = losses.detach().to(new.dtype)
+        losses = losses.detach().to(self.losses.dtype)
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(new, dist.ReduceOp.MAX)
-        self.losses = torch.where(new > -torch.inf, new, self.losses)
+            # shards differ by one sample: the shorter ones repeat their first
+            repeats = -(-(num_samples or len(index)) // dist.get_world_size()) - len(index)
+            pairs = torch.stack([index.double(), losses.double()])  # float64 holds every index
+            pairs = torch.cat([pairs, pairs[:, :1].expand(-1, repeats)], 1)
+            shards = [torch.empty_like(pairs) for _ in range(dist.get_world_size())]
+            dist.all_gather(shards, pairs)
+            gathered = torch.cat(shards, 1)
+            index, losses = gathered[0].long(), gathered[1].to(losses.dtype)
+        self.losses[index] = losses
 
     def state_dict(self) -> dict[str, Any]:
         """State that a resumed run needs to continue with the same images; empty where every epoch has all of them."""

@@ -18,6 +18,11 @@ class Lookahead:
     def __init__(self, net: nn.Module) -> None:
         self.slow = {k: v.detach().clone() for k, v in net.state_dict().items() if v.is_floating_point()}
 
+    def to(self, net: nn.Module) -> None:
+        """Moves the slow weights to where `net` is, and to its precision."""
+        state = net.state_dict()
+        self.slow = {key: slow.to(state[key]) for key, slow in self.slow.items()}
+
     def step(self, net: nn.Module, step: int, total_steps: int) -> None:
         """Call after optimizer step `step`, counted from 1: slow weights weigh more as training goes on, and end it."""
         progress = step / total_steps
@@ -31,6 +36,5 @@ class Lookahead:
         """Moves the slow weights by 1 - `decay` of the way to those of `net`, and then `net` onto them."""
         state = net.state_dict()
         for key, slow in self.slow.items():
-            slow = self.slow[key] = slow.to(state[key])  # a network may move, or change its precision, after it was copied
             slow.lerp_(state[key], 1 - decay)
             state[key].copy_(slow)

@@ -11,10 +11,10 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from common.errors import UserError
+from common.metrics import MeanLoss
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import lr_factor
 from common.options import AtLeastTwo, Fraction
@@ -90,7 +90,7 @@ class CIFAR10Module(LightningModule):
         self.net.to(memory_format=torch.channels_last)
         self.lookahead = Lookahead(self.net) if lookahead else None
         # losses as metrics too: `log(..., sync_dist=True)` rounds the mean batch size of the processes down
-        self.val_loss, self.val_accuracy = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss, self.val_accuracy = MeanLoss(), MulticlassAccuracy(num_classes, average="micro")
         self.test_metrics = nn.ModuleDict({suffix: classification_metrics(num_classes) for suffix in ("plain", "tta")})
 
     @property
@@ -111,6 +111,10 @@ class CIFAR10Module(LightningModule):
         if self.lookahead is not None:
             self.lookahead = Lookahead(self.net)
 
+    def on_fit_start(self) -> None:
+        if self.lookahead is not None:
+            self.lookahead.to(self.net)
+
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) uint8 -> logits (batch, num_classes)."""
         return self.net(images)
@@ -129,7 +133,8 @@ class CIFAR10Module(LightningModule):
         size = self.scheduled_size(images.shape[-1])  # progressive resizing
         self.net.normalize.size = size
         losses = self.losses(resize(images, size), labels)  # (batch,)
-        self.trainer.datamodule.hard_examples.update(index, losses)  # type: ignore[attr-defined]
+        num_samples = self.trainer.train_dataloader.batch_sizes[batch_idx]  # type: ignore[union-attr]
+        self.trainer.datamodule.hard_examples.update(index, losses, num_samples)  # type: ignore[attr-defined]
         loss = losses.mean()
         self.log("train/loss", loss)
         return loss * loss_scale(self.trainer, batch_idx, len(labels))
@@ -222,4 +227,4 @@ def classification_metrics(num_classes: int) -> nn.ModuleDict:
     """Loss, accuracy, and expected calibration error with 15 bins."""
     accuracy = MulticlassAccuracy(num_classes, average="micro")
     calibration_error = MulticlassCalibrationError(num_classes, n_bins=15)
-    return nn.ModuleDict({"loss": MeanMetric(), "accuracy": accuracy, "calibration_error": calibration_error})
+    return nn.ModuleDict({"loss": MeanLoss(), "accuracy": accuracy, "calibration_error": calibration_error})

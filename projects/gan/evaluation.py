@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.nn.device import full_float32
 from projects.gan.data import GANBatch, as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE, FeatureExtractor
 from projects.gan.metrics import (
@@ -34,7 +35,7 @@ class Evaluator:
         device: torch.device,
     ) -> None:
         generator = torch.Generator().manual_seed(LATENT_SEEDS[split])
-        self.latents = torch.randn(num_samples, latent_dim, generator=generator)
+        self.latents = torch.randn(num_samples, latent_dim, generator=generator).to(device)
         self.mixture, self.features = mixture, features
         self.feature_metrics = None if features is None else FeatureMetrics(features.num_features, device)
         self.points: list[Tensor] = []
@@ -48,7 +49,7 @@ class Evaluator:
         if self.features is None or self.feature_metrics is None:
             self.points.append(fake)
             return
-        with torch.autocast(fake.device.type, enabled=False):
+        with full_float32(fake.device):
             for samples, real in [(batch.samples, True), (fake, False)]:
                 for images in as_uint8(samples).split(FEATURE_BATCH_SIZE):
                     self.feature_metrics.update(self.features.net(images), real)

@@ -163,25 +163,28 @@ class FeatureMetrics:
         self.frechet = FrechetInceptionDistance(feature=PrecomputedFeatures(num_features)).to(device)
         self.kept: dict[bool, list[Tensor]] = {True: [], False: []}
         self.count = {True: 0, False: 0}
+        self.finite = {side: torch.ones((), dtype=torch.bool, device=device) for side in (True, False)}
 
     def update(self, features: Tensor, real: bool) -> None:
-        """Adds features (batch, num_features), of any dtype, of real or of generated samples.
+        """Adds features (batch, num_features), of any dtype, of real or of generated samples."""
+        if not features.dtype.is_floating_point or features.dtype in (torch.float16, torch.bfloat16):
+            features = features.float()
+        self.finite[real] &= features.isfinite().all()
+        self.frechet.update(features, real=real)
+        if (room := MAX_KEPT_FEATURES - self.count[real]) > 0:
+            # a copy: a view would hold on to all of its batch
+            self.kept[real].append(features[:room].to(torch.float32, copy=True))
+        self.count[real] += len(features)
+
+    def compute(self) -> dict[str, float]:
+        """All metrics, the same in every process; at least two samples of each side are needed.
 
         Raises:
             UserError: Features are not finite: no distance would be, and none could select a checkpoint.
         """
-        if not features.dtype.is_floating_point or features.dtype in (torch.float16, torch.bfloat16):
-            features = features.float()
-        if not features.isfinite().all():
-            raise UserError(f"--model.features: features of {'real' if real else 'generated'} images are not finite")
-        self.frechet.update(features, real=real)
-        if (room := MAX_KEPT_FEATURES - self.count[real]) > 0:
-            # a copy: a view would hold on to all of its batch
-            self.kept[real].append(features[:room].to("cpu", torch.float32, copy=True))
-        self.count[real] += len(features)
-
-    def compute(self) -> dict[str, float]:
-        """All metrics, the same in every process; at least two samples of each side are needed."""
+        for side, name in [(True, "real"), (False, "generated")]:
+            if not self.finite[side]:
+                raise UserError(f"--model.features: features of {name} images are not finite")
         real, fake = (all_gather_rows(torch.cat(self.kept[side]))[:MAX_KEPT_FEATURES] for side in (True, False))
         with torch.random.fork_rng(devices=[]):  # the kernel distance samples its subsets
             torch.default_generator.manual_seed(0)

@@ -12,10 +12,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
+from common.nn.device import full_float32
 from common.options import Fraction
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
 from projects.gan.augment import NUM_RANDOM, Policy, annealing, diff_augment, instance_noise_schedule
@@ -32,7 +33,7 @@ from projects.gan.losses import (
 )
 from projects.gan.metrics import discriminator_metrics
 from projects.gan.networks import build_networks
-from projects.gan.optim import adam, autocast_without_cache, update, update_bn
+from projects.gan.optim import adam, autocast_without_cache, update, update_bn, update_ema
 
 BN_SEED, BN_SAMPLES, BN_BATCH_SIZE = 20_002, 5000, 250  # of the fakes that batch-norm statistics are computed from
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -121,7 +122,7 @@ class GANModule(LightningModule):
             )
         self.ema_generator: AveragedModel | None = None
         if ema_decay:
-            self.ema_generator = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.ema_generator = AveragedModel(self.generator)
             self.ema_generator.requires_grad_(False)
         self.loss = LOSSES[loss]
         self.features: list[FeatureExtractor] = []  # in a list, so that its weights are no part of this module's
@@ -165,7 +166,7 @@ class GANModule(LightningModule):
                         d_loss = self.loss.discriminator(real_logits, fake_logits)
                         penalties = self.gradient_penalties(real_logits, fake_logits, real_aug, fake_aug, labels, rng)
                         penalty = sum(self.penalty_weight(name) * value for name, value in penalties.items())
-                    update(opt_d.optimizer, self.discriminator, d_loss + penalty, self.trainer.world_size)
+                        update(opt_d.optimizer, self.discriminator, d_loss + penalty, self.trainer.world_size)
                 if self.discriminator_only:
                     continue
 
@@ -183,20 +184,20 @@ class GANModule(LightningModule):
                 for scheduler in cast(list[LambdaLR], self.lr_schedulers()):
                     scheduler.step()
                 if self.ema_generator is not None:
-                    self.ema_generator.update_parameters(self.generator)
+                    update_ema(self.ema_generator, self.generator, h.ema_decay, is_first=not self.iteration)
         if should_log(self.trainer) and not self.discriminator_only:
             self.log_training({"d_loss": d_loss, "g_loss": g_loss, **penalties}, real_logits, fake_logits)
 
     def sample(self, distribution: Callable[..., Tensor], rows: int, columns: int, rng: torch.Generator) -> Tensor:
         """This process's rows (rows, columns) of what `torch.randn` or `torch.rand` samples for all processes together."""
         rank, world_size = rank_and_world_size(attached_trainer(self))
-        return distribution(world_size * rows, columns, generator=rng)[rank * rows :][:rows].to(self.device)
+        return distribution(world_size * rows, columns, generator=rng, device=self.device)[rank * rows :][:rows]
 
     def iteration_rng(self) -> torch.Generator:
-        """Generator of all random numbers of an iteration, seeded by the run's seed and the iteration's number."""
+        """Generator on the device of all random numbers of an iteration, seeded by the run's seed and its number."""
         trainer = attached_trainer(self)
         seed = 0 if trainer is None else trainer.datamodule.seed  # type: ignore[attr-defined]
-        return torch.Generator().manual_seed((seed * 1_000_003 + self.iteration) * 1_000_003 % 2**63)
+        return torch.Generator(self.device).manual_seed((seed * 1_000_003 + self.iteration) * 1_000_003 % 2**63)
 
     def augment(self, samples: Tensor, rng: torch.Generator) -> Tensor:
         """Samples as the discriminator sees them, real or fake: with instance noise and DiffAugment."""
@@ -227,13 +228,18 @@ class GANModule(LightningModule):
         return h[f"{name}_weight"] * (annealing(self.iteration / self.total_iterations) ** 3 if annealed else 1.0)
 
     @property
+    def networks_to_compile(self) -> list[nn.Module]:
+        """Networks for `--compile`: a compiled one has no gradient of its gradient, which penalties take."""
+        return [self.generator] if self.penalized else [self.generator, self.discriminator]
+
+    @property
     def penalized(self) -> bool:
         """Whether the discriminator's loss has a gradient penalty."""
         return any(self.hparams[name] for name in ("r1_weight", "r2_weight", "gp_weight"))
 
     def penalty_precision(self) -> AbstractContextManager[Any]:
-        """Full precision where there is a gradient penalty: in bfloat16 the gradient of a gradient would be noise."""
-        return torch.autocast(self.device.type, enabled=False) if self.penalized else nullcontext()
+        """Float32 where there is a gradient penalty: in bfloat16 the gradient of a gradient would be noise."""
+        return full_float32(self.device) if self.penalized else nullcontext()
 
     def gradient_penalties(
         self, real_logits: Tensor, fake_logits: Tensor, real: Tensor, fake: Tensor, labels: Tensor, rng: torch.Generator
@@ -296,8 +302,7 @@ class GANModule(LightningModule):
 
     def evaluate(self, batch: GANBatch) -> None:
         """A fake for each real sample, from a latent vector that depends on the sample's index alone."""
-        z = self.evaluator.latents[batch.indices.cpu()].to(self.device)
-        fake = self(z, batch.labels).to(batch.samples.dtype)
+        fake = self(self.evaluator.latents[batch.indices], batch.labels).to(batch.samples.dtype)
         self.evaluator.update(batch, fake, self.discriminate(batch.samples, fake, batch.labels))
 
     def log_evaluation(self, split: str) -> None:

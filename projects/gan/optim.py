@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common.nn.distributed import all_reduce_mean
 from common.nn.optim import lr_factor
@@ -70,6 +71,23 @@ def adam(
 
     optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
     return optimizer, LambdaLR(optimizer, factor)
+
+
+@torch.no_grad()
+def update_ema(ema: AveragedModel, network: nn.Module, decay: float, is_first: bool) -> None:
+    """EMA update of the averaged weights; buffers, and in the first update the weights, are copied.
+
+    As `AveragedModel.update_parameters`, which reads on the host, from the device, how many updates there have been.
+    """
+    averaged: list[Tensor] = list(ema.module.parameters())
+    current: list[Tensor] = list(network.parameters())
+    if is_first:
+        torch._foreach_copy_(averaged, current)
+    else:
+        get_ema_multi_avg_fn(decay)(averaged, current, ema.n_averaged)
+    for buffer, source in zip(ema.module.buffers(), network.buffers(), strict=True):
+        buffer.copy_(source)
+    ema.n_averaged += 1
 
 
 @torch.no_grad()

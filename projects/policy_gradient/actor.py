@@ -17,9 +17,14 @@ class Actor:
     """Greedy (deterministic) actions (envs, ...) of observations (envs, obs_dim) and masks (envs, action_dim) or None."""
 
     def __init__(self, policy: PolicyNetwork, obs_rms: RunningMeanStd | None) -> None:
-        self.layers = [(to_numpy(p.weight).T, to_numpy(p.bias)) for p in policy.mlp if isinstance(p, nn.Linear)]
-        self.normalization = None if obs_rms is None else (to_numpy(obs_rms.mean), to_numpy(obs_rms.std))
-        self.std = to_numpy(policy.head.log_std.exp()) if isinstance(policy.head, GaussianHead) else None
+        linear = [layer for layer in policy.mlp if isinstance(layer, nn.Linear)]
+        tensors = [part for layer in linear for part in (layer.weight, layer.bias)]
+        tensors += [] if obs_rms is None else [obs_rms.mean, obs_rms.std]
+        tensors += [policy.head.log_std.exp()] if isinstance(policy.head, GaussianHead) else []
+        arrays = iter(to_numpy(tensors))
+        self.layers = [(next(arrays).T, next(arrays)) for _ in linear]
+        self.normalization = None if obs_rms is None else (next(arrays), next(arrays))
+        self.std = next(arrays, None)
 
     def outputs(self, observations: np.ndarray) -> np.ndarray:
         """Logits or means, (envs, action_dim)."""
@@ -67,6 +72,10 @@ def sample_noise(steps: int, envs: int, action_dim: int, discrete: bool, generat
     return -torch.empty(steps, envs, action_dim).exponential_(generator=generator).log()
 
 
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Values of a tensor as an array, in the tensor's own memory where that is possible."""
-    return tensor.detach().cpu().numpy()
+@torch.no_grad()
+def to_numpy(tensors: list[Tensor]) -> list[np.ndarray]:
+    """Values of tensors as arrays, in the tensors' own memory on a CPU; from a device in one copy."""
+    if tensors[0].device.type != "cpu":
+        parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu().split([tensor.numel() for tensor in tensors])
+        tensors = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    return [tensor.detach().numpy() for tensor in tensors]

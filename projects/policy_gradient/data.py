@@ -168,6 +168,13 @@ class PolicyGradientData(SourceDataModule):
     def on_exception(self, exception: BaseException) -> None:
         self.close()
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch; a rollout on a device keeps that on the host."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, Rollout) and device.type != "cpu":
+            moved.host = batch
+        return moved
+
     def train_dataloader(self) -> Any:
         return RolloutLoader(self)
 

@@ -26,7 +26,7 @@ from projects.policy_gradient.advantages import generalized_advantage_estimate, 
 from projects.policy_gradient.losses import explained_variance, policy_gradient_loss, ppo_clip_loss
 from projects.policy_gradient.metrics import EpisodeStats, episode_metrics
 from projects.policy_gradient.minibatches import Transitions, minibatch_indices
-from projects.policy_gradient.networks import PolicyNetwork, RunningMeanStd, ValueNetwork, moments
+from projects.policy_gradient.networks import PolicyNetwork, RunningMeanStd, ValueNetwork, moments, to_float64
 from projects.policy_gradient.rollout import Rollout
 from projects.policy_gradient.seeding import MINIBATCHES, make_generator
 
@@ -109,7 +109,7 @@ class PolicyGradientModule(LightningModule):
         self.policy = PolicyNetwork(obs_dim, hidden_dims, action_dim, discrete, log_std_init)
         self.value = ValueNetwork(obs_dim, hidden_dims) if baseline else None
         self.obs_rms = RunningMeanStd(obs_dim) if normalize_observations else None
-        self.eval_returns, self.eval_lengths = CatMetric(), CatMetric()
+        self.eval_returns, self.eval_lengths = (CatMetric(nan_strategy="disable") for _ in range(2))
         self.noted_no_returns = False
         self.logged: set[str] = set()  # metrics of the last training step that was logged
         self.overfit = False  # see `prepare_overfit`
@@ -152,7 +152,7 @@ class PolicyGradientModule(LightningModule):
             for epoch in range(h["update_epochs"]):
                 minibatches = minibatch_indices(valid, h["num_minibatches"], generator, trainer.global_rank)
                 for i, (index, size) in enumerate(minibatches):
-                    losses, metrics = self.ppo_losses(batch[index.to(self.device)])  # (n,)
+                    losses, metrics = self.ppo_losses(batch[index.to(self.device, non_blocking=True)])  # (n,)
                     loss = losses.sum() * (trainer.world_size / max(size, 1))  # mean over the minibatch of all processes
                     is_last = (epoch + 1, i + 1) == (h["update_epochs"], h["num_minibatches"])
                     adam = optimizer if is_last else optimizer.optimizer
@@ -164,9 +164,9 @@ class PolicyGradientModule(LightningModule):
                         clip_grad_norm_(parameters, h["max_grad_norm"])
                     adam.step()
         cast(LambdaLR, self.lr_schedulers()).step()
-        self.environment_steps += int(self.gather(rollout.valid.sum()).sum())
+        self.environment_steps += int(self.gather(rollout.on_host.valid.sum()).sum())
         if self.obs_rms is not None:
-            for row in self.gather(moments(rollout.observations.flatten(0, 1))):
+            for row in self.gather(moments(rollout.on_host.observations.flatten(0, 1))):
                 self.obs_rms.update(row[0], *row[1:].chunk(2))
         if should_log(trainer):
             self.log_update(rollout, batch, {"loss": loss, **metrics})
@@ -198,18 +198,21 @@ class PolicyGradientModule(LightningModule):
 
     @torch.no_grad()
     def compute_advantages(self, rollout: Rollout) -> tuple[Transitions, Tensor]:
-        """Transitions of a rollout with advantages, old log-probabilities and returns; mask (steps, envs) of these steps."""
+        """Transitions of a rollout with advantages, old log-probabilities and returns; mask (steps, envs) of these steps.
+
+        The mask is on the host, and selects by an index: for the number of true entries the host would wait for the device.
+        """
         if self.overfit:
             return self.supervised_targets(rollout)
-        h = self.hparams
+        h, host = self.hparams, rollout.on_host
         obs = self.normalize(rollout.observations)  # (steps, envs, obs_dim)
         rewards = rollout.rewards * h["reward_scale"]
         returns: Tensor | None = None
         if self.value is None:
-            valid = is_complete(rollout.done, rollout.valid)
+            valid = is_complete(host.done, host.valid)
             advantages = rewards_to_go(rewards, rollout.done, rollout.valid, h["gamma"])
         else:
-            valid = rollout.valid
+            valid = host.valid
             values = self.value(obs)  # (steps, envs)
             last_values, final_values = (self.value(self.normalize(x)) for x in (rollout.next_obs, rollout.final_obs))
             advantages = generalized_advantage_estimate(
@@ -218,18 +221,23 @@ class PolicyGradientModule(LightningModule):
                 next_values(values, last_values, rollout.final_obs_index, final_values),
                 rollout.terminated,
                 rollout.truncated,
-                valid,
+                rollout.valid,
                 h["gamma"],
                 h["gae_lambda"],
             )
-            returns = (advantages + values)[valid]
-        advantages = advantages[valid]
+            returns = (advantages + values).flatten()
+        batch = Transitions(
+            obs.flatten(0, 1),
+            rollout.actions.flatten(0, 1),
+            None if rollout.action_masks is None else rollout.action_masks.flatten(0, 1),
+            advantages.flatten(),
+            None,
+            returns,
+        )[valid.flatten().nonzero().squeeze(1).to(obs.device, non_blocking=True)]
         if h["normalize_advantages"]:
-            advantages = self.normalize_advantages(advantages)
-        masks = None if rollout.action_masks is None else rollout.action_masks[valid]
-        batch = Transitions(obs[valid], rollout.actions[valid], masks, advantages, None, returns)
+            batch.advantages = self.normalize_advantages(batch.advantages)
         if h["clip_coef"]:
-            batch.old_log_probs = self.policy(batch.observations, batch.actions, masks)[0]
+            batch.old_log_probs = self.policy(batch.observations, batch.actions, batch.action_masks)[0]
         return batch, valid
 
     def normalize(self, observations: Tensor) -> Tensor:
@@ -238,19 +246,24 @@ class PolicyGradientModule(LightningModule):
 
     def normalize_advantages(self, advantages: Tensor) -> Tensor:
         """Advantages (n,) with mean 0 and variance 1 over all processes."""
-        wide = advantages.cpu().double()
-        sums = torch.stack([wide.new_tensor(len(wide)), wide.sum(), wide.square().sum()])
-        count, total, squares = self.gather(sums).sum(0)
+        wide = to_float64(advantages)
+        sums = torch.stack([wide.new_full((), len(wide)), wide.sum(), wide.square().sum()])
+        count, total, squares = (self.gather(sums).to(wide) if self.is_distributed else sums[None]).sum(0)
         mean = total / count.clamp(min=1)
         std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
         return ((wide - mean) / (std + 1e-8)).to(advantages)
 
+    @property
+    def is_distributed(self) -> bool:
+        """Whether there are several processes."""
+        trainer = attached_trainer(self)
+        return trainer is not None and trainer.world_size > 1
+
     def gather(self, values: Tensor) -> Tensor:
         """`values` of every process, (world_size, ...), on the CPU."""
-        trainer = attached_trainer(self)
-        if trainer is None or trainer.world_size == 1:
+        if not self.is_distributed:
             return values.cpu()[None]
-        return cast(Tensor, trainer.strategy.all_gather(values.to(self.device))).cpu()
+        return cast(Tensor, self.trainer.strategy.all_gather(values.to(self.device))).cpu()
 
     def note_no_returns(self, num_steps: int) -> None:
         """Prints, once in a training, that a rollout had nothing to learn from."""

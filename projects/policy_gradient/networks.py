@@ -125,7 +125,8 @@ class RunningMeanStd(nn.Module):
 
     def update(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
         """Merges the moments of `count` observations, in float64, as if all had come at once (Chan et al., 1983)."""
-        old_count, old_mean, old_var = (buffer.cpu().double() for buffer in (self.count, self.mean, self.var))
+        old_count, old_mean, old_var = (to_float64(buffer) for buffer in (self.count, self.mean, self.var))
+        count, mean, var = (moment.to(old_count.device, non_blocking=True) for moment in (count, mean, var))
         total, delta = old_count + count, mean - old_mean
         squares = old_var * old_count + var * count + delta.square() * (old_count * count / total)
         self.mean.copy_(old_mean + delta * (count / total))
@@ -133,10 +134,12 @@ class RunningMeanStd(nn.Module):
         self.count.copy_(total)
 
 
-def moments(observations: Tensor) -> Tensor:
-    """Moments for `RunningMeanStd.update`: count, means and variances of observations (n, obs_dim), as (1 + 2 obs_dim,).
+def to_float64(tensor: Tensor) -> Tensor:
+    """float64, on the CPU if its device has none (Apple's)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
-    In float64, and so on the CPU: not every device has it.
-    """
-    wide = observations.cpu().double()
-    return torch.cat([wide.new_tensor([len(wide)]), wide.mean(0), wide.var(0, correction=0)])
+
+def moments(observations: Tensor) -> Tensor:
+    """Moments for `RunningMeanStd.update`: count, means and variances of observations (n, obs_dim), as (1 + 2 obs_dim,)."""
+    wide = to_float64(observations)
+    return torch.cat([wide.new_full((1,), len(wide)), wide.mean(0), wide.var(0, correction=0)])

@@ -43,11 +43,17 @@ class Rollout:
     final_obs: Tensor  # (ends, obs_dim): these observations
     episode_returns: Tensor  # (episodes,) float32: of episodes that ended here, with rewards from before this rollout
     episode_lengths: Tensor  # (episodes,) int64: steps of the same
+    host: Rollout | None = None  # of a copy on a device: the rollout as it was collected
+
+    @property
+    def on_host(self) -> Rollout:
+        """The same on the host, where it was collected: what is read from there waits for no device."""
+        return self if self.host is None else self.host
 
     @property
     def num_samples(self) -> int:
         """Transitions: steps of all environments together, without those that reset."""
-        return int(self.valid.sum())
+        return int(self.on_host.valid.sum())
 
     @property
     def done(self) -> Tensor:

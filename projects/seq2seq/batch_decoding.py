@@ -59,8 +59,8 @@ def translate_ids(
         with autocast_context(precision, device):
             for batch in batches:
                 ids, real = pad_sequences([[*sources[i], EOS] for i in batch], PAD, multiple=16)  # a CPU is faster at such
-                lengths = real.sum(1).to(device)
-                memory = model.encode(ids.to(device), lengths)
+                lengths = real.sum(1)  # on the CPU, where limits are checked and packing reads them
+                memory = model.encode(ids.to(device, non_blocking=True), lengths)
                 inputs = DecodingInputs(max_lengths(lengths, length_limit), [prefix] * len(batch), lengths, attention)
                 if sampling is None:
                     found = beam_search(model, memory, config, inputs)

@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     target: Tensor  # (batch, target_time) int64: BOS, ids, EOS, PAD ...
     weight: Tensor  # (batch,) float32: processes * accumulated batches / target tokens of the whole step
     pair_index: Tensor  # (batch,) int64: index of the pair in its split
+    token_index: Tensor  # (tokens,) int64: the target tokens that count, in `target[:, 1:].flatten()`
 
 
 @dataclass
@@ -212,6 +213,11 @@ class TranslationData(SourceDataModule):
             self.epoch_ids = epoch, (source, target)
         return self.epoch_ids[1]
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch but for lengths and indices of pairs, which the host reads: packing asks for them, and decoding."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(source_lengths=batch.source_lengths, pair_index=batch.pair_index)
+
     def train_dataloader(self) -> Any:
         return TrainLoader(self)
 
@@ -278,8 +284,9 @@ class EvalLoader:
 def collate(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]], index: Tensor, weight: float) -> Batch:
     """Batch of the pairs `index` (batch,) of a split's ids, all of the same `weight`."""
     source, real = pad_sequences([[*source_ids[i], EOS] for i in index.tolist()], PAD)
-    target, _ = pad_sequences([[BOS, *target_ids[i], EOS] for i in index.tolist()], PAD)
-    return Batch(source, real.sum(1), target, torch.full((len(index),), weight), index)
+    target, real_target = pad_sequences([[BOS, *target_ids[i], EOS] for i in index.tolist()], PAD)
+    token_index = real_target[:, 1:].flatten().nonzero().squeeze(1)
+    return Batch(source, real.sum(1), target, torch.full((len(index),), weight), index, token_index)
 
 
 def pair_lengths(source_ids: Sequence[list[int]], target_ids: Sequence[list[int]]) -> Tensor:

@@ -152,8 +152,9 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """Decoding loop of `beam_search` and `sample`: `num_initial` hypotheses at the start, at most `num_beams` later."""
     batch, device = first_tensor(memory).shape[0], first_tensor(memory).device
-    limits = check_limits(inputs.limits, batch, config.max_length).to(device)
-    forced = prefix_table(inputs.prefix, limits).to(device)
+    limits = check_limits(inputs.limits, batch, config.max_length)
+    forced = prefix_table(inputs.prefix, limits).to(device, non_blocking=True)
+    limits = limits.to(device, non_blocking=True)
     num_finished = num_beams if config.early_stopping == "heuristic" else config.num_return_sequences
 
     # of all sentences: the finished hypotheses, by their last candidates
@@ -190,9 +191,10 @@ def decode(
         parents, tokens, ends = (x.gather(1, order) for x in (parents, tokens, ends))  # (batch, beams)
         take = functools.partial(take_hypotheses, parents=parents)
         state, history = map_tensors(take, (state, history), hypotheses=True)
-        unfinished = may_still_win(sums[:, 0], finished_scores, length, limits, config)
+        unfinished = may_still_win(sums[:, 0], finished_scores, length, limits, config).cpu()  # all that the host reads
         if not unfinished.all():
-            keep = functools.partial(keep_sentences, count=int(unfinished.sum()), moves=compaction_moves(unfinished))
+            moves = compaction_moves(unfinished).to(device, non_blocking=True)
+            keep = functools.partial(keep_sentences, count=int(unfinished.sum()), moves=moves)
             memory, limits, forced, sentence, finished_scores, sums, tokens, ends, state, history = map_tensors(
                 keep, (memory, limits, forced, sentence, finished_scores, sums, tokens, ends, state, history)
             )

@@ -51,7 +51,9 @@ class Backpointers:
         """Hypotheses that end at the candidates `ends` (batch, num_return_sequences); -1 is none."""
         if not self.steps:
             return []
-        tokens, previous, sums, scores = (torch.cat(column).tolist() for column in zip(*self.steps, strict=True))
+        columns = [torch.cat(column) for column in zip(*self.steps, strict=True)]
+        tokens, previous = torch.stack(columns[:2]).tolist()
+        sums, scores = torch.stack(columns[2:]).tolist()
         attention = torch.cat(self.attention) if self.attention else None
         lengths = [None] * len(ends) if source_lengths is None else source_lengths.tolist()
 

@@ -111,7 +111,7 @@ def build_datastore(
     def work(numbers: Iterable[int]) -> None:
         for number in numbers:
             batch = collate(source, target, batches[number], 1.0)
-            hidden = net(batch.source.to(device), batch.source_lengths.to(device), batch.target[:, :-1].to(device))
+            hidden = net(batch.source.to(device), batch.source_lengths, batch.target[:, :-1].to(device))
             labels = batch.target[:, 1:]  # (batch, time)
             entries[number] = hidden.float().cpu()[labels != PAD], labels[labels != PAD]
 

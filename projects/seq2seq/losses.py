@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_SIZE = 256  # tokens whose logits exist at once; small enough for a processor's cache
+GPU_CHUNK_SIZE = 4096  # large enough to keep a GPU busy
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -37,7 +38,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_h = torch.empty_like(h) if needs_grad else None
             grad_w, grad_b = torch.zeros_like(w, dtype=exact), torch.zeros_like(b, dtype=exact)
             loss = h.new_zeros((), dtype=exact)
-            for rows in torch.arange(len(h), device=h.device).view(passes, -1).split(CHUNK_SIZE // passes, 1):
+            chunk_size = CHUNK_SIZE if device == "cpu" else GPU_CHUNK_SIZE
+            for rows in torch.arange(len(h), device=h.device).view(passes, -1).split(chunk_size // passes, 1):
                 chunk = rows.flatten()  # (chunk,), the first pass's tokens before the second's
                 logits = torch.addmm(b, h[chunk], w.T)  # (chunk, vocabulary)
                 log_p = logits.log_softmax(1, exact)

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from lightning.pytorch import LightningModule
-from torch import Tensor
-from torchmetrics import MeanMetric
+from torch import Tensor, nn
 
 from common.errors import UserError
+from common.metrics import MeanLoss
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
 from common.options import Fraction
@@ -100,7 +100,7 @@ class Seq2SeqModule(LightningModule):
             self.net = TransformerModel(vocab_sizes, transformer, tie_word_embeddings)
         self.test_generation = GenerationConfig(**asdict(decoding))
         self.val_generation = replace(self.test_generation, num_beams=1)
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
         self.translations: dict[int, str] = {}  # of the split that is being evaluated, by the pair's index
         self.metadata: dict[str, Any] = {}  # of the test's metrics, for the summary
 
@@ -108,6 +108,11 @@ class Seq2SeqModule(LightningModule):
     def min_loss(self) -> float:
         """Minimum of the label-smoothed cross-entropy, in nats."""
         return min_smoothed_cross_entropy(self.hparams["label_smoothing"], self.hparams["vocab_sizes"][1])
+
+    @property
+    def networks_to_compile(self) -> list[nn.Module]:
+        """Networks for `--compile`: packed sequences cannot be compiled."""
+        return [] if isinstance(self.net, RecurrentModel) else [self.net]
 
     @property
     def tokenize(self) -> str:
@@ -132,14 +137,17 @@ class Seq2SeqModule(LightningModule):
 
     def cross_entropy(self, batch: Batch, label_smoothing: float = 0.0, r_drop: float = 0.0, **options: Any) -> Tensor:
         """Weighted cross-entropy of the target tokens, in nats, without PAD; see `Batch` and `linear_cross_entropy`."""
+        source, lengths, target, weight, _, index = batch
         if r_drop:  # every pair twice, under different dropout
-            batch = Batch(*(torch.cat([part, part]) for part in batch._replace(weight=batch.weight / 2)))
-        inputs, labels = batch.target[:, :-1], batch.target[:, 1:]  # (batch, time): each token, and the one after it
-        hidden = self.net(batch.source, batch.source_lengths, inputs, **options)  # (batch, time, embed_dim)
-        real = labels != PAD
-        weights = batch.weight[:, None].expand_as(labels)[real]
+            source, lengths, target, weight = (torch.cat([x, x]) for x in (source, lengths, target, weight / 2))
+            index = torch.cat([index, index + batch.target[:, 1:].numel()])
+        inputs, labels = target[:, :-1], target[:, 1:]  # (batch, time): each token, and the one after it
+        hidden = self.net(source, lengths, inputs, **options)  # (batch, time, embed_dim)
+        # by an index that the host knows the length of; for that of a mask it would wait for the device
+        weights = weight[:, None].expand_as(labels)
+        hidden, labels, weights = (x.flatten(0, 1).index_select(0, index) for x in (hidden, labels, weights))
         output = self.net.output_layer
-        return linear_cross_entropy(hidden[real], output.weight, output.bias, labels[real], weights, label_smoothing, r_drop)
+        return linear_cross_entropy(hidden, output.weight, output.bias, labels, weights, label_smoothing, r_drop)
 
     def teacher_forcing_ratio(self) -> float:
         """Scheduled teacher forcing ratio of the recurrent network: linear in the steps done; of the Transformer 1."""
@@ -157,21 +165,21 @@ class Seq2SeqModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss without label smoothing, and greedy translations."""
-        self.val_loss.update(self.cross_entropy(batch), (batch.target[:, 1:] != PAD).sum())
-        self.translate(batch, self.val_generation)
+        self.val_loss.update(self.cross_entropy(batch), len(batch.token_index))
+        self.translate(batch, "val", self.val_generation)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss without label smoothing, and translations by beam search."""
-        self.test_loss.update(self.cross_entropy(batch), (batch.target[:, 1:] != PAD).sum())
-        self.translate(batch, self.test_generation)
+        self.test_loss.update(self.cross_entropy(batch), len(batch.token_index))
+        self.translate(batch, "test", self.test_generation)
 
-    def translate(self, batch: Batch, generation: GenerationConfig) -> None:
-        """Adds a batch's translations to `translations`."""
-        sources = [row[: length - 1].tolist() for row, length in zip(batch.source, batch.source_lengths, strict=True)]
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+    def translate(self, batch: Batch, split: str, generation: GenerationConfig) -> None:
+        """Adds the translations of a batch of a split to `translations`."""
+        data, indices = self.trainer.datamodule, batch.pair_index.tolist()  # type: ignore[attr-defined]
+        sources = [data.splits[split].source_ids[i] for i in indices]
         limit, size = data.length_limit, len(sources)
         found = translate_ids(self.net, sources, generation, self.device, batch_size=size, length_limit=limit)
-        for index, hypotheses in zip(batch.pair_index.tolist(), found, strict=True):
+        for index, hypotheses in zip(indices, found, strict=True):
             self.translations[index] = decode(data.tokenizers[1], hypotheses[0].tokens)
 
     def on_validation_epoch_end(self) -> None:

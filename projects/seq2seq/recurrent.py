@@ -105,11 +105,17 @@ class RecurrentModel(Seq2SeqModel):
         self.dropout = Dropout(c.dropout)
 
     def encode(self, source: Tensor, lengths: Tensor) -> RecurrentMemory:
-        """Encodes (batch, time) ids of `lengths` (batch,). Packed: the backward direction starts at the last word."""
+        """Encodes (batch, time) ids of `lengths` (batch,), best on the CPU: packing reads them there.
+
+        Packed: the backward direction starts at the last word. Sorted here: torch would have the host wait for the device.
+        """
+        sorted_lengths, order = lengths.cpu().sort(descending=True)
+        index, inverse = (part.to(source.device, non_blocking=True) for part in (order, order.argsort()))
+        lengths = lengths.to(source.device, non_blocking=True)
         x = self.dropout(self.embed(self.source_embedding, source))  # (batch, time, embed_dim)
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(x.index_select(0, index), sorted_lengths, batch_first=True)
         values, _ = pad_packed_sequence(self.encoder(packed)[0], batch_first=True, total_length=source.shape[1])
-        values = self.dropout(values)  # (batch, time, hidden_dim)
+        values = self.dropout(values.index_select(0, inverse))  # (batch, time, hidden_dim)
         mask = padding_mask(lengths, source.shape[1])
         mean = (values * mask[:, :, None]).sum(1) / lengths[:, None]  # (batch, hidden_dim)
         return RecurrentMemory(self.attention.key(values), values, mask, torch.tanh(self.bridge(mean)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.nn.dropout import Dropout
@@ -62,8 +63,8 @@ def apply_rotary_emb(x: Tensor, freqs: Tensor) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Multi-head attention: scaled dot-product attention in several subspaces (Vaswani et al., arXiv 1706.03762, 3.2).
 
-    Keys and values come from `project_kv`, so that a cache can hold them. The product is written out: on short sentences
-    it is faster on a CPU than `F.scaled_dot_product_attention`, and the weights can be plotted.
+    Keys and values come from `project_kv`, so that a cache can hold them. On a CPU the product is written out: on short
+    sentences it is faster than `F.scaled_dot_product_attention`, which a GPU takes where nobody asks for the weights.
 
     The output projection starts at zero, so that a layer starts as the identity and the signal passes all of them unchanged.
 
@@ -94,8 +95,14 @@ class MultiHeadAttention(nn.Module):
         return keys if freqs is None else apply_rotary_emb(keys, freqs), values
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor, freqs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attn_mask: Tensor,
+        freqs: Tensor | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """softmax(Q K' / sqrt(head_dim) + attn_mask) V.
 
         Args:
@@ -103,13 +110,17 @@ class MultiHeadAttention(nn.Module):
             keys: (batch, heads, time, head_dim), and `values` alike.
             attn_mask: Additive mask, see `additive_mask`; broadcast to (batch, heads, queries, time).
             freqs: Rotary embedding of the queries, (queries, head_dim / 2); None for none.
+            need_weights: Whether the weights are returned in any case.
 
         Returns:
-            (batch, queries, d_model), and weights (batch, heads, queries, time).
+            (batch, queries, d_model), and weights (batch, heads, queries, time) or None.
         """
         queries = self.split_heads(self.q_proj(x))
         if freqs is not None:
             queries = apply_rotary_emb(queries, freqs)
+        if not need_weights and x.device.type != "cpu":
+            y = F.scaled_dot_product_attention(queries, keys, values, attn_mask.to(queries.dtype))
+            return self.out_proj(y.transpose(-3, -2).flatten(-2)), None
         q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))  # (batch * heads, queries or time, head_dim)
         if attn_mask.shape[0] > 1:
             attn_mask = attn_mask.expand(-1, self.num_heads, -1, -1)
@@ -189,7 +200,7 @@ class DecoderLayer(SublayerConnection):
         freqs: Tensor | None,
         cache: KeyValues | None = None,
         slots: slice = slice(None),
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """All target positions at once or, with a cache, the next position of every hypothesis.
 
         The beams of a sentence are the queries of one attention, so that nothing is repeated for them.
@@ -204,7 +215,8 @@ class DecoderLayer(SublayerConnection):
             slots: Slots of the cache that the new positions take.
 
         Returns:
-            (batch, queries, d_model), and the weights of the cross-attention (batch, heads, queries, source_time).
+            (batch, queries, d_model), and the weights of the cross-attention (batch, heads, queries, source_time); without a
+            cache they may be None.
         """
         y = self.sublayer_input(x, self.norm1)
         keys, values = self.self_attn.project_kv(y, freqs)
@@ -212,7 +224,9 @@ class DecoderLayer(SublayerConnection):
             cache[0][:, :, slots], cache[1][:, :, slots] = keys, values
             keys, values = cache
         x = self.add(x, self.self_attn(y, keys, values, attn_mask, freqs)[0], self.norm1)
-        y, weights = self.cross_attn(self.sublayer_input(x, self.norm2), *memory, memory_mask, freqs)
+        y, weights = self.cross_attn(
+            self.sublayer_input(x, self.norm2), *memory, memory_mask, freqs, need_weights=cache is not None
+        )
         x = self.add(x, y, self.norm2)
         return self.add(x, self.feed_forward(self.sublayer_input(x, self.norm3)), self.norm3), weights
 
@@ -295,6 +309,7 @@ class TransformerModel(Seq2SeqModel):
 
     def encode(self, source: Tensor, lengths: Tensor) -> TransformerMemory:
         """Encodes (batch, time) ids of `lengths` (batch,)."""
+        lengths = lengths.to(source.device, non_blocking=True)
         attn_mask = additive_mask(padding_mask(lengths, source.shape[1]))[:, None, None]
         x, freqs = self.add_positions(self.embed(self.source_embedding, source), slice(source.shape[1]))
         x = self.dropout(x)
@@ -337,6 +352,7 @@ class TransformerModel(Seq2SeqModel):
         attn_mask, attentions = additive_mask(state.slot_mask)[:, None], []
         for layer, cache, layer_memory in zip(self.decoder_layers, state.caches, memory.layers, strict=True):
             x, weights = layer(x, attn_mask, layer_memory, memory.attn_mask, freqs, cache, slots)
+            assert weights is not None
             attentions.append(weights)
         state = state._replace(used=slots.stop, length=state.length + 1)
         return self.decoder_norm(x), state, attentions[max(0, len(attentions) - 2)].mean(1)

@@ -170,3 +170,33 @@ def test_an_optimizer_step_loads_no_library(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **options: loaded.append(args[0]))
     optimizer.step()
     assert loaded == []
+
+
+# CUDA
+
+
+def cuda_settings() -> tuple[bool, ...]:
+    return torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.fixture
+def settings_restored():
+    before = cuda_settings()
+    yield
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("32-true", False), ("64-true", False), ("bf16-mixed", True)])
+def test_tf32_is_for_mixed_precision_and_never_where_float32_is_asked_for(machine, settings_restored, precision, tf32):
+    before = cuda_settings()
+    machine()
+    device.set_cuda_defaults(precision)
+    with device.full_float32(torch.device("cpu")):
+        assert cuda_settings() == before, "without CUDA nothing changes"
+    machine(gpus=1)
+    device.set_cuda_defaults(precision)
+    assert cuda_settings() == (True, tf32, tf32)
+    with torch.autocast("cpu", torch.bfloat16), device.full_float32(torch.device("cpu")):
+        assert cuda_settings() == (True, False, False) and not torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "highest", "which Lightning asks for"
+    assert cuda_settings() == (True, tf32, tf32)

@@ -199,5 +199,5 @@ def test_lookahead_is_a_copy_that_follows_its_network_to_another_type_of_device(
     with torch.no_grad():
         net.weight.add_(1)
     assert torch.equal(lookahead.slow["weight"], before)
-    lookahead.update(net.to("meta"), 0.5)  # the only other device that every machine has
+    lookahead.to(net.to("meta"))  # the only other device that every machine has
     assert lookahead.slow["weight"].device.type == "meta"

@@ -230,5 +230,7 @@ def test_features_of_any_dtype_are_taken_as_float32(dtype):
 def test_features_that_are_not_finite_stop_the_evaluation():
     features = torch.ones(5, 4)
     features[2, 1] = torch.nan
+    metrics = FeatureMetrics(4, torch.device("cpu"))
+    metrics.update(features, real=False)
     with pytest.raises(UserError, match="features of generated images are not finite"):
-        FeatureMetrics(4, torch.device("cpu")).update(features, real=False)
+        metrics.compute()

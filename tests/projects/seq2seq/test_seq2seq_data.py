@@ -35,7 +35,8 @@ def test_a_batch_in_full():
     assert batch.target.tolist() == [[BOS, 12, EOS, PAD], [BOS, 9, EOS, PAD], [BOS, 10, 11, EOS]]
     assert batch.weight.tolist() == [0.25] * 3
     assert batch.pair_index.tolist() == [2, 0, 1]
-    assert [part.dtype for part in batch] == [torch.int64] * 3 + [torch.float32, torch.int64]
+    assert batch.token_index.tolist() == [0, 1, 3, 4, 6, 7, 8], "in rows of three"
+    assert [part.dtype for part in batch] == [torch.int64] * 3 + [torch.float32] + [torch.int64] * 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -201,7 +201,7 @@ def test_validation_is_greedy_and_the_test_a_beam_search_both_as_long_as_the_dat
 
 def test_perfect_translations_into_chinese_have_the_highest_scores(data, monkeypatch):
     class Perfect(Seq2SeqModule):
-        def translate(self, batch, generation):
+        def translate(self, batch, split, generation):
             self.translations |= dict.fromkeys(batch.pair_index.tolist(), "两只狗在雪地里玩")
 
     for split in ("val", "test"):
