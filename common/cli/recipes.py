@@ -142,6 +142,11 @@ def check_saved_config(path: Path, flags: dict[str, str]) -> None:
         raise error_of_all(f"{path}: {key} {fault}")
 
 
+def code_flags(path: Path) -> list[str]:
+    """Flags that a saved configuration needs to be resumed from: those that name code, see `check_saved_config`."""
+    return [word for key, text in leaves(read_yaml(path, str(path))) if CODE.fullmatch(text) for word in (f"--{key}", text)]
+
+
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Texts in nested settings, each after its dotted key; those in lists have the list's. A text may be YAML itself."""
     if isinstance(value, dict):

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from common.callbacks.throughput import Throughput
+from common.cli.recipes import code_flags
 from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
 from common.io.files import write_text_atomically
@@ -133,14 +134,14 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
-    quoted = shlex.quote(str(folder))
+    quoted, code = shlex.quote(str(folder)), shlex.join(code_flags(folder / "config.yaml"))
     lines = [
         f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
         f"again:      {package}.train --config {quoted}/config.yaml",
     ]
     if summary["checkpoint"] is not None:
         lines += [
-            f"resume:     {package}.train --name {name} --resume auto --max_epochs N",
+            f"resume:     {package}.train --name {name} --resume auto --max_epochs N {code}".rstrip(),
             f"use:        {package}.{usage} --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",
         ]
     console.print("\n".join(lines))

@@ -19,7 +19,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from common.cli.recipes import with_saved_config
+from common.cli.recipes import code_flags, with_saved_config
 from common.data import images
 from common.data.cifar_pickles import ArrayUnpickler
 from common.errors import UserError
@@ -154,6 +154,7 @@ def test_code_is_taken_from_the_command_line_alone(saved, key, value):
         with_saved_config(RESUME, "toy")
     for flag in ([f"--{key}", value], [f"--{key}={value}"]):
         assert with_saved_config([*RESUME, *flag], "toy")[0] == "--config"
+    assert code_flags(saved) == [f"--{key}", value], "which the closing lines of a run print"
 
 
 def test_a_usual_configuration_is_read(saved):
