@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from common.io.disk import named
 from common.io.files import write_text_atomically
 from common.io.metrics import describe_unreadable, parse_metrics
 from common.io.ranks import print_rank_zero
@@ -38,6 +39,11 @@ class MetricsWriter(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Deletes nothing."""
+
+    def save(self) -> None:
+        """Writes the new rows; an error of the disk names the file."""
+        with named(Path(self.metrics_file_path)):
+            super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Adds the columns of new metrics in one step, not to a file emptied before."""

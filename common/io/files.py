@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from common.io.disk import named
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -19,10 +21,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path = path.resolve()  # what a link points to is replaced, not the link
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with named(path):
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
