@@ -113,8 +113,8 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
         callbacks.append(BestCheckpoint(run_dir.checkpoints, monitor, project.mode))
         if config.patience is not None:
             # after a validation: an epoch that is cut short has none, and says nothing
-            options = {"patience": int(config.patience), "check_on_train_epoch_end": False}
-            callbacks.append(EarlyStopping(monitor, mode=project.mode, **options))
+            patience = int(config.patience)
+            callbacks.append(EarlyStopping(monitor, 0.0, patience, mode=project.mode, check_on_train_epoch_end=False))
     elif config.patience is not None:
         raise UserError("--patience: there is no validation set to be patient about")
     # last: what the others have done at a batch's end is in the checkpoint
