@@ -67,16 +67,18 @@ def gradients(network: nn.Module, arguments: tuple[Tensor, ...]) -> list[Tensor]
     network.zero_grad()
     outputs = network(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    sum(output.float().square().sum() for output in outputs).backward()
+    sum(output.square().sum() for output in outputs).backward()
     return [*outputs, *(p.grad for p in network.parameters() if p.grad is not None)]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a C++ compiler's minutes
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("case", NETWORKS, ids="-".join)
 def test_a_network_is_one_graph_for_a_shape_and_computes_the_same(case, backend):
     torch._dynamo.reset()
-    module = build(*case, NETWORKS[case])
+    torch.manual_seed(0)
+    module = build(*case, NETWORKS[case]).double()  # in float32 batch norms of few samples enlarge what sums round
     for network in module.modules():
         if isinstance(network, nn.Dropout):
             network.p = 0.0  # a compiled network has random numbers of its own
@@ -87,11 +89,11 @@ def test_a_network_is_one_graph_for_a_shape_and_computes_the_same(case, backend)
     for name, network in named:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for _ in range(2):
-            arguments = inputs(*case, name, 6)
+            arguments = tuple(x.double() if x.is_floating_point() else x for x in inputs(*case, name, 6))
             found, expected = (gradients(net, arguments) for net in (network, usual.get_submodule(name)))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1, name
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_penalized_discriminator_and_a_packed_network_are_not_compiled():
