@@ -16,7 +16,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
-from common.io.disk import named
 from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
@@ -51,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checkpoint.setdefault("project", self.project)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with named(target), atomic_write(target) as partial, partial.open("wb") as file:
+        with atomic_write(target) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
