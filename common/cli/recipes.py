@@ -5,23 +5,19 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-import re
 import shlex
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule
 
 from common.cli.flags import flag_values
-from common.errors import UserError, one_line
+from common.errors import UserError
 from common.io.ranks import error_of_all, is_global_zero
+from common.io.yaml_files import CODE, leaves, read_yaml
 
 SAMPLE_VARIABLE = "CAPSTONES_SAMPLE"  # carries from rank 0 to the processes that it launches whether the data is the sample
 TRUSTED = ("lightning.", "common.", "projects.")  # packages whose classes a run's own configuration may name
-CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*")  # PACKAGE.MODULE:NAME
 MAX_SETTINGS = 10_000
 
 
@@ -61,16 +57,6 @@ def find_config(name: str, folder: Path) -> str:
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
         raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {shlex.quote(str(path))}`")
     return str(path)
-
-
-def read_yaml(path: Path, label: str) -> Any:
-    """Content of a YAML file of plain values. Raises UserError, which begins with `label`, for any other."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{label}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{label}: not YAML: {one_line(error)}") from error
 
 
 def with_saved_config(args: list[str], project: str) -> list[str]:
@@ -140,26 +126,6 @@ def check_saved_config(path: Path, flags: dict[str, str]) -> None:
         else:
             continue
         raise error_of_all(f"{path}: {key} {fault}")
-
-
-def code_flags(path: Path) -> list[str]:
-    """Flags that a saved configuration needs to be resumed from: those that name code, see `check_saved_config`."""
-    return [word for key, text in leaves(read_yaml(path, str(path))) if CODE.fullmatch(text) for word in (f"--{key}", text)]
-
-
-def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Texts in nested settings, each after its dotted key; those in lists have the list's. A text may be YAML itself."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from leaves(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            yield from leaves(item, key)
-    elif value is not None:
-        yield key, value if isinstance(value, str) else ""
-        with suppress(yaml.YAMLError, RecursionError, ValueError):
-            if isinstance(value, str) and (inside := yaml.safe_load(value)) != value:
-                yield from leaves(inside, key)
 
 
 def is_foreign(text: str) -> bool:

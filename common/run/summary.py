@@ -16,13 +16,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from common.callbacks.throughput import Throughput
-from common.cli.recipes import code_flags
 from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
 from common.io.files import write_text_atomically
 from common.io.loggers import log_plot
 from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
+from common.io.yaml_files import code_flags
 from common.nn.device import device_name
 from common.plots.curves import draw_curves
 from common.plots.figures import report_plot_errors

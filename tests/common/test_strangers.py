@@ -19,11 +19,12 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from common.cli.recipes import code_flags, with_saved_config
+from common.cli.recipes import with_saved_config
 from common.data import images
 from common.data.cifar_pickles import ArrayUnpickler
 from common.errors import UserError
 from common.io.checkpoints import AtomicCheckpointIO, content_errors, load_module, read_checkpoint
+from common.io.yaml_files import code_flags
 from projects.bert_sentiment import pretrained
 from projects.cifar10.pseudo_labels import save_pseudo_labels
 from projects.policy_gradient.inference import load as load_agent

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.cli.parser import CapstoneCLI
 from common.errors import UserError
-from common.io.loggers import csv_logger
+from common.io.csv_metrics import csv_logger
 from common.io.run_dir import RunDir
 from common.run.build import run_callbacks
 from pretend_device import Phases, PretendDevice, PretendStrategy
