@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from commands import environment, newest_checkpoint, same
+from commands import environment, newest_checkpoint, same, start_forked
 
 FLAGS = {
     "cifar10": {
@@ -106,23 +106,31 @@ class Life:
 
 
 class Run:
-    """Training command in a folder of its own, by which its processes are known."""
+    """Training command in a folder of its own, by which its processes are known.
 
-    def __init__(self, folder: Path, cache: Path, project: str, launcher: str) -> None:
+    A run that resumes is forked from a server that has done the imports. Those that are killed are new interpreters: an order
+    that depends on hashes would differ.
+    """
+
+    def __init__(self, folder: Path, cache: Path, project: str, launcher: str, resumes: bool = False) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "plain.yaml").write_text("seed: 0\n")
         self.folder, self.path = folder, folder / "runs" / project / "x"
         self.log = folder / f"log-{len(list(folder.glob('log-*')))}.txt"
         options = {"data.source": "sample", **COMMON, **FLAGS[project]}
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        train = ["-m", f"projects.{project}.train", "--config", "plain.yaml", *flags, "--name", "x", "--resume", "allow"]
+        flags = ["--config", "plain.yaml", *flags, "--name", "x", "--resume", "allow"]
+        train = ["-m", f"projects.{project}.train", *flags]
         if launcher == "lightning":
             train += ["--devices", "2", "--strategy", "ddp"]
         if launcher == "torchrun":
             with socket.create_server(("127.0.0.1", 0)) as server:
                 port = str(server.getsockname()[1])
             train = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, *train]
-        self.began = time.monotonic()
+        self.log.touch()
+        if resumes and launcher == "python":
+            self.process: Any = start_forked(train[1], flags, folder, environment(cache), self.log)
+            return
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *train],
@@ -162,9 +170,14 @@ class Run:
 
     def is_own(self, process: Path) -> bool:
         try:
-            return (process / "cwd").readlink() == self.folder and b"train" in (process / "cmdline").read_bytes()
+            return (process / "cwd").readlink() == self.folder and "Z" not in state_of(process)
         except OSError:  # it has ended
             return False
+
+
+def state_of(process: Path) -> str:
+    """State of a process: Z once it has ended, and its parent has not asked for its exit code."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def wait_for_moment(run: Run, moment: str, duration: float, rng: random.Random) -> bool:
@@ -236,7 +249,7 @@ def live(life: Life, folder: Path, cache: Path, whole: dict[str, Any], rng: rand
         assert run.end() == 0, run.log.read_text()
         return False
     kill(run, life, rng)
-    again = Run(folder, cache, life.project, life.launcher)
+    again = Run(folder, cache, life.project, life.launcher, resumes=True)
     code = again.end()
     assert code == 0, f"{life}: resumed with exit code {code}\n{again.log.read_text()}"
     found = outcome(run.path)
