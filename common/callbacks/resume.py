@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,13 +36,18 @@ class ResumeCheckpoints(Checkpoint):
     `Preempted` raised in all processes at the same step. (Lightning's own handler would broadcast from wherever the signal
     finds a process.)
 
+    With several processes whether to stop is a question to all, for which a GPU waits: it is asked about every two seconds.
+
     Args:
         folder: Folder of the checkpoints.
         project: Name of the capstone, saved in every checkpoint.
-        every_n_steps: Steps (of all optimizers together) between two checkpoints; 0 for the ends of epochs only.
+        every_n_steps: Steps (of all optimizers together) between two checkpoints, of which there is one every two minutes
+            too; 0 for the ends of epochs only.
     """
 
     MAX_KEPT = 2
+    SAVE_SECONDS = 120.0  # between two checkpoints, by the clock of rank zero
+    ASK_SECONDS = 2.0  # between two questions to all processes
 
     def __init__(self, folder: Path, project: str, every_n_steps: int) -> None:
         self.folder = folder
@@ -49,7 +55,8 @@ class ResumeCheckpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.stop_requested = False
         self._signal = "SIGTERM"
-        self._step = 0
+        self._step = self._asked_at_step = self._next_question = 0
+        self._asked_at = self._saved_at = time.monotonic()
         self._stopped_at: Path | None = None
         self._random_states: list[dict[str, Any]] | None = None
 
@@ -61,7 +68,8 @@ class ResumeCheckpoints(Checkpoint):
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0:
             self._restore_random_state(trainer)  # again: within an epoch, making the loader has used the generators
         self._random_states = None
-        self._step = trainer.global_step
+        self._step = self._asked_at_step = self._next_question = trainer.global_step
+        self._asked_at = self._saved_at = time.monotonic()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         handle_stop_signals(stop_now(self.folder))  # there is nothing to save: the test is left to the run that resumes
@@ -78,10 +86,26 @@ class ResumeCheckpoints(Checkpoint):
         # accumulated gradients are in no checkpoint: between two steps of the optimizer there is nothing to continue from
         if self._step == before or batch_idx + 1 >= trainer.num_training_batches:
             return
-        if trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False):
+        stop, is_due = self._ask(trainer)
+        if stop:
             self._stopped_at = self._save(trainer)
-        elif self.every_n_steps and self._step // self.every_n_steps > before // self.every_n_steps:
+        elif is_due or (self.every_n_steps and self._step // self.every_n_steps > before // self.every_n_steps):
             self._save(trainer)
+
+    def _ask(self, trainer: Trainer) -> tuple[bool, bool]:
+        """Whether to stop, as any process may have been asked to, and whether a checkpoint is due by rank zero's clock."""
+        now = time.monotonic()
+        is_due = self.every_n_steps > 0 and now - self._saved_at >= self.SAVE_SECONDS
+        if trainer.world_size == 1:
+            return self.stop_requested, is_due
+        if self._step < self._next_question:
+            return False, False
+        steps_per_second = (self._step - self._asked_at_step) / max(now - self._asked_at, 1e-3)
+        answers = [is_due, min(1000, max(1, int(self.ASK_SECONDS * steps_per_second)))] if trainer.is_global_zero else [0, 0]
+        question = torch.tensor([self.stop_requested, *answers], device=trainer.strategy.root_device)
+        stop, due, steps = trainer.strategy.reduce(question, reduce_op="max").tolist()
+        self._asked_at, self._asked_at_step, self._next_question = now, self._step, self._step + steps
+        return bool(stop), bool(due)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = self._save(trainer)
@@ -128,6 +152,7 @@ class ResumeCheckpoints(Checkpoint):
     def _save(self, trainer: Trainer) -> Path:
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
+        self._saved_at = time.monotonic()
         if trainer.is_global_zero:
             for old in sorted_by_step(self.folder, "step-*.ckpt")[self.MAX_KEPT :]:
                 old.unlink()

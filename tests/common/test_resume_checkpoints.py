@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,44 @@ def test_the_latest_two_are_kept(tmp_path):
 def test_they_are_saved_every_few_steps_and_at_the_ends_of_epochs(tmp_path, every, steps):
     fit([KeepAll(tmp_path, "cifar10", every)])
     assert names(tmp_path) == step_files(*steps)
+
+
+def test_they_are_saved_by_time_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(ResumeCheckpoints, "SAVE_SECONDS", 0.0)
+    fit([KeepAll(tmp_path, "cifar10", 100)], epochs=1)
+    assert names(tmp_path) == step_files(1, 2, 3, 4, 5)
+    (tmp_path / "none").mkdir()
+    fit([KeepAll(tmp_path / "none", "cifar10", 0)], epochs=1)
+    assert names(tmp_path / "none") == step_files(5)
+
+
+def test_several_processes_are_asked_about_every_two_seconds(tmp_path, monkeypatch):
+    clock, asked = [0.0], []
+    monkeypatch.setattr("common.callbacks.resume.time.monotonic", lambda: clock[0])
+
+    class Strategy:
+        root_device = torch.device("cpu")
+
+        def reduce(self, tensor, reduce_op):
+            assert reduce_op == "max"
+            asked.append(tensor.tolist())
+            return tensor
+
+    trainer = SimpleNamespace(world_size=2, is_global_zero=True, strategy=Strategy())
+    callback = ResumeCheckpoints(tmp_path, "cifar10", 10**6)
+    questions = []
+    for callback._step in range(1, 1501):
+        clock[0] += 0.1  # ten steps in a second
+        callback.stop_requested = callback._step > 1490
+        answer = callback._ask(trainer)
+        questions += [callback._step] if len(asked) > len(questions) else []
+        assert answer[1] == (callback._step in (questions[-1:]) and clock[0] >= 120), "due when asked after two minutes"
+        if answer[0]:
+            break
+    assert set(np.diff(questions[1:])) <= {19, 20} and 1490 < callback._step <= 1510
+    trainer.is_global_zero, callback._next_question = False, 0
+    callback._ask(trainer)
+    assert asked[-1] == [1, 0, 0], "the clock is rank zero's"
 
 
 def test_no_checkpoint_between_accumulated_gradients(tmp_path):
