@@ -108,8 +108,8 @@ class Life:
 class Run:
     """Training command in a folder of its own, by which its processes are known.
 
-    A run that resumes is forked from a server that has done the imports. Those that are killed are new interpreters: an order
-    that depends on hashes would differ.
+    A run that resumes is forked from a server that has done the imports. Those that are killed are new interpreters: an
+    order that depends on hashes would differ.
     """
 
     def __init__(self, folder: Path, cache: Path, project: str, launcher: str, resumes: bool = False) -> None:

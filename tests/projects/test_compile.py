@@ -96,10 +96,12 @@ def test_a_network_is_one_graph_for_a_shape_and_computes_the_same(case, backend)
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_a_penalized_discriminator_and_a_packed_network_are_not_compiled():
+def test_penalties_spectral_norm_and_packed_sequences_are_not_compiled():
     module = build("gan", "default", CASES["gan", "default"])
     assert module.networks_to_compile == [module.generator]
     module = build("gan", "images", CASES["gan", "images"])
+    assert module.networks_to_compile == [module.generator]
+    module = build("gan", "dcgan", DCGAN)
     assert module.networks_to_compile == [module.generator, module.discriminator]
     with pytest.raises(UserError, match="--compile true"):
         compile_networks(build("seq2seq", "default", CASES["seq2seq", "default"]))
