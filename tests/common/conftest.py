@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from wandb_stub import KEY, WandbServer
 
 from common.cli.main import main
 from common.io import ranks
+from common.io.wandb_server import stop_wandb
 from common.project import Project
 from toy.train import PROJECT
 
@@ -98,3 +100,19 @@ def full_run(tmp_path_factory) -> Ended:
     folder = tmp_path_factory.mktemp("full")
     with isolated(folder / "cache"):
         return call(folder, "--name", "full", "--wandb", "--seed", "3")
+
+
+@pytest.fixture
+def wandb_server(monkeypatch) -> Iterator[Callable[..., WandbServer]]:
+    """Starts a server of W&B's, healthy or sick, which runs and commands of this process then ask, with a key."""
+    with contextlib.ExitStack() as servers:
+
+        def start(mode: str = "healthy", healthy: int | str = 0, scheme: str = "http") -> WandbServer:
+            server = servers.enter_context(WandbServer(mode, healthy))
+            monkeypatch.setenv("WANDB_API_KEY", KEY)
+            monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("http", scheme, 1))
+            return server
+
+        stop_wandb()  # W&B reads the environment once
+        yield start
+        stop_wandb(0)

@@ -644,4 +644,6 @@ def test_wandb_that_is_switched_off_is_not_asked(monkeypatch, run_compare, mode)
 def test_without_a_network_wandb_is_not_waited_for(monkeypatch, run_compare):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert run_compare("--wandb", "me/p") == (2, "", "error: --wandb me/p: http://127.0.0.1:9 cannot be reached\n")
+    code, out, err = run_compare("--wandb", "me/p")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: --wandb me/p: http://127.0.0.1:9 cannot be reached \(.+\)\n", err)
