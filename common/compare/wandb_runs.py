@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from common.compare.records import Curve, RunRecord, choose_curve, flat_settings
 from common.errors import UserError, one_line
+from common.io.connectivity import within
+from common.io.wandb_server import import_wandb, offline_reason, stop_wandb
 
 TIMEOUT = 20  # seconds for each answer
 STEP = "trainer/global_step"
 MAX_CURVE_POINTS = 500
 
 
-def read_wandb(path: str, api: Any = None) -> tuple[list[RunRecord], list[str]]:
+def read_wandb(path: str, api: Any = None, timeout: float = TIMEOUT) -> tuple[list[RunRecord], list[str]]:
     """Finished runs of the W&B project `path`, and a line about each other one.
 
     Args:
         path: ENTITY/PROJECT.
         api: A `wandb.Api`; by default a new one.
+        timeout: Seconds for each answer.
 
     Raises:
-        UserError: No such project, no key, no network, or wandb cannot be imported. It never prompts.
+        UserError: No such project, no key, a server that fails or cannot be reached, or wandb cannot be imported. It
+            never prompts.
     """
     if path.count("/") != 1 or not all(path.split("/")):
         raise UserError(f"--wandb {path}: name it as ENTITY/PROJECT")
     records: list[RunRecord] = []
     errors: list[str] = []
     try:
-        for run in (api or new_api(path)).runs(path):
+        api = api or new_api(path)
+        runs = within(timeout, lambda: iter(api.runs(path)))
+        while (run := within(timeout, lambda: next(runs, None))) is not None:
             if run.state != "finished":
                 errors.append(f"{path}/{run.name}: {run.state}")
                 continue
             try:
-                records.append(read_wandb_run(run, path.split("/")[1].removeprefix("capstones-")))
+                project = path.split("/")[1].removeprefix("capstones-")
+                records.append(within(timeout, partial(read_wandb_run, run, project)))
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 errors.append(f"{path}/{run.name}: not a run of this suite: {type(error).__name__} {error}")
     except UserError:
         raise
     except Exception as error:  # what goes wrong on the way to a server has a dozen types
-        raise UserError(f"--wandb {path}: {one_line(error, 200)}") from error
+        stop_wandb()
+        late = f"W&B's server has not answered within {timeout:g} seconds"
+        raise UserError(f"--wandb {path}: {late if isinstance(error, TimeoutError) else one_line(error, 200)}") from error
     return records, errors
 
 
 def new_api(path: str) -> Any:
-    """API client that never prompts for a key and does not wait for long."""
-    from common.io.loggers import import_wandb, offline_reason
-
+    """API client that never prompts for a key."""
     reason = "WANDB_MODE is disabled" if os.environ.get("WANDB_MODE") == "disabled" else offline_reason()
     if reason:
         raise UserError(f"--wandb {path}: {reason}")
-    return import_wandb().Api(timeout=TIMEOUT)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would wait for the server too
+    wandb = import_wandb()
+    return within(TIMEOUT, lambda: wandb.Api(timeout=2 * TIMEOUT))
 
 
 def read_wandb_run(run: Any, project: str) -> RunRecord:

@@ -13,13 +13,12 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
 from common.io.files import write_text_atomically
-from common.io.loggers import log_plot
+from common.io.loggers import log_plot, log_summary
 from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
 from common.io.yaml_files import code_flags
@@ -82,9 +81,7 @@ def summarize(
         "versions": versions(),
     }
     write_text_atomically(run_dir.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update({"perf/train_seconds": throughput.seconds})
+    log_summary(trainer, {"perf/train_seconds": throughput.seconds})
     with report_plot_errors("curves.png"):
         if path := draw_curves(rows, run_dir.plots / "curves.png"):
             log_plot(trainer, "curves", path)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from wandb_stub import KEY, WandbServer
 
 from common.cli.main import main
 from common.io import ranks
+from common.io.wandb_server import stop_wandb
 from common.project import Project
 from toy.train import PROJECT
 
@@ -106,3 +108,19 @@ def copied(full_run, tmp_path):
     """Writable copy of the full run, in the working directory of `train`."""
     shutil.copytree(full_run.folder / "runs", tmp_path / "runs")
     return tmp_path / "runs" / "toy" / "full"
+
+
+@pytest.fixture
+def wandb_server(monkeypatch) -> Iterator[Callable[..., WandbServer]]:
+    """Starts a server of W&B's, healthy or sick, which runs and commands of this process then ask, with a key."""
+    with contextlib.ExitStack() as servers:
+
+        def start(mode: str = "healthy", healthy: int | str = 0, scheme: str = "http") -> WandbServer:
+            server = servers.enter_context(WandbServer(mode, healthy))
+            monkeypatch.setenv("WANDB_API_KEY", KEY)
+            monkeypatch.setenv("WANDB_BASE_URL", server.url.replace("http", scheme, 1))
+            return server
+
+        stop_wandb()  # W&B reads the environment once
+        yield start
+        stop_wandb(0)

@@ -9,6 +9,8 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -644,4 +646,33 @@ def test_wandb_that_is_switched_off_is_not_asked(monkeypatch, run_compare, mode)
 def test_without_a_network_wandb_is_not_waited_for(monkeypatch, run_compare):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert run_compare("--wandb", "me/p") == (2, "", "error: --wandb me/p: http://127.0.0.1:9 cannot be reached\n")
+    code, out, err = run_compare("--wandb", "me/p")
+    assert (code, out) == (2, "") and re.fullmatch(
+        r"error: --wandb me/p: http://127.0.0.1:9 cannot be reached \(.+\)\n", err
+    )
+
+
+@pytest.mark.parametrize("mode, line", [("503", "--wandb me/p: .* answers 503"), ("401", "--wandb: .* rejects the API key")])
+def test_sick_server_is_one_line(wandb_server, run_compare, mode, line):
+    server = wandb_server(mode)
+    code, out, err = run_compare("--wandb", "me/p")
+    assert (code, out, err.count("\n")) == (2, "", 1) and re.match(f"error: {line}", err)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("hanging", ["project", "next run", "history"])
+def test_server_that_hangs_is_waited_for_once(monkeypatch, hanging):
+    ended = threading.Event()
+    run = fake_run()
+    if hanging == "history":
+        monkeypatch.setattr(FakeRun, "history", lambda run, **options: ended.wait())
+    runs = {
+        "project": lambda path: ended.wait(),
+        "next run": lambda path: filter(None, (item or ended.wait() for item in [run, None])),
+        "history": lambda path: iter([run]),
+    }
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=r"--wandb me/p: W&B's server has not answered within 0.1 seconds"):
+        read_wandb("me/p", SimpleNamespace(runs=runs[hanging]), timeout=0.1)
+    assert time.perf_counter() - began < 2
+    ended.set()
