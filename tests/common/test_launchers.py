@@ -94,9 +94,10 @@ def weights(folder: Path) -> list[torch.Tensor]:
     return list(torch.load(newest, weights_only=True)["state_dict"].values())
 
 
-def test_nodes_with_disks_of_their_own_make_one_folder(tmp_path):
+@pytest.mark.parametrize("launch", [torchrun, nodes])
+def test_nodes_with_disks_of_their_own_make_one_folder(tmp_path, launch):
     folders = [tmp_path / "a", tmp_path / "b"]
-    first, second = ended_well(nodes(folders, tmp_path, 1))
+    first, second = ended_well(launch(folders, tmp_path, 1))
     (run,) = (folders[0] / "runs" / "toy").iterdir()
     assert (run / "summary.json").is_file() and not list(folders[1].rglob("*.*"))
     assert f"run folder runs/toy/{run.name}" in first and "run folder" not in second
