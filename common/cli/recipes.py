@@ -75,7 +75,8 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     if saved.is_file():
         check_saved_config(saved, flags)
         return ["--config", str(saved), *args]
-    if (by_name or "--name" not in flags) and any(folder.glob("checkpoints/*.ckpt")):  # not on another node's disk
+    # other nodes take the configuration of rank zero, and may have an old checkpoint on a disk of their own
+    if is_global_zero() and (by_name or "--name" not in flags) and any(folder.glob("checkpoints/*.ckpt")):
         raise saved_config_error(saved, "no such file")
     return args
 

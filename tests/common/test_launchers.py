@@ -140,7 +140,7 @@ def test_a_stale_checkpoint_on_the_second_node_is_not_used(tmp_path, launch):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--name", "gone", "--resume", "auto"], "no valid checkpoint"),
+        (["--name", "gone", "--resume", "auto"], "has no checkpoint"),
         (["--data.source", "missing/folder"], "no such folder"),
     ],
 )

@@ -10,6 +10,8 @@ import pytest
 from conftest import TINY, call
 
 from common.cli.parser import CapstoneCLI
+from common.cli.recipes import with_saved_config
+from common.errors import UserError
 from common.io.run_dir import RunDir
 from common.run.build import write_config
 from toy.train import PROJECT
@@ -75,3 +77,15 @@ def test_the_way_out_continues_the_run_and_writes_the_file_anew(train):
 
 def test_a_fault_in_the_flags_is_not_blamed_on_the_file(saved, tmp_path):
     assert call(tmp_path, *FLAGS, "--model.lr", "x").error.startswith("--model.lr")
+
+
+def test_an_old_checkpoint_on_another_nodes_disk_is_no_run_without_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs/toy/x/checkpoints/step-00000001.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an old file")
+    flags = ["--name", "x", "--resume", "auto"]
+    with pytest.raises(UserError, match="no such file; restore it, or add --config"):
+        with_saved_config(flags, "toy")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert with_saved_config(flags, "toy") == flags
