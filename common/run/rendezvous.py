@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -68,6 +69,16 @@ def set_processes(options: Any, environment: ClusterEnvironment) -> tuple[int, i
     except ValueError as error:
         raise error_of_all(one_line(error)) from error
     return devices, options.num_nodes
+
+
+@contextmanager
+def decisions_forgotten() -> Iterator[None]:
+    """Context at whose end no process that is started later takes itself for one of this run."""
+    try:
+        yield
+    finally:
+        for name in (DECISIONS, LAUNCHER):
+            os.environ.pop(name, None)
 
 
 class Rendezvous:

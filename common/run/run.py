@@ -31,7 +31,7 @@ from common.nn.device import check_devices, check_precision, default_precision, 
 from common.project import RunRequest
 from common.run.build import build
 from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignored, fit, test
-from common.run.rendezvous import Rendezvous, find_cluster_environment, set_processes
+from common.run.rendezvous import Rendezvous, decisions_forgotten, find_cluster_environment, set_processes
 from common.run.summary import summarize
 from common.run.watch import lost_processes_named, watch_launcher
 
@@ -54,7 +54,7 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
     if config.debug:
         debug(request)
         return
-    with stop_signals_handled(), locks_released(), closing_wandb() if config.wandb else nullcontext():
+    with stop_signals_handled(), decisions_forgotten(), locks_released(), closing_wandb() if config.wandb else nullcontext():
         train_and_test(request, extra_callbacks)
 
 

@@ -69,7 +69,7 @@ def summarize(
         "best_validation": best_validation(rows, monitor, best),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "train_seconds": round(throughput.seconds, 1),
+        "train_seconds": round(throughput.seconds, 3),
         "wall_seconds": round(seconds, 1),
         "samples_per_second": round(throughput.samples_per_second, 1),
         "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
@@ -131,12 +131,13 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(table)
     package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
-    quoted, code = shlex.quote(str(folder)), shlex.join(code_flags(folder / "config.yaml"))
+    quoted = shlex.quote(str(folder))
     lines = [
         f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
         f"again:      {package}.train --config {quoted}/config.yaml",
     ]
     if summary["checkpoint"] is not None:
+        code = shlex.join(code_flags(folder / "config.yaml"))
         lines += [
             f"resume:     {package}.train --name {name} --resume auto --max_epochs N {code}".rstrip(),
             f"use:        {package}.{usage} --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from toy_runs import Ended, call
 from wandb_stub import KEY, WandbServer
 
-from common.cli.main import main
 from common.io import ranks
 from common.io.wandb_server import stop_wandb
-from common.project import Project
-from toy.train import PROJECT
 
-TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]  # two epochs of two steps
 OF_LAUNCHERS = ("LOCAL_", "NODE_RANK", "GROUP_", "RANK", "WORLD_SIZE", "MASTER_", "SLURM_", "TORCHELASTIC_")
 ENVIRONMENT = ("CAPSTONES_", "HF_", "WANDB_", *OF_LAUNCHERS)
 
@@ -55,37 +50,6 @@ def _isolated(tmp_path_factory):
     torch.manual_seed(0)
     with isolated(tmp_path_factory.mktemp("cache")):
         yield
-
-
-@dataclass
-class Ended:
-    """Exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-    folder: Path  # its working directory
-
-    def run(self, name: str) -> Path:
-        return self.folder / "runs" / "toy" / name
-
-    @property
-    def error(self) -> str:
-        """The one line that a command with bad input leaves on stderr."""
-        assert self.code == 2, (self.code, self.out, self.err)
-        assert self.err.startswith("error: ") and self.err.count("\n") == 1, self.err
-        return self.err.removeprefix("error: ").strip()
-
-
-def call(folder: Path, *flags: str, project: Project = PROJECT, alone: bool = False) -> Ended:
-    """The train command in `folder` with `flags`, `alone` or after the tiny settings, in this process."""
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
-        code = main(project, [*flags] if alone else [*TINY, *flags])
-    return Ended(code, out.getvalue(), err.getvalue(), folder)
 
 
 @pytest.fixture

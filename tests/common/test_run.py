@@ -227,6 +227,12 @@ def test_name_in_use_is_refused_and_nothing_is_lost(copied, train):
     assert snapshot(copied) == before
 
 
+def test_a_run_leaves_no_variable_for_processes_that_are_started_later(train):
+    before = dict(os.environ)
+    assert train("--max_epochs", "1").code == 0
+    assert {name for name in os.environ if name not in before and name.startswith("CAPSTONES_")} <= {"CAPSTONES_SAMPLE"}
+
+
 def test_failed_start_leaves_its_name_free(train, tmp_path):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "/no/such/folder"):

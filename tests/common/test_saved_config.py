@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY, call
+from toy_runs import TINY, call
 
 from common.cli.parser import CapstoneCLI
 from common.cli.recipes import with_saved_config

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
 from test_loggers import WandbFile, records, synced
+from toy_runs import TINY
 from wandb_stub import KEY, WandbServer
 
 from commands import ROOT, environment
