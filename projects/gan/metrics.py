@@ -171,9 +171,9 @@ class FeatureMetrics:
             features = features.float()
         self.finite[real] &= features.isfinite().all()
         self.frechet.update(features, real=real)
-        if (room := MAX_KEPT_FEATURES - self.count[real]) > 0:
+        if (num_missing := MAX_KEPT_FEATURES - self.count[real]) > 0:
             # a copy: a view would hold on to all of its batch
-            self.kept[real].append(features[:room].to(torch.float32, copy=True))
+            self.kept[real].append(features[:num_missing].to(torch.float32, copy=True))
         self.count[real] += len(features)
 
     def compute(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from benchmarks.results import RESULTS
 
 @pytest.fixture(autouse=True)
 def writes_nothing(monkeypatch):
-    monkeypatch.setattr(gpu, "write_result", lambda *args: pytest.fail("a CPU has no figures of a GPU"))
+    monkeypatch.setattr(gpu, "write_result", lambda *args: pytest.fail("a CPU has no results of a GPU"))
 
 
 def test_a_dry_run_measures_a_part_and_leaves_out_what_needs_cuda(capsys):
