@@ -165,7 +165,7 @@ def height_of(value: float, low: float, high: float, is_log: bool) -> float:
 
 
 def epoch_ticks(epochs: int) -> str:
-    """Numbers of the epochs, each where it begins, as many as there is room for."""
+    """Numbers of the epochs, each where it begins, as many as fit."""
     width = len(str(epochs)) + 1
     every = -(-width * epochs // PLOT_COLUMNS)
     ticks = [" "] * (PLOT_COLUMNS + width)
