@@ -70,7 +70,7 @@ def summarize(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "train_seconds": round(throughput.seconds, 3),
-        "wall_seconds": round(seconds, 1),
+        "wall_seconds": round(seconds, 3),
         "samples_per_second": round(throughput.samples_per_second, 1),
         "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
         "device": device_name(trainer.strategy.root_device),
