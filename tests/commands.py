@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], lo
     os.chdir(cwd)
     os.environ.clear()
     os.environ |= env
-    output = os.open(log, os.O_WRONLY)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)  # which the processes of a training share
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = [module, *flags]
@@ -104,27 +105,43 @@ class Forked:
 PRELOADED = ["common.cli.main", "common.run.run", "torchvision", "matplotlib.figure"]
 
 
+def free_port() -> int:
+    """Port that no server of this machine listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def torchrun_variables(count: int) -> list[dict[str, str]]:
+    """Environment variables that torchrun gives to each of `count` processes of one machine."""
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "tests"}
+    return [{name: str(value) for name, value in {**shared, "RANK": i, "LOCAL_RANK": i}.items()} for i in range(count)]
+
+
 class Command:
     """`python -m projects.<project>.<module>` with flags, in the folder `cwd`.
 
     Processes are forked from a server that has done the imports; with `fresh` it is a new interpreter, with a hash seed of
-    its own.
+    its own. Of several `processes`, started as torchrun does it, `process` is rank zero.
     """
 
-    def __init__(self, cwd: Path, project: str, module: str, *flags: str, fresh: bool = False) -> None:
+    def __init__(self, cwd: Path, project: str, module: str, *flags: str, fresh: bool = False, processes: int = 1) -> None:
         self.cwd = cwd
         self.runs = cwd / "runs" / project
         self.log = cwd / f"log-{time.monotonic_ns()}.txt"
         self.log.touch()
-        name = f"projects.{project}.{module}"
-        start = start_fresh if fresh else start_forked
-        self.process = start(name, list(flags), cwd, environment(cwd.parent), self.log)
+        name, start, variables = f"projects.{project}.{module}", start_fresh if fresh else start_forked, [{}]
+        if processes > 1:
+            flags, variables = (*flags, "--devices", str(processes), "--strategy", "ddp"), torchrun_variables(processes)
+        self.process, *self.others = [
+            start(name, list(flags), cwd, {**environment(cwd.parent), **extra}, self.log) for extra in variables
+        ]
 
     def wait(self, expect: int = 0) -> str:
-        """Output, once it has ended with the exit code `expect`."""
-        code = self.process.wait(timeout=240)
+        """Output, once all of it has ended with the exit code `expect`."""
+        codes = [process.wait(timeout=240) for process in (self.process, *self.others)]
         text = self.log.read_text()
-        assert code == expect, f"exit code {code}\n{text}"
+        assert codes == [expect] * len(codes), f"exit codes {codes}\n{text}"
         return text
 
     def error(self) -> str:
@@ -162,17 +179,17 @@ def commands(cwd: Path, project: str, train_flags: list[str]) -> Iterator[Callab
     (cwd.parent / "plain.yaml").write_text("seed: 0\n")
     started: list[Command] = []
 
-    def start(module: str, *flags: str, fresh: bool = False) -> Command:
+    def start(module: str, *flags: str, **options: Any) -> Command:
         settings = ["--config", "../plain.yaml", *train_flags] if module == "train" else []
-        started.append(Command(cwd, project, module, *settings, *flags, fresh=fresh))
+        started.append(Command(cwd, project, module, *settings, *flags, **options))
         return started[-1]
 
     try:
         yield start
     finally:
-        for command in started:  # processes that a failed test has left running, with their children
-            if command.process.poll() is None:
-                os.killpg(command.process.pid, signal.SIGKILL)
+        for process in (process for command in started for process in (command.process, *command.others)):
+            if process.poll() is None:  # a failed test has left it running, with its children
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def same(left: Any, right: Any) -> bool:

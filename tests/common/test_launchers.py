@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,15 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import ROOT, environment
+from tests.commands import ROOT, environment, free_port
 
 FLAGS = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true", "--seed", "1"]
 TRAIN = ["-m", "toy.train", *FLAGS]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 class Node:

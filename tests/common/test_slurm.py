@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_launchers import FLAGS, free_port, weights
+from test_launchers import FLAGS, weights
 
-from commands import ROOT, environment
+from commands import ROOT, environment, free_port
 
 TOOLS = ("slurmctld", "slurmd", "munged", "srun", "sbatch", "scontrol")
 pytestmark = [

@@ -15,10 +15,6 @@ ROWS = 199  # of which 39 are held out: 160 for training is too even, so five ha
 FLAGS = ["--accelerator", "cpu", "--precision", "64-true", "--max_epochs", "4", "--checkpoint_every", "1"]
 
 
-def processes(count: int) -> list[str]:
-    return [] if count == 1 else ["--devices", str(count), "--strategy", "ddp"]
-
-
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     generator, path = random.Random(0), tmp_path_factory.mktemp("table") / "train.csv"
@@ -42,7 +38,7 @@ def assert_equal_weights(left, right):
 @pytest.mark.parametrize("accumulate", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_processes_and_accumulated_batches_of_unequal_sizes_equal_one(start, accumulate):
     several = ["--trainer.accumulate_grad_batches", str(accumulate), "--model.weight_decay", "0"]
-    pair = start("train", "--name", "two", *several, "--data.batch_size", "7", *processes(2))
+    pair = start("train", "--name", "two", *several, "--data.batch_size", "7", processes=2)
     one = start("train", "--name", "one", *several, "--data.batch_size", "14")
     assert "2 x 7" in pair.wait() and one.wait()
     states = [last_checkpoint(one.runs / name) for name in ("one", "two")]
@@ -55,12 +51,12 @@ def test_two_processes_and_accumulated_batches_of_unequal_sizes_equal_one(start,
 )
 def test_a_resume_with_other_processes_goes_on_with_the_same_batches(start, before, after):
     batch = ["--data.batch_size", "10"]
-    whole = start("train", "--name", "whole", *batch, *processes(before))
+    whole = start("train", "--name", "whole", *batch, processes=before)
     whole.wait()
-    killed = start("train", "--name", "cut", *batch, *processes(before))
+    killed = start("train", "--name", "cut", *batch, processes=before)
     run = killed.runs / "cut"
     killed.kill_when(lambda: can_be_killed(run, 3), signal.SIGTERM)
     killed.wait(EXIT_PREEMPTED)
-    output = start("train", "--name", "cut", "--resume", "auto", *batch, *processes(after)).wait()
+    output = start("train", "--name", "cut", "--resume", "auto", *batch, processes=after).wait()
     assert f"resuming with {after} processes instead of {before}: batches stay as they are" in output
     assert_equal_weights(last_checkpoint(run), last_checkpoint(whole.runs / "whole"))

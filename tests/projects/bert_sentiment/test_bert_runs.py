@@ -18,7 +18,7 @@ from projects.bert_sentiment.pretrained import new_model
 
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
     exact = [*flags, "--precision", "64-true", "--model.dropout", "0", "--data.balanced", "true", "--max_epochs", "1"]
-    pair = command("train", "--name", "two", *exact, "--data.batch_size", "8", "--devices", "2", "--strategy", "ddp")
+    pair = command("train", "--name", "two", *exact, "--data.batch_size", "8", processes=2)
     one = train("one", *exact, "--data.batch_size", "16")
     pair.wait()
     two = pair.runs / "two"

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from commands import CPU, last_checkpoint
+from commands import CPU, free_port, last_checkpoint
 from common.cli.main import main
 from common.data.image_decoding import read_image
 from common.errors import EXIT_PREEMPTED
@@ -125,8 +124,7 @@ def runs(reference_run, reference_flags, tmp_path_factory) -> tuple[Path, Path]:
     (cwd / "plain.yaml").write_text("seed: 0\n")
     flags = ["--config", "plain.yaml", *TINY, *CPU, *reference_flags, *TWO, "--name", "two", "--data.batch_size", "20"]
     context = multiprocessing.get_context("forkserver")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # at which the two meet
+    port = free_port()
     processes = [context.Process(target=train_rank, args=(rank, cwd, flags, port)) for rank in range(2)]
     for process in processes:
         process.start()

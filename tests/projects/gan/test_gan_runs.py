@@ -26,7 +26,7 @@ def two_and_one(command, tiny_run):
     exact = [*tiny_run, "--precision", "64-true"]
     one = command("train", "--name", "one", *exact)
     one.wait()
-    command("train", "--name", "two", *exact, "--data.batch_size", "8", "--devices", "2", "--strategy", "ddp").wait()
+    command("train", "--name", "two", *exact, "--data.batch_size", "8", processes=2).wait()
     return one.runs / "one", one.runs / "two"
 
 
@@ -80,7 +80,7 @@ def test_hyperparameters_of_a_checkpoint_are_builtins_and_build_the_module_again
 def test_a_killed_run_resumes_bitwise_equal(command, tiny_run):
     flags = [*tiny_run, "--checkpoint_every", "3", "--data.steps_per_epoch", "80", "--trainer.limit_test_batches", "0"]
     whole = command("train", "--name", "whole", *flags)
-    life = Life(command, "killed", flags, [signal.SIGTERM, signal.SIGKILL])
+    life = Life(command, "killed", flags, [signal.SIGKILL])
     killed = life.live()
     whole.wait()
     a, b = last_checkpoint(whole.runs / "whole"), last_checkpoint(killed)
@@ -95,17 +95,16 @@ def test_a_killed_run_resumes_bitwise_equal(command, tiny_run):
 def test_a_resume_with_other_processes_goes_on_with_the_same_batches(command, tiny_run, before, after):
     flags = [*tiny_run, "--precision", "64-true", "--data.batch_size", "8", "--checkpoint_every", "3"]
     flags += ["--data.steps_per_epoch", "40", "--trainer.limit_test_batches", "0"]
-    processes = {1: [], 2: ["--devices", "2", "--strategy", "ddp"]}
     names = [f"{kind}-{before}" for kind in ("whole", "cut")]
-    whole = command("train", "--name", names[0], *flags, *processes[before])
+    whole = command("train", "--name", names[0], *flags, processes=before)
     whole.wait()
-    killed = command("train", "--name", names[1], *flags, *processes[before])
+    killed = command("train", "--name", names[1], *flags, processes=before)
     run = killed.runs / names[1]
     killed.kill_when(lambda: can_be_killed(run, 5), signal.SIGTERM)
     killed.wait(EXIT_PREEMPTED)
     step, _ = newest_checkpoint(run)
     assert step % 40, "killed at an epoch's end: nothing was shown"
-    resumed = command("train", "--name", names[1], "--resume", "auto", *flags, *processes[after]).wait()
+    resumed = command("train", "--name", names[1], "--resume", "auto", *flags, processes=after).wait()
     assert f"resuming with {after} process" in resumed
     for key, value in last_checkpoint(whole.runs / names[0])["state_dict"].items():
         limit = 1e-8 * float(value.abs().max())

@@ -93,7 +93,7 @@ def test_a_run_killed_twice_resumes_bitwise_equal(command, full):
 def test_two_processes_learn_like_one_and_play_every_evaluation_episode_once(command, train, tmp_path, full):
     # (environments that step one by one have a seed each; CartPole's own vector form has one for all of them)
     exact = [*full, "--precision", "64-true", "--data.autoreset", "same_step"]
-    both = command("train", "--name", "two", *exact, "--data.num_envs", "4", "--devices", "2", "--strategy", "ddp")
+    both = command("train", "--name", "two", *exact, "--data.num_envs", "4", processes=2)
     assert train("--name", "one", *exact) == 0
     both.wait()
     folders = [tmp_path / "runs/policy_gradient/one", both.runs / "two"]
