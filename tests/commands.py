@@ -54,7 +54,7 @@ def start_forked(module: str, flags: list[str], cwd: Path, env: dict[str, str], 
     before = dict(os.environ)
     try:
         os.environ.clear()
-        os.environ |= env  # libraries read it when they are imported
+        os.environ |= environment(cwd.parent)  # what libraries read when imported; each process then has its own
         multiprocessing.forkserver.ensure_running()
     finally:
         os.environ.clear()
