@@ -64,14 +64,14 @@ def loss_scale(trainer: Trainer, batch: int, size: int) -> float:
     Gradients are averaged over processes and over accumulated batches. Where these are of unequal sizes, the samples of the
     smaller ones would weigh more. 1.0 where all are equal.
 
-    The training loader's `batch_sizes` are the samples of each batch of the epoch, of all processes together; for a loader
-    without them the factor is 1.0.
+    The training loader's `global_batch_size` is the size of each batch, of all processes together; for a loader without it
+    the factor is 1.0.
     """
-    sizes: list[int] | None = getattr(trainer.train_dataloader, "batch_sizes", None)
-    if sizes is None:
+    global_size: int | None = getattr(trainer.train_dataloader, "global_batch_size", None)
+    if global_size is None:
         return 1.0
-    window, divisor = accumulation_window(trainer, batch, len(sizes))
-    return size * trainer.world_size * divisor / sum(sizes[i] for i in window)
+    window, divisor = accumulation_window(trainer, batch, len(trainer.train_dataloader))  # type: ignore[arg-type]
+    return size * trainer.world_size * divisor / (len(window) * global_size)
 
 
 def training_steps(trainer: Trainer) -> int:

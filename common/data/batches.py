@@ -2,7 +2,7 @@
 
 A batch is a tensor of sample indices. Each function returns the batches of process `rank` in an epoch (from 0), as a
 function of its arguments alone: there is no state to save, and `world_size` processes train together on exactly the
-batches that one process has with `world_size` times the batch size. Every sample is in exactly one batch of one process.
+batches that one process has with `world_size` times the batch size. No sample is in two batches of an epoch.
 
 A run that resumes with another number of processes goes on with the batches that it had: they are formed for the former
 number, `formed_for`, and dealt out to the processes that there are now.
@@ -17,26 +17,42 @@ from itertools import chain
 import torch
 from torch import Generator, Tensor
 
-from common.io.ranks import error_of_all
+from common.io.ranks import error_of_all, print_rank_zero
 
 
 def epoch_batches(
     count: int, batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1, formed_for: int | None = None
 ) -> list[Tensor]:
-    """Shuffled batches of `count` samples.
+    """Shuffled batches of `count` samples, all of the size that `batch_shape` gives.
 
-    The number of batches is the smallest that keeps each process at `batch_size` or below. Batches then get equal sizes (to
-    within one), so there is no small last batch that would weigh its samples more than the rest.
+    A GPU compiles and times its kernels for each size anew, and a small last batch would weigh its samples more than the
+    rest. The few samples that remain are left out, other ones in each epoch.
     """
     order = torch.randperm(count, generator=epoch_generator(epoch, seed))
-    batches = order.tensor_split(count_batches(count, batch_size, formed_for or world_size))
-    _check_shards(min(map(len, batches)), world_size)
-    return [batch.tensor_split(world_size)[rank] for batch in batches]
+    steps, size = batch_shape(count, batch_size, formed_for or world_size)
+    _check_shards(size, world_size)
+    return [batch.tensor_split(world_size)[rank] for batch in order[: steps * size].split(size)]
 
 
-def batch_sizes(count: int, steps: int) -> list[int]:
-    """Samples in each batch of all processes together, in an epoch of `epoch_batches`."""
-    return [count // steps + (step < count % steps) for step in range(steps)]
+def batch_shape(count: int, batch_size: int, world_size: int = 1) -> tuple[int, int]:
+    """Steps in an epoch of `count` samples, and samples in each of its batches, of all processes together.
+
+    Each of `world_size` processes has at most `batch_size` of a batch, and at least one. Batches are either as large as they
+    may be, or as few and of an equal size: whichever leaves out fewer samples.
+
+    Raises:
+        UserError: There are fewer samples than processes.
+    """
+    _check_count(count, world_size)
+    largest = batch_size * world_size
+    shapes = [(steps, min(largest, count // steps)) for steps in (math.ceil(count / largest), max(1, count // largest))]
+    return max((shape for shape in shapes if shape[1] >= world_size), key=lambda shape: shape[0] * shape[1])
+
+
+def report_left_out(count: int, steps: int, size: int) -> None:
+    """Says how many of `count` samples are in no batch of an epoch, if any."""
+    if left_out := count - steps * size:
+        print_rank_zero(f"training: {steps} batches of {size} in an epoch; {left_out} of {count} samples are left out of it")
 
 
 def epoch_generator(epoch: int, seed: int) -> Generator:
@@ -103,8 +119,9 @@ def bucketed_batches(
     world_size: int = 1,
     formed_for: int | None = None,
 ) -> list[Tensor]:
-    """Length bucketing: `epoch_batches` of samples of similar length, with next to no padding.
+    """Length bucketing: batches of samples of similar length, with next to no padding.
 
+    Batches are of equal sizes to within one, as their lengths vary anyway, and every sample is in one of them.
     The shuffled samples are cut into buckets. Within a bucket they are sorted by length, those of equal length staying in
     random order. The batches come in random order. A batch is dealt out to the processes sample by sample, so that they have
     equal work.
@@ -117,7 +134,7 @@ def bucketed_batches(
     generator = epoch_generator(epoch, seed)
     order = torch.randperm(len(lengths), generator=generator)
     count = count_batches(len(lengths), batch_size, formed_for or world_size)
-    sizes = batch_sizes(len(lengths), count)
+    sizes = [len(batch) for batch in order.tensor_split(count)]
     _check_shards(min(sizes), world_size)
     buckets = order.split([sum(sizes[i : i + bucket_batches]) for i in range(0, count, bucket_batches)])
     batches = torch.cat([bucket[lengths[bucket].argsort(stable=True)] for bucket in buckets]).split(sizes)

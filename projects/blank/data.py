@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch import Tensor
 
-from common.data.batches import batch_sizes, count_batches, epoch_batches, shard_indices
+from common.data.batches import batch_shape, epoch_batches, report_left_out, shard_indices
 from common.data.sources import SourceDataModule, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
@@ -150,15 +149,17 @@ class TrainLoader:
 
     def __init__(self, data: BlankData) -> None:
         self.data = data
+        count, formed_for = len(data.train[1]), data.sharding[2]
+        self.shape = batch_shape(count, data.batch_size, formed_for)
+        report_left_out(count, *self.shape)
 
     def __len__(self) -> int:
-        _, _, formed_for = self.data.sharding
-        return count_batches(len(self.data.train[1]), self.data.batch_size, formed_for)
+        return self.shape[0]
 
-    @cached_property
-    def batch_sizes(self) -> list[int]:
-        """Samples of each batch of an epoch, of all processes together."""
-        return batch_sizes(len(self.data.train[1]), len(self))
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a batch, of all processes together."""
+        return self.shape[1]
 
     def __iter__(self) -> Iterator[Table]:
         inputs, targets = self.data.train

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from common.data.batches import batch_sizes, count_batches, epoch_batches, shard_indices
+from common.data.batches import batch_shape, epoch_batches, report_left_out, shard_indices
 from common.data.held_out import hold_out
 from common.data.image_tables import Columns
 from common.data.images import LabeledImages, load_images
@@ -196,24 +195,26 @@ class CIFAR10Data(SourceDataModule):
 
 
 class TrainLoader:
-    """Training batches of an epoch: each image of its subset exactly once, shuffled and augmented.
+    """Training batches of an epoch: no image of its subset twice, shuffled and augmented.
 
     Order and augmentation are functions of seed and epoch. Starts at the trainer's position, also within an epoch.
     """
 
     def __init__(self, data: CIFAR10Data) -> None:
         self.data = data
+        count, formed_for = data.hard_examples.subset_size, data.sharding[2]
+        self.shape = batch_shape(count, data.batch_size, formed_for)
+        report_left_out(count, *self.shape)
         if data.loader == "device":  # all training images with the padding that crops are taken from
             self.padded = reflect_pad(data.train.images, data.augmentation.pad)
 
     def __len__(self) -> int:
-        _, _, formed_for = self.data.sharding
-        return count_batches(self.data.hard_examples.subset_size, self.data.batch_size, formed_for)
+        return self.shape[0]
 
-    @cached_property
-    def batch_sizes(self) -> list[int]:
-        """Samples of each batch of an epoch, of all processes together."""
-        return batch_sizes(self.data.hard_examples.subset_size, len(self))
+    @property
+    def global_batch_size(self) -> int:
+        """Images of a batch, of all processes together."""
+        return self.shape[1]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         data = self.data

@@ -133,7 +133,7 @@ class CIFAR10Module(LightningModule):
         size = self.scheduled_size(images.shape[-1])  # progressive resizing
         self.net.normalize.size = size
         losses = self.losses(resize(images, size), labels)  # (batch,)
-        num_samples = self.trainer.train_dataloader.batch_sizes[batch_idx]  # type: ignore[union-attr]
+        num_samples = self.trainer.train_dataloader.global_batch_size  # type: ignore[union-attr]
         self.trainer.datamodule.hard_examples.update(index, losses, num_samples)  # type: ignore[attr-defined]
         loss = losses.mean()
         self.log("train/loss", loss)

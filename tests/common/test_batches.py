@@ -1,4 +1,4 @@
-"""Batches: every sample in exactly one, the same for any number of processes, of similar lengths, in random order."""
+"""Batches: no sample in two of them, the same for any number of processes, of similar lengths, in random order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from common.data.batches import (
+    batch_shape,
     bucketed_batches,
     count_batches,
     count_token_batches,
     epoch_batches,
     pad_sequences,
+    report_left_out,
     shard_indices,
     token_batches,
 )
@@ -30,17 +32,37 @@ def all_batches(count, batch_size, world_size, epoch=2, seed=5):
 
 
 @pytest.mark.parametrize("count, batch_size, world_size", SIZES)
-def test_every_sample_is_trained_on_exactly_once(count, batch_size, world_size):
-    batches = all_batches(count, batch_size, world_size)
-    assert torch.equal(torch.cat([b for step in batches for b in step]).sort().values, torch.arange(count))
-    assert len(batches) == count_batches(count, batch_size, world_size) == math.ceil(count / (batch_size * world_size))
+def test_no_sample_is_trained_on_twice_in_an_epoch_and_each_in_some_epoch(count, batch_size, world_size):
+    epochs = [torch.cat([b for step in all_batches(count, batch_size, world_size, i) for b in step]) for i in range(6)]
+    assert all(len(epoch.unique()) == len(epoch) for epoch in epochs)
+    assert torch.equal(torch.cat(epochs).unique(), torch.arange(count))
 
 
 @pytest.mark.parametrize("count, batch_size, world_size", SIZES)
-def test_batches_are_of_equal_size_to_within_one(count, batch_size, world_size):
-    sizes = [len(b) for step in all_batches(count, batch_size, world_size) for b in step]
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= batch_size
+def test_batches_are_of_one_size_on_each_process(count, batch_size, world_size):
+    batches = all_batches(count, batch_size, world_size)
+    steps, size = batch_shape(count, batch_size, world_size)
+    assert len(batches) == steps and {sum(map(len, step)) for step in batches} == {size}
+    for rank in range(world_size):
+        sizes = {len(step[rank]) for step in batches}
+        assert len(sizes) == 1 and 1 <= max(sizes) <= batch_size
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_batches_leave_out_as_few_samples_as_the_two_usual_ways_would(world_size):
+    for count, batch_size in itertools.product(range(world_size, 300, 7), range(1, 40)):
+        steps, size = batch_shape(count, batch_size, world_size)
+        largest = batch_size * world_size
+        last_dropped = count - count % largest  # drop_last of a DataLoader
+        equal = math.ceil(count / largest) * (count // math.ceil(count / largest))
+        assert steps * size == max(last_dropped, equal) or size == world_size, (count, batch_size)
+
+
+def test_samples_that_are_left_out_are_counted_and_said(capsys):
+    report_left_out(44_870, *batch_shape(44_870, 500))
+    assert capsys.readouterr().out == "training: 90 batches of 498 in an epoch; 50 of 44870 samples are left out of it\n"
+    report_left_out(4000, *batch_shape(4000, 500))
+    assert capsys.readouterr().out == ""
 
 
 def test_several_processes_train_on_the_batches_of_one_process_with_a_larger_batch():
@@ -54,7 +76,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     first = torch.cat(epoch_batches(200, 32, epoch=1, seed=3))
     torch.rand(5)
     assert torch.equal(first, torch.cat(epoch_batches(200, 32, epoch=1, seed=3)))
-    assert torch.equal(first, torch.cat(epoch_batches(200, 50, epoch=1, seed=3)))
+    assert torch.equal(torch.cat(epoch_batches(200, 20, 1, 3)), torch.cat(epoch_batches(200, 50, epoch=1, seed=3)))
     others = [(0, 3), (2, 3), (1, 2), (1, 4)]
     orders = {tuple(torch.cat(epoch_batches(200, 32, epoch, seed)).tolist()) for epoch, seed in [(1, 3), *others]}
     assert len(orders) == 5
@@ -220,9 +242,11 @@ def test_every_process_has_a_sample_in_every_batch(count):
     for world_size in (2, 3, 5):
         shards = [epoch_batches(count, 1, 0, 0, rank, world_size) for rank in range(world_size)]
         assert all(len(batch) for shard in shards for batch in shard)
-        assert sorted(torch.cat([torch.cat(shard) for shard in shards]).tolist()) == list(range(count))
+        assert len(torch.cat([torch.cat(shard) for shard in shards]).unique()) == count - count % world_size
     with pytest.raises(UserError, match=f"{count} training samples for 10 processes: use fewer --devices"):
         count_batches(count, 4, 10)
+    with pytest.raises(UserError, match=f"{count} training samples for 10 processes: use fewer --devices"):
+        batch_shape(count, 4, 10)
     with pytest.raises(UserError, match="use fewer --devices"):
         count_token_batches(torch.ones(count, 1, dtype=torch.long), 100, 10)
 

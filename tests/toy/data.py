@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from common.data.batches import count_batches, epoch_batches
+from common.data.batches import batch_shape, epoch_batches
 from common.data.sources import SourceDataModule, load_splits
 from common.errors import UserError
 from common.trainer import resume_position
@@ -74,7 +74,7 @@ class TrainLoader:
         self.data = data
 
     def __len__(self) -> int:
-        return count_batches(len(self.data.train[1]), self.data.batch_size)
+        return batch_shape(len(self.data.train[1]), self.data.batch_size)[0]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, batch_idx = resume_position(self.data.trainer)

@@ -12,6 +12,7 @@ from sklearn.metrics import mean_squared_error, r2_score
 from sklearn.preprocessing import StandardScaler
 
 from common.cli.main import main
+from common.data.batches import batch_shape
 from common.errors import UserError
 from projects.blank import predict
 from projects.blank.data import BlankData, EvalLoader, TrainLoader, hold_out
@@ -83,11 +84,11 @@ def test_a_run_fits_the_sample_and_its_checkpoint_predicts(cwd, capsys):
     assert capsys.readouterr().err == "error: rows.csv: row 2 has 3 features, not 2\n"
 
 
-def test_an_epoch_has_every_row_exactly_once():
-    data = set_up()
+def test_an_epoch_has_every_row_exactly_once_where_batches_divide_them():
+    data = set_up(batch_size=30)
     loader = TrainLoader(data)
     batches = list(loader)
-    assert len(batches) == len(loader) and all(len(targets) <= 32 for _, targets in batches)
+    assert len(batches) == len(loader) and all(len(targets) == 30 for _, targets in batches)
     inputs, targets = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
     assert not torch.equal(targets, data.train[1]), "shuffled"
     torch.testing.assert_close(targets.sort().values, data.train[1].sort().values, rtol=0, atol=0)
@@ -111,7 +112,7 @@ def test_held_out_rows_are_not_trained_on():
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_several_processes_have_every_row_once_in_training_and_in_evaluation(world_size):
+def test_several_processes_have_no_row_twice_in_training_and_every_row_in_evaluation(world_size):
     data, shards = set_up(batch_size=32 // world_size), []
     data.train, data.val = (tuple(part[:199] for part in table) for table in (data.train, data.val))
     for rank in range(world_size):
@@ -120,9 +121,10 @@ def test_several_processes_have_every_row_once_in_training_and_in_evaluation(wor
         shards.append([list(loader) for loader in loaders])
         assert [len(loader) for loader in loaders] == [len(batches) for batches in shards[-1]]
     assert len({len(train) for train, _ in shards}) == 1, "processes step together"
-    for split, table in enumerate((data.train, data.val)):
-        targets = torch.cat([batch[1] for shard in shards for batch in shard[split]])
-        assert torch.equal(targets.sort().values, table[1].sort().values)
+    trained, evaluated = (torch.cat([batch[1] for shard in shards for batch in shard[split]]) for split in range(2))
+    steps, size = batch_shape(199, 32 // world_size, world_size)
+    assert len(trained) == len(trained.unique()) == steps * size and torch.isin(trained, data.train[1]).all()
+    assert torch.equal(evaluated.sort().values, data.val[1].sort().values)
 
 
 def test_rows_come_from_any_table(cwd):
