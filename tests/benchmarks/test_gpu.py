@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
@@ -31,10 +32,23 @@ def test_a_missing_package_leaves_out_its_part(capsys, monkeypatch):
 
 
 def test_after_its_time_it_measures_nothing_more(capsys, monkeypatch):
-    monkeypatch.setattr(gpu, "BUDGET", -1.0)
+    monkeypatch.setattr(gpu, "LIMIT", 0.0)
     assert gpu.main(["--accelerator", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == len(gpu.parts("cpu", "sample")) and all("seconds are over" in line for line in lines)
+
+
+def test_a_part_that_takes_too_long_is_ended(capsys, monkeypatch):
+    def without_end():
+        try:
+            time.sleep(60)
+        except Exception:
+            time.sleep(60)
+        return {}
+
+    monkeypatch.setattr(gpu, "LIMIT", 0.3)
+    monkeypatch.setattr(gpu, "parts", lambda *args: {"first": without_end, "second": dict})
+    assert gpu.measure("cpu", "sample", [])["first"] == {"left_out": "0 seconds are over"}
 
 
 @pytest.mark.slow
