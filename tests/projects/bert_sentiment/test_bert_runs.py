@@ -9,11 +9,14 @@ import signal
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
+from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 from commands import Life, last_checkpoint, same
 from common.io.metrics import read_metrics
 from projects.bert_sentiment.inference import load
+from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.pretrained import new_model
+from projects.bert_sentiment.train import PROJECT
 
 
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
@@ -46,7 +49,7 @@ def test_metrics_of_a_trained_run_are_those_of_sklearn(train, flags, texts_folde
     for split, metrics in (("validation", summary["best_validation"]), ("test", summary["test"])):
         rows = [json.loads(line) for line in (texts_folder / f"{split}.jsonl").read_text().splitlines()]
         labels = [classifier.class_names.index(row["label"]) for row in rows]
-        scaled = classifier.probabilities([row["sentence"] for row in rows])
+        scaled = classifier([row["sentence"] for row in rows])
         plain = (scaled.double().log() * classifier.temperature).softmax(1)
         predicted, name = plain.argmax(1), split[: len("val")] if split == "validation" else split
         assert 0.5 < accuracy_score(labels, predicted) < 1 and classifier.temperature != 1
@@ -139,3 +142,15 @@ def test_bad_input_is_one_line(train, texts_folder, flags, line, capsys):
     train("bad", "--data.source", str(texts_folder), *flags, expect=2)
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and errors[0].startswith("error:") and line in errors[0]
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(plain_run, tmp_path):
+    check_evaluation(PROJECT, plain_run, tmp_path)
+    assert (tmp_path / "test" / "plots" / "confusion.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_classifies_texts_from_python(plain_run, tmp_path):
+    texts = ["a fine film", "dull", "what a waste of a good evening , really"]
+    classifier = check_load(load, BertSentimentModule, checkpoint_of(plain_run), tmp_path, texts=texts)
+    check_batches(classifier, texts, 300)
+    assert classifier([]).shape == (0, 2)

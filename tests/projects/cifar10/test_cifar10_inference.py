@@ -6,12 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 from common.data.image_decoding import read_image
 from projects.cifar10 import inference
 from projects.cifar10.inference import ImageClassificationPipeline, load, load_features
+from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.networks import SpeedNet
+from projects.cifar10.train import PROJECT
 from projects.cifar10.tta import predict_logits
+
+NAMES = list("abcdefghij")
 
 
 def random_images() -> Tensor:
@@ -33,7 +38,7 @@ def test_an_ensemble_averages_probabilities_and_not_logits():
         members[0].head.weight.mul_(50)  # a network that is surer than the others
     logits = [predict_logits(net, x, 1) for net in members]
     expected = sum(each.exp() / each.exp().sum(1, keepdim=True) for each in logits) / 3
-    got = ImageClassificationPipeline(members, ["a"])(x, 1)
+    got = ImageClassificationPipeline(members, NAMES)(x, 1)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(got.sum(1), torch.ones(5))
     assert not torch.allclose(got, torch.stack(logits).mean(0).softmax(1), atol=1e-3)
@@ -44,13 +49,13 @@ def test_an_ensemble_of_one_is_its_network_in_batches_of_any_size(monkeypatch):
     expected = net(x).softmax(1)
     for size in (2, 500):
         monkeypatch.setattr(inference, "BATCH_SIZE", size)
-        torch.testing.assert_close(ImageClassificationPipeline([net], ["a"])(x, 0), expected)
+        torch.testing.assert_close(ImageClassificationPipeline([net], NAMES)(x, 0), expected)
 
 
 def test_each_network_flips_as_it_was_trained():
     x, members = random_images(), nets(2)
     expected = (predict_logits(members[0], x, 2, flip=False).softmax(1) + predict_logits(members[1], x, 2).softmax(1)) / 2
-    torch.testing.assert_close(ImageClassificationPipeline(members, ["a"], [False, True])(x, 2), expected)
+    torch.testing.assert_close(ImageClassificationPipeline(members, NAMES, [False, True])(x, 2), expected)
 
 
 def test_features_are_the_input_of_the_last_layer(reference_run):
@@ -85,3 +90,16 @@ def test_a_runs_checkpoint_classifies_raw_images(reference_run, image_folder):
     probabilities = pipeline(torch.stack([read_image(file, 32) for file in files]))
     assert probabilities.shape == (61, 10) and len(pipeline.class_names) == 10
     torch.testing.assert_close(probabilities.sum(1), torch.ones(61))
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(reference_run, tmp_path):
+    check_evaluation(PROJECT, reference_run.runs / "one", tmp_path)
+    assert (tmp_path / "test" / "plots" / "mistakes.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_classifies_images_from_python(reference_run, tmp_path):
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    checkpoint = checkpoint_of(reference_run.runs / "one")
+    classifier = check_load(load, CIFAR10Module, checkpoint, tmp_path, images=images)
+    check_batches(classifier, images, 501)
+    assert classifier([]).shape == (0, 10)

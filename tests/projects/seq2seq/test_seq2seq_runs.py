@@ -8,10 +8,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 from commands import Life, last_checkpoint, same
 from common.io.metrics import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
+from projects.seq2seq.inference import load
+from projects.seq2seq.module import Seq2SeqModule
+from projects.seq2seq.train import PROJECT
 
 
 def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder, exact):
@@ -119,3 +123,14 @@ def test_bad_input_is_one_line(train, pairs_folder, capsys, flags, line):
     assert train("--name", "bad", "--data.source", str(pairs_folder), *flags) == 2
     errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
     assert len(errors) == 1 and line in errors[0]
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(plain_run, tmp_path):
+    check_evaluation(PROJECT, plain_run, tmp_path)
+    assert (tmp_path / "test" / "plots" / "length.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_translates_from_python(plain_run, tmp_path):
+    sentences = ["ein Mann liest .", "drei Hunde", " "]
+    translator = check_load(load, Seq2SeqModule, checkpoint_of(plain_run), tmp_path, sentences=sentences)
+    check_batches(translator, sentences, 101)
