@@ -14,7 +14,6 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from toy_runs import Ended
-from trained import check_evaluation, checkpoint_of, results
 
 from common.cli.evaluate import main
 from common.compare.records import read_runs
@@ -24,6 +23,7 @@ from common.version import VERSION
 from toy.data import ToyData
 from toy.module import ToyModule
 from toy.train import PROJECT
+from trained import check_evaluation, checkpoint_of, results
 
 NEWER = {"source": "sample", "val_size": "a tenth"}
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 from commands import Life, last_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.io.metrics import read_metrics
+from projects.bert_sentiment.data import TextData
 from projects.bert_sentiment.inference import load
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.pretrained import new_model
 from projects.bert_sentiment.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
@@ -154,3 +157,36 @@ def test_a_checkpoint_classifies_texts_from_python(plain_run, tmp_path):
     classifier = check_load(load, BertSentimentModule, checkpoint_of(plain_run), tmp_path, texts=texts)
     check_batches(classifier, texts, 300)
     assert classifier([]).shape == (0, 2)
+
+
+def test_other_texts_have_the_classes_and_the_tokenizer_of_the_checkpoint(plain_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = ["a fine film", "dull", "what a waste of a good evening", "i liked it"]
+    labels = ["positive", "negative", "negative", "positive"]
+    rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
+    Path("other.csv").write_text(f"sentence,label\n{rows}")
+    args = ["--checkpoint", str(checkpoint_of(plain_run)), "--accelerator", "cpu", "--to", "x", "--data.source"]
+    assert evaluate(PROJECT, [*args, "other.csv"]) == 0
+    classifier = load(checkpoint_of(plain_run))
+    logits = classifier(texts).log() * classifier.temperature  # up to a constant of each text
+    expected = log_loss(labels, logits.softmax(1).double(), labels=["negative", "positive"])
+    assert results(Path("x"))["metrics"]["test/loss"] == pytest.approx(expected, rel=1e-4)
+    assert results(Path("x"))["metadata"]["texts"] == 4, "all of them, as there are no splits"
+
+    saved = last_checkpoint(plain_run)
+    saved["hyper_parameters"]["class_names"] = ["positive", "negative"]
+    data = TextData("other.csv")
+    data.adapt_to(saved)
+    data.setup("test")
+    assert data.splits["train"].labels != TextData("other.csv").splits["train"].labels
+    assert data.input_ids["train"] == classifier.tokenize(data.splits["train"].texts)
+
+    for label, message in (
+        ("neutral", "label 'neutral' of train is none of the checkpoint's (negative, positive)"),
+        ("", "no"),
+    ):
+        Path("bad.csv").write_text(f"sentence,label\na,{label}\nb,{label and 'positive'}\n")
+        capsys.readouterr()
+        assert evaluate(PROJECT, [*args, "bad.csv"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: data source bad.csv: ") and message in error and error.count("\n") == 1, error

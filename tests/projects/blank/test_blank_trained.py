@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import r2_score
-from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 from common.cli.evaluate import main as evaluate
 from common.cli.main import main as train
 from projects.blank.inference import load
 from projects.blank.module import BlankModule
 from projects.blank.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 
 def rows(count: int, seed: int) -> list[list[float]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
-from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
+from common.cli.evaluate import main as evaluate
 from common.data.image_decoding import read_image
 from projects.cifar10 import inference
 from projects.cifar10.inference import ImageClassificationPipeline, load, load_features
@@ -15,6 +18,7 @@ from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.networks import SpeedNet
 from projects.cifar10.train import PROJECT
 from projects.cifar10.tta import predict_logits
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 NAMES = list("abcdefghij")
 
@@ -103,3 +107,41 @@ def test_a_checkpoint_classifies_images_from_python(reference_run, tmp_path):
     classifier = check_load(load, CIFAR10Module, checkpoint, tmp_path, images=images)
     check_batches(classifier, images, 501)
     assert classifier([]).shape == (0, 10)
+
+
+def evaluate_on(reference_run, cwd: Path, *flags: str) -> int:
+    checkpoint = str(checkpoint_of(reference_run.runs / "one"))
+    with contextlib.chdir(cwd):
+        return evaluate(PROJECT, ["--checkpoint", checkpoint, "--accelerator", "cpu", "--to", "x", *flags])
+
+
+def test_other_images_are_labeled_by_the_classes_of_the_checkpoint(reference_run, image_folder, tmp_path):
+    """Two of its ten classes, in a folder without splits: all of it is evaluated."""
+    chosen = sorted(path.name for path in (image_folder / "train").iterdir())[7:9]
+    for name in chosen:
+        shutil.copytree(image_folder / "train" / name, tmp_path / "other" / name)
+    assert evaluate_on(reference_run, tmp_path, "--data.source", "other", "--model.tta", "0") == 0
+    classifier = load(checkpoint_of(reference_run.runs / "one"))
+    files = sorted((tmp_path / "other").rglob("*.png"))
+    predicted = classifier(torch.stack([read_image(file, 32) for file in files]), tta=0).argmax(1)
+    correct = [classifier.class_names[label] == file.parent.name for label, file in zip(predicted, files, strict=True)]
+    assert len(files) == 52 and sum(correct) > 0
+    found = results(tmp_path / "x")["metrics"]
+    assert found["test/accuracy"] == found["test/accuracy_tta"] == pytest.approx(sum(correct) / len(files))
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["disc", "zebra"], "data source other: its class zebra is none of the checkpoint's: "),
+        ([""], "data source other: every image is of the class"),
+    ],
+)
+def test_images_of_other_classes_or_of_none_are_one_line(reference_run, image_folder, tmp_path, capsys, names, message):
+    images = sorted((image_folder / "test").rglob("*.png"))
+    for name, image in zip(names, images, strict=False):
+        (tmp_path / "other" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, tmp_path / "other" / name / "a.png")
+    assert evaluate_on(reference_run, tmp_path, "--data.source", "other") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1

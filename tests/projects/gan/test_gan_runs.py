@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from trained import check_evaluation, check_load, checkpoint_of, global_state
 
 from commands import Life, can_be_killed, last_checkpoint, newest_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.errors import EXIT_PREEMPTED
 from common.io.metrics import read_metrics
 from projects.gan.inference import load, sample_latents
 from projects.gan.module import GANModule
 from projects.gan.train import PROJECT
+from trained import check_evaluation, check_load, checkpoint_of, global_state
 
 IMAGES = ["--model.network", "resnet", "--model.resnet.channels", "8", "--model.latent_dim", "8", "--data.batch_size", "20"]
 IMAGES += ["--data.eval_samples", "60", "--model.iterations_per_step", "1", "--model.instance_noise_std", "0"]
@@ -187,3 +188,10 @@ def test_a_checkpoint_generates_from_python(two_and_one, tmp_path):
     torch.testing.assert_close(samples, torch.cat([generator.generate(row[None]) for row in z]))
     assert generator(0).shape == (0, 2) and not torch.equal(generator(501, seed=4), samples)
     assert global_state() == before
+
+
+def test_points_are_not_evaluated_on_images(two_and_one, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = ["--checkpoint", str(checkpoint_of(two_and_one[0])), "--accelerator", "cpu"]
+    assert evaluate(PROJECT, [*args, "--data.source", "sample"]) == 2
+    assert capsys.readouterr().err == "error: --data.source sample: these are images; the checkpoint generates points\n"

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 from commands import Life, environment, last_checkpoint, newest_checkpoint, same
 from common.cli.evaluate import main as evaluate
@@ -26,6 +25,7 @@ from projects.policy_gradient.module import PRECISIONS, PolicyGradientModule
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.plots import main as plots
 from projects.policy_gradient.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
