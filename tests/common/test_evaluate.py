@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from lightning.pytorch import Trainer
 from toy_runs import Ended
@@ -92,6 +93,11 @@ def test_the_configuration_beside_an_old_checkpoint_says_what_it_does_not(evalua
     assert evaluate("--to", "b", "--data.source", "sample").code == 0
 
 
+def test_weights_in_double_precision_are_not_rounded(train, tmp_path):
+    assert train("--name", "double", "--precision", "64-true", "--max_epochs", "1").code == 0
+    check_evaluation(PROJECT, tmp_path / "runs" / "toy" / "double", tmp_path)
+
+
 def test_auto_means_what_it_meant_to_the_run(evaluate, monkeypatch):
     monkeypatch.setattr("common.data.sources.dataset_is_cached", lambda hub_id: True)
     done = evaluate("--to", "a", datamodule_hyper_parameters={"source": "auto"})
@@ -107,8 +113,8 @@ def test_a_flag_overrides_the_checkpoint(evaluate, copied):
     data = ToyData("sample")
     data.setup("test")
     inputs, labels = data.test
-    expected = (module.eval().net(inputs).argmax(1) == labels).float().mean().item()
-    assert found["metrics"]["test/accuracy"] == pytest.approx(expected)
+    expected = F.cross_entropy(module.eval().net(inputs), labels).item()
+    assert found["metrics"]["test/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
