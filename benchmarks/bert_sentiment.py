@@ -142,7 +142,7 @@ def prediction(data: TextData, checkpoint: str, precision: str, repeats: int) ->
     probabilities: dict[str, torch.Tensor] = {}
 
     def ours() -> None:
-        probabilities["ours"] = classifier.probabilities(texts, precision).amax(1)
+        probabilities["ours"] = classifier(texts, precision).amax(1)
 
     def theirs() -> None:
         probabilities["theirs"] = torch.tensor([row["score"] for row in pipeline(texts, batch_size=32)])

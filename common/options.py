@@ -29,6 +29,11 @@ else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what every random number generator takes
 
 
+def as_dataclass(class_type: type[T], value: T | dict[str, Any]) -> T:
+    """Group of options as its dataclass: checkpoints hold the fields as a dict, which `load_from_checkpoint` passes on."""
+    return class_type(**value) if isinstance(value, dict) else value
+
+
 def instantiate_plain(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """Instantiator of the parser: restricted numbers, once checked, become plain ones.
 

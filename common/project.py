@@ -77,3 +77,26 @@ class RunRequest:
     build: Callable[[], tuple[LightningModule, SourceDataModule, dict[str, Any]]]
     dump: Callable[..., str]
     adopt: Callable[[str], Namespace]
+
+
+@dataclass
+class EvaluationRequest:
+    """Evaluation request: a parsed command line and the checkpoint that it names, free of the parser.
+
+    Args:
+        project: The capstone.
+        path: Path of the checkpoint.
+        checkpoint: Its content.
+        config: Configuration, complete: the checkpoint's and flags.
+        args: Command-line arguments that it was parsed from.
+        is_other_source: Whether the data source is another than that of the checkpoint's run.
+        new_data: Builds the datamodule.
+    """
+
+    project: Project
+    path: Path
+    checkpoint: dict[str, Any]
+    config: Namespace
+    args: list[str]
+    is_other_source: bool
+    new_data: Callable[[], SourceDataModule]

@@ -20,7 +20,7 @@ CAPSTONES = sorted(path.parent.name for path in (ROOT / "projects").glob("*/trai
 
 # what each part of `common` may import, besides itself: the parts in the layers below it
 LAYERS = [
-    {"errors", "options"},
+    {"errors", "options", "version"},
     {"project", "trainer", "metrics", "nn", "io", "data"},
     {"callbacks", "plots", "debug"},
     {"run"},
@@ -162,4 +162,4 @@ def test_files_and_functions_are_short_and_documented(path):
 @pytest.mark.parametrize("capstone", CAPSTONES)
 def test_every_capstone_has_the_same_files(capstone):
     names = {path.name for path in (ROOT / "projects" / capstone).glob("*")}
-    assert {"train.py", "module.py", "data.py", "inference.py", "README.md", "recipes"} <= names
+    assert {"train.py", "evaluate.py", "module.py", "data.py", "inference.py", "README.md", "recipes"} <= names

@@ -140,6 +140,7 @@ class ResumeCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["project"] = self.project
+        checkpoint["precision"] = trainer.precision
         if isinstance(data := trainer.datamodule, SourceDataModule):  # type: ignore[attr-defined]
             checkpoint["data"] = data.fingerprint()
             checkpoint["batches"] = data.batch_state()

@@ -78,6 +78,12 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser, sentence: str = "A checkpoint of a run.", several: bool = False) -> None:
+    """Adds `--checkpoint`, of every command that uses a trained network; `several` allows more than one."""
+    options: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {}
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help=sentence, **options)
+
+
 def add_accelerator(parser: argparse.ArgumentParser) -> None:
     """Adds `--accelerator`, a value for `common.nn.device.choose_device`."""
     parser.add_argument(

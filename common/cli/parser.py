@@ -128,10 +128,7 @@ class CapstoneCLI(LightningCLI):
         unset = [key for key in self.project.derived if self.config[key] is None]
         if not unset:
             return None
-        parser = LightningArgumentParser()
-        parser.add_instantiator(instantiate_plain, object)
-        parser.add_lightning_class_args(self.project.data, "data")
-        data = parser.instantiate_classes(Namespace(data=self.config.data)).data
+        data = new_data(self.project, self.config.data)
         data.prepare_data()
         for key in unset:
             self.config[key] = getattr(data, key.rpartition(".")[2])
@@ -151,6 +148,15 @@ class CapstoneCLI(LightningCLI):
             return self.config
 
         return RunRequest(self.project, self.config, self.args, build, self.parser.dump, adopt)
+
+
+def new_data(project: Project, options: Namespace) -> SourceDataModule:
+    """Datamodule of a capstone with these options."""
+    parser = LightningArgumentParser()
+    parser.add_instantiator(instantiate_plain, object)
+    parser.add_lightning_class_args(project.data, "data")
+    data: SourceDataModule = parser.instantiate_classes(Namespace(data=options)).data
+    return data
 
 
 def check_numbers(config: Namespace) -> None:
@@ -176,6 +182,7 @@ class TrainParser(LightningArgumentParser):
         """Raises UserError with jsonargparse's message; for a union without the error of each member."""
         text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
         text = re.sub(r'^Parser key "(.+?)":', r"--\1:", text)
+        text = re.sub(r"^Option '(.+?)' is required but .*", r"the following arguments are required: --\1", text)
         union = r"(--.+?): Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
         if found := re.match(union, text):
             key, types, value = found.groups()

@@ -17,7 +17,7 @@ from common.data.image_files import walk_files
 from common.data.image_layouts import Columns, EncodedImages, read_layout
 from common.data.labeled_images import LabeledImages
 from common.data.labels import sort_class_names
-from common.data.sources import ARCHIVE, Source
+from common.data.sources import ARCHIVE, Source, evaluated_splits
 from common.errors import UserError
 from common.io.checkpoints import load_verified
 from common.io.files import atomic_write
@@ -85,7 +85,7 @@ def cache_folder() -> Path:
 
 
 def _fingerprint(source: Source, size: int, columns: Columns) -> str:
-    parts = [CACHE_VERSION, source.kind, source.name, str(size), str(columns)]
+    parts = [CACHE_VERSION, source.kind, source.name, str(size), str(columns), *["test only"] * source.test_only]
     if source.kind in ("folder", "file"):
         path = Path(source.name).resolve()
         parts[2] = str(path)
@@ -104,7 +104,9 @@ def _decode(source: Source, size: int, columns: Columns) -> tuple[dict[str, Labe
     if all(split.class_names == chosen["train"].class_names for split in chosen.values()):
         class_names = chosen["train"].class_names  # in the order of the source
     conversions = Counter[str]()
-    splits = {name: _decode_split(source, split, class_names, size, conversions) for name, split in chosen.items()}
+    different = {id(split): split for split in chosen.values()}  # one alone, if the source is `test_only`
+    decoded = {key: _decode_split(source, split, class_names, size, conversions) for key, split in different.items()}
+    splits = {name: decoded[id(split)] for name, split in chosen.items()}
     if "test" not in splits:
         count, total = max(1, len(splits["train"]) // 10), len(splits["train"])
         if total < MIN_IMAGES:
@@ -118,7 +120,7 @@ def _decode(source: Source, size: int, columns: Columns) -> tuple[dict[str, Labe
 
 def _choose_splits(source: Source, splits: dict[str, EncodedImages]) -> dict[str, EncodedImages]:
     """The splits "train", "test" and "validation" that have images; without a test split, validation is the test."""
-    filled = {name: splits[name] for name in splits if len(splits[name].items)}
+    filled = evaluated_splits(source, {name: splits[name] for name in splits if len(splits[name].items)})
     if "train" not in filled:
         raise UserError(f"data source {source.name}: needs a split train, has {', '.join(sorted(filled)) or 'none'}")
     chosen: dict[str, EncodedImages] = {name: filled[name] for name in ("train", "test", "validation") if name in filled}

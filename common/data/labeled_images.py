@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from common.data.labels import match_classes
+from common.data.sources import Source
+
 
 @dataclass
 class LabeledImages:
@@ -34,6 +37,13 @@ class LabeledImages:
     def __getitem__(self, index: Tensor) -> LabeledImages:
         """Copies of the images of `index`."""
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def relabel(self, class_names: list[str], source: Source) -> LabeledImages:
+        """The same with labels that index `class_names`. Raises UserError for an image of another class."""
+        present = self.labels.unique()
+        index = torch.zeros(len(self.class_names), dtype=torch.long)
+        index[present] = torch.tensor(match_classes(source, [self.class_names[i] for i in present], class_names))
+        return replace(self, labels=index[self.labels], class_names=class_names)
 
     def joined_with(self, other: LabeledImages) -> LabeledImages:
         """Concatenation with `other`, whose labels mean the same."""

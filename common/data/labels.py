@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from common.data.sources import Source, read_column
@@ -19,6 +19,15 @@ def read_labels(source: Source, table: Any, column: str) -> tuple[list[str | Non
         return [feature.names[i] if i is not None and i >= 0 else None for i in values], list(feature.names)
     labels = [class_name(value, column) for value in values]
     return labels, sort_class_names(labels)
+
+
+def match_classes(source: Source, class_names: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Index in `known`, a trained network's classes, of each class of the data. Raises UserError for one that it lacks."""
+    index = {name: label for label, name in enumerate(known)}
+    for name in class_names:
+        if name not in index:
+            raise UserError(f"data source {source.name}: its class {name} is none of the checkpoint's: {', '.join(known)}")
+    return [index[name] for name in class_names]
 
 
 def class_name(value: Any, column: str) -> str | None:

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
@@ -20,6 +20,7 @@ from common.trainer import rank_and_world_size
 
 HUB = "https://huggingface.co"
 ARCHIVE = ".tar.gz"  # of CIFAR's pickles
+T = TypeVar("T")
 
 
 @dataclass
@@ -31,12 +32,14 @@ class Source:
         name: Path or hub id; `sample` for the sample.
         fell_back: Whether this is the fallback of `auto`: the real data set is out of reach.
         configuration: Configuration of the data set, where it has several.
+        test_only: Whether it is evaluated and nothing is trained on it, see `evaluated_splits`.
     """
 
     kind: str
     name: str
     fell_back: bool = False
     configuration: str | None = None
+    test_only: bool = False
 
     @property
     def label(self) -> str:
@@ -84,6 +87,8 @@ class SourceDataModule(LightningDataModule):
 
     def __init__(self, source: str, configuration: str | None = None) -> None:
         super().__init__()
+        # the options of the subclass, which checkpoints record; not for loggers, which have those of the module
+        self.save_hyperparameters(logger=False)
         self.source_option = source
         self.configuration = configuration
         self.source: Source | None = None
@@ -127,11 +132,31 @@ class SourceDataModule(LightningDataModule):
         """Number of examples in each of train and val; empty for data without end."""
         return {}
 
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Adapts data that are not set up yet to a trained network: its classes, tokenizers or features.
+
+        Raises:
+            UserError: The network cannot be evaluated on them.
+        """
+
     def fingerprint(self) -> dict[str, str | int]:
         """What a checkpoint records of the data that it is trained on: source, number of examples, and class names."""
         classes = {f"class {label}": name for label, name in enumerate(getattr(self, "class_names", []))}
         sizes = {f"{split} examples": size for split, size in self.split_sizes.items()}
         return {"source": self.resolve().label, **sizes, **classes}
+
+
+def evaluated_splits(source: Source, splits: dict[str, T]) -> dict[str, T]:
+    """`splits`; of a source that is `test_only` its test data under every name, which is all that it has without splits.
+
+    Code that reads training data then works as it is, and holds nothing out.
+    """
+    found = next((name for name in ("test", "validation", "train") if name in splits), None)
+    if not source.test_only or found is None:
+        return splits
+    what = "all of it is" if found == "train" else f"its {found} split is"
+    print_rank_zero(f"data source {source.name}: {what} evaluated")
+    return dict.fromkeys(("train", "validation", "test"), splits[found])
 
 
 def hub_is_reachable(timeout: float = 3.0) -> bool:

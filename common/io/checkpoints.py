@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -21,8 +20,11 @@ from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
 from common.options import plain_numbers
 from common.trainer import logged_steps
+from common.version import VERSION
 
 M = TypeVar("M", bound=LightningModule)
+PathLike = str | os.PathLike[str]
+HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")  # of the module and of the data, as Lightning has it
 MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # in an optimizer's state, of the shape of their parameters
 
 
@@ -43,9 +45,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        """Writes `checkpoint` to `path`, its hyper-parameters as plain builtins."""
-        if "hyper_parameters" in checkpoint:
-            checkpoint = {**checkpoint, "hyper_parameters": plain(dict(checkpoint["hyper_parameters"]))}
+        """Writes `checkpoint` to `path` with the suite's version, hyper-parameters as plain builtins."""
+        options = {key: plain(dict(checkpoint[key])) for key in HYPER_PARAMETERS if key in checkpoint}
+        checkpoint = {**checkpoint, **options, "version": VERSION}
         if self.project is not None:
             checkpoint.setdefault("project", self.project)
         target = Path(path)
@@ -75,6 +77,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (list if isinstance(value, list) else tuple)(map(plain, value))
     return str(value) if isinstance(value, str | os.PathLike) else plain_numbers(value)
+
+
+def checkpoint_paths(checkpoint: PathLike | Sequence[PathLike]) -> list[Path]:
+    """Paths of one checkpoint, or of several."""
+    return [Path(checkpoint)] if isinstance(checkpoint, str | os.PathLike) else [Path(path) for path in checkpoint]
 
 
 class DamagedFile(UserError):
@@ -139,49 +146,64 @@ def check_data(checkpoint: dict[str, Any], fingerprint: dict[str, str | int], pa
 
 
 def load_module(
-    path: Path, module_class: type[M], project: str, check: Callable[[dict[str, Any]], None] | None = None
+    path: PathLike, module_class: type[M], project: str, options: Mapping[str, Any] | None = None
 ) -> tuple[M, dict[str, Any]]:
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 
+    No global random state is touched: the initial weights that are replaced come from a copy of it.
+
     Args:
         path: The checkpoint.
-        module_class: Class that wrote it. Options whose default is a dataclass are built from the dicts saved for them.
+        module_class: Class that wrote it. Its `check_hyper_parameters`, if it has one, raises ValueError for those that no
+            module is to be built from.
         project: The capstone's name.
-        check: Raises ValueError for hyper-parameters that no module is to be built from.
+        options: Hyper-parameters in place of those in the checkpoint.
 
     Raises:
         UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
             is NaN or infinite.
     """
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
-    with content_errors(path):
-        options = dict(checkpoint["hyper_parameters"])
+    return build_module(checkpoint, path, module_class, options), checkpoint
+
+
+def build_module(
+    checkpoint: dict[str, Any], path: Path, module_class: type[M], options: Mapping[str, Any] | None = None
+) -> M:
+    """LightningModule of `checkpoint`, which was read from `path`; see `load_module`."""
+    with content_errors(path, checkpoint), torch.random.fork_rng(devices=[]):
+        options = {**checkpoint["hyper_parameters"], **(options or {})}
         check_choices(options, module_class)
-        if check is not None:
+        if check := getattr(module_class, "check_hyper_parameters", None):
             check(options)
-        for name, parameter in inspect.signature(module_class).parameters.items():
-            if is_dataclass(parameter.default) and isinstance(options.get(name), dict):
-                config_class: Any = type(parameter.default)
-                options[name] = config_class(**options[name])
         module = module_class(**options)
+        module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
     for name, value in checkpoint["state_dict"].items():
         if not value.isfinite().all():
             raise UserError(f"checkpoint {path}: {name} is not finite; use one from before the training diverged")
-    return module.eval(), checkpoint
+    return module.eval()
 
 
 @contextmanager
-def content_errors(path: Path) -> Iterator[None]:
-    """Context in which any error becomes a UserError: what the checkpoint `path` holds is not what this project saves."""
+def content_errors(path: Path, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    """Context in which any error becomes a UserError: `checkpoint`, read from `path`, holds something else than expected."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # a checkpoint may hold anything in place of a value
-        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error, 200)
-        raise UserError(f"checkpoint {path}: written by another version of this project ({reason})") from error
+        raise version_error(path, checkpoint, error) from error
+
+
+def version_error(path: Path, checkpoint: Mapping[str, Any], error: Exception) -> UserError:
+    """Error for a checkpoint that this version of the suite cannot use, with the version that wrote it."""
+    reason = f"no {error}" if isinstance(error, KeyError) else one_line(error, 200)
+    version = f"version {str(checkpoint['version'])[:20]}" if "version" in checkpoint else "a version before 0.1.0"
+    written_by = f"written by {version} of this suite, this is {VERSION}"
+    return UserError(f"checkpoint {path}: {written_by} ({reason}); load it with the code that wrote it")
 
 
 def check_choices(options: dict[str, Any], module_class: type[LightningModule]) -> None:

@@ -114,22 +114,11 @@ def versions() -> dict[str, str]:
 
 def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sample: bool) -> None:
     """Prints the last lines of a run: test metrics, where everything is, and the commands that use it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    note = " (EMBEDDED SAMPLE, not the real data set)" if is_sample else ""
-    table = Table(title=f"{summary['project']} on {summary['data_source']}{note}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in summary["test"].items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in summary["metadata"].items():
-        if isinstance(value, str):
-            table.add_row(name, value)
-    table.add_row("training seconds", f"{summary['train_seconds']:.0f}")
-    table.add_row("samples per second", f"{summary['samples_per_second']:.0f}")
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print(table)
+    costs = {
+        "training seconds": f"{summary['train_seconds']:.0f}",
+        "samples per second": f"{summary['samples_per_second']:.0f}",
+    }
+    print_results(summary["project"], summary["data_source"], is_sample, summary["test"], summary["metadata"] | costs)
     package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
     quoted = shlex.quote(str(folder))
     lines = [
@@ -140,6 +129,26 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
         code = shlex.join(code_flags(folder / "config.yaml"))
         lines += [
             f"resume:     {package}.train --name {name} --resume auto --max_epochs N {code}".rstrip(),
+            f"evaluate:   {package}.evaluate --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",
             f"use:        {package}.{usage} --checkpoint {quoted}/checkpoints/{summary['checkpoint']}",
         ]
-    console.print("\n".join(lines))
+    print("\n".join(lines))
+
+
+def print_results(
+    project: str, data_source: str, is_sample: bool, metrics: dict[str, float], metadata: dict[str, Any]
+) -> None:
+    """Prints the table of metrics, and of what is text in `metadata`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    note = " (EMBEDDED SAMPLE, not the real data set)" if is_sample else ""
+    table = Table(title=f"{project} on {data_source}{note}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, text in metadata.items():
+        if isinstance(text, str):
+            table.add_row(name, text)
+    Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(table)

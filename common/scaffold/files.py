@@ -13,7 +13,7 @@ SUITE = "lightning-capstones"  # this repository's name for pip
 # what a new repository takes over besides `common` and the project
 COPIED = ["LICENSE", "Makefile", "pyproject.toml", ".gitignore", ".pre-commit-config.yaml", "projects/__init__.py"]
 COPIED += ["tests/commands.py", "tests/image_layouts.py", "tests/conftest.py", "tests/projects/conftest.py"]
-COPIED += ["tests/projects/test_sweeps.py"]
+COPIED += ["tests/projects/test_sweeps.py", "tests/trained.py"]
 REPOSITORY_README = """# {name}
 
 Created from `{template}` of Lightning Capstones. The [project's README](projects/{name}/README.md) lists its files;

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.trainer import accumulation_window, rank_and_world_size, resume_position
 from projects.bert_sentiment.labeled_texts import LabeledTexts, read_split, read_splits
-from projects.bert_sentiment.pretrained import load_tokenizer
+from projects.bert_sentiment.pretrained import load_tokenizer, tokenizer_from_files
 from projects.bert_sentiment.synthetic import make_splits
 
 if TYPE_CHECKING:
@@ -140,6 +140,12 @@ class TextData(SourceDataModule):
     def vocab_size(self) -> int:
         """Vocabulary size of the tokenizer, for an encoder with random weights."""
         return len(self.tokenizer)
+
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Labels texts by the classes of the checkpoint, and takes its tokenizer."""
+        names, source = list(checkpoint["hyper_parameters"]["class_names"]), self.resolve()
+        self.splits = {name: split.relabel(names, source, name, "the checkpoint") for name, split in self.splits.items()}
+        self.tokenizer = tokenizer_from_files(checkpoint["tokenizer_files"])
 
     def prepare_data(self) -> None:
         self.splits  # noqa: B018, downloaded once for all processes

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli.command import OneLineParser, report_errors
+from common.cli.command import OneLineParser, add_checkpoint, report_errors
 from common.errors import UserError, one_line
 from common.io.disk import named
 
@@ -32,7 +32,7 @@ def new_parser() -> OneLineParser:
         description="Writes a run's classifier in the layout of transformers' save_pretrained, and as ONNX if asked to.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Folder to write; a new or an empty one.")
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    add_checkpoint(parser)
     parser.add_argument("--onnx", action="store_true", help="Write model.onnx too (needs the extra `onnx`).")
     return parser
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.io.checkpoints import content_errors, load_module
+from common.io.checkpoints import PathLike, content_errors, load_module
 from common.nn.device import autocast_context
 from common.nn.parallel import parallel_map
 from projects.bert_sentiment.data import pad, tokenize
@@ -18,7 +18,7 @@ from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import Classifier
 from projects.bert_sentiment.prepacked_linear import prepack_linear
-from projects.bert_sentiment.pretrained import check_stored, max_tokens, tokenizer_from_files
+from projects.bert_sentiment.pretrained import max_tokens, tokenizer_from_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,24 +44,39 @@ class TextClassifier:
         """Number of texts that `tokenize` truncates."""
         return tokenize(self.tokenizer, texts, self.max_length)[1]
 
-    def probabilities(self, texts: Sequence[str], precision: str = "32-true") -> Tensor:
+    def __call__(self, texts: Sequence[str], precision: str = "32-true") -> Tensor:
         """Calibrated probabilities (texts, classes), computed on the network's device in `precision`."""
         device = next(self.net.parameters()).device
         net = prepack_linear(self.net) if device.type == "cpu" and precision == "32-true" else self.net
         logits = predict_logits(net, self.tokenize(texts), self.tokenizer.pad_token_id, device, precision)
-        return (logits / self.temperature).softmax(1)
+        return (logits.view(len(texts), len(self.class_names)) / self.temperature).softmax(1)
 
 
-def load(checkpoint: Path) -> TextClassifier:
-    """Classifier of a run's checkpoint, on the CPU. Raises UserError if it is missing, damaged or another project's."""
-    module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment", check_stored)
+def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> TextClassifier:
+    """Classifier of texts from a run's checkpoint.
+
+    Args:
+        checkpoint: Checkpoint of a run.
+        device: Where to compute.
+
+    Raises:
+        UserError: The file is not a valid checkpoint of this project.
+
+    Example:
+        >>> classifier = load("best.ckpt", device="cpu")
+        >>> probabilities = classifier(texts)  # (n, classes), calibrated by the run's temperature
+        >>> names = [classifier.class_names[label] for label in probabilities.argmax(1)]
+        >>> len(names) == len(texts)
+        True
+    """
+    module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment")
     if module.hparams["lora_rank"]:
         merge_lora(module.net)
-    with content_errors(checkpoint):
+    with content_errors(Path(checkpoint), saved):
         tokenizer = tokenizer_from_files(saved["tokenizer_files"])
         max_length = min(max_tokens(module.net.encoder) or 512, tokenizer.model_max_length)  # type: ignore[arg-type]
         class_names = [str(name) for name in module.hparams["class_names"]]
-    return TextClassifier(module.net, tokenizer, class_names, module.temperature.item(), max_length)
+    return TextClassifier(module.net.to(device), tokenizer, class_names, module.temperature.item(), max_length)
 
 
 def predict_logits(

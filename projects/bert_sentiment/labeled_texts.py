@@ -11,7 +11,7 @@ import torch
 
 from common.data.held_out import SPLIT_SEED, complete_splits, hold_out_indices
 from common.data.labels import read_labels
-from common.data.sources import Source, load_splits, read_column
+from common.data.sources import Source, evaluated_splits, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 
@@ -33,12 +33,12 @@ class LabeledTexts:
         """The texts `indices`, in that order."""
         return LabeledTexts([self.texts[i] for i in indices], [self.labels[i] for i in indices], self.class_names)
 
-    def relabel(self, class_names: list[str], source: Source, split: str) -> LabeledTexts:
-        """The same with labels that index `class_names`. Raises UserError for a label that is none of them."""
+    def relabel(self, class_names: list[str], source: Source, split: str, whose: str = "train") -> LabeledTexts:
+        """The same with labels that index `class_names`, those of `whose`. Raises UserError for another label."""
         index = {name: i for i, name in enumerate(class_names)}
         if unknown := sorted({self.class_names[label] for label in self.labels} - index.keys()):
             known = ", ".join(class_names)
-            raise UserError(f"data source {source.name}: the label {unknown[0]!r} of {split} is none of train's ({known})")
+            raise UserError(f"data source {source.name}: the label {unknown[0]!r} of {split} is none of {whose}'s ({known})")
         return LabeledTexts(self.texts, [index[self.class_names[label]] for label in self.labels], class_names)
 
 
@@ -57,6 +57,7 @@ def read_splits(source: Source, text_column: str, label_column: str, val_size: i
         texts = read_split(source, name, tables[name], text_column, label_column, known)
         if texts is not None:
             found[name] = texts
+    found = evaluated_splits(source, found)
     if "train" not in found:
         rest = ", ".join(found) or "none"
         raise UserError(f"data source {source.name}: no split train with texts and labels; with both there is {rest}")

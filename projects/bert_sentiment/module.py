@@ -27,6 +27,7 @@ from projects.bert_sentiment.networks import build_classifier, freeze_layers, re
 from projects.bert_sentiment.optim import parameter_groups
 from projects.bert_sentiment.pretrained import (
     check_classifier,
+    check_stored,
     default_pooling,
     encoder_config,
     load_model,
@@ -88,6 +89,8 @@ class BertSentimentModule(LightningModule):
         weight_decay: Decoupled weight decay; biases and norms have none.
         warmup: Fraction of all steps in which the learning rate rises linearly to its peak; then it falls linearly to zero.
     """
+
+    check_hyper_parameters = staticmethod(check_stored)  # by `common.io.checkpoints.load_module`
 
     def __init__(
         self,

@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import OneLineParser, add_accelerator, add_precision, add_pseudo_labels, report_errors
+from common.cli.command import (
+    OneLineParser,
+    add_accelerator,
+    add_checkpoint,
+    add_precision,
+    add_pseudo_labels,
+    report_errors,
+)
 from common.errors import UserError, one_line
 from common.io.files import write_text_atomically
 from common.io.text import is_blank, read_lines
@@ -36,7 +43,7 @@ def new_parser() -> OneLineParser:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="A text; without any, the lines of --file.")
     help_text = "Texts, one per line, or a table such as .csv; unset, the standard input."
     parser.add_argument("--file", type=Path, metavar="PATH", help=help_text)
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    add_checkpoint(parser)
     parser.add_argument("--all", action="store_true", help="Print the probability of every class.")
     help_text = f"Draw the first {MAX_TEXTS} texts, each word colored by its attribution to the predicted class."
     parser.add_argument("--attributions", type=Path, metavar="PNG", help=help_text)
@@ -71,10 +78,9 @@ def predict(options: argparse.Namespace) -> None:
     device = choose_device(options.accelerator)
     precision = options.precision or default_precision(options.accelerator)
     check_precision(precision, options.accelerator)
-    classifier = load(options.checkpoint)
-    classifier.net.to(device)
+    classifier = load(options.checkpoint, device)
     texts = options.texts or read_texts(options.file, options.columns[0])
-    probabilities = classifier.probabilities(texts, precision)
+    probabilities = classifier(texts, precision)
     if truncated := classifier.count_truncated(texts):
         limit = f"{classifier.max_length} tokens, as in training"
         print(f"{truncated} of {len(texts)} texts are truncated to {limit}", file=sys.stderr)

@@ -11,7 +11,7 @@ from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch import Tensor
 
 from common.data.batches import batch_shape, epoch_batches, report_left_out, shard_indices
-from common.data.sources import SourceDataModule, load_splits, read_column
+from common.data.sources import SourceDataModule, evaluated_splits, load_splits, read_column
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.trainer import rank_and_world_size, resume_position
@@ -56,6 +56,7 @@ class BlankData(SourceDataModule):
         self.eval_batch_size = eval_batch_size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.feature_names: list[str] = []  # columns of the inputs, in order; none of the sample's
         self.train: Table
         self.val: Table
         self.test: Table
@@ -71,6 +72,12 @@ class BlankData(SourceDataModule):
         """Number of rows."""
         self.setup("fit")
         return {"train": len(self.train[1]), "val": len(self.val[1])}
+
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the columns of the checkpoint as inputs, in its order."""
+        self.feature_names = list(checkpoint.get("feature_names", []))
+        if self.num_features != (trained := checkpoint["hyper_parameters"]["num_features"]):
+            raise UserError(f"data source {self.resolve().name}: {self.num_features} features, the checkpoint has {trained}")
 
     def setup(self, stage: str) -> None:
         """Reads and splits the rows, once."""
@@ -95,10 +102,10 @@ class BlankData(SourceDataModule):
         Raises UserError if there is no split train, no such target column, no feature, or a cell is not a number.
         """
         source = self.resolve()
-        tables = {name: table for name, table in load_splits(source).items() if len(table)}
+        tables = evaluated_splits(source, {name: table for name, table in load_splits(source).items() if len(table)})
         if "train" not in tables:
             raise UserError(f"data source {source.name}: no split called train, only {', '.join(tables) or 'empty ones'}")
-        splits, features = {}, list[str]()
+        splits, features = {}, list(self.feature_names)
         for name in sorted(tables, key=lambda name: name != "train"):  # train first
             columns = {column: read_column(source, tables[name], column) for column in tables[name].column_names}
             if self.target not in columns:
@@ -114,6 +121,7 @@ class BlankData(SourceDataModule):
             splits[name] = self.to_tensors(name, [columns[c] for c in (*features, self.target)], [*features, self.target])
         if not features:
             raise UserError(f"data source {source.name}: no column of numbers beside the target {self.target}")
+        self.feature_names = features
         return splits
 
     def to_tensors(self, split: str, columns: list[list[Any]], names: list[str]) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from common.errors import UserError
-from common.io.checkpoints import load_module
+from common.io.checkpoints import PathLike, load_module
 from projects.blank.module import BlankModule
+
+BATCH_SIZE = 10_000  # rows
 
 
 class RegressionPipeline:
@@ -29,10 +30,25 @@ class RegressionPipeline:
         for number, row in enumerate(rows, 1):
             if len(row) != self.num_features:
                 raise UserError(f"row {number} has {len(row)} features, not {self.num_features}")
-        return self.module(torch.tensor(rows)).tolist() if rows else []
+        inputs = torch.tensor(rows, dtype=torch.float32).view(len(rows), self.num_features)
+        return torch.cat([self.module(batch.to(self.module.device)).cpu() for batch in inputs.split(BATCH_SIZE)]).tolist()
 
 
-def load(checkpoint: Path) -> RegressionPipeline:
-    """Pipeline of a run's checkpoint. Raises UserError if the file is missing, damaged or another project's."""
+def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> RegressionPipeline:
+    """Regressor of rows of features from a run's checkpoint.
+
+    Args:
+        checkpoint: Checkpoint of a run.
+        device: Where to compute.
+
+    Raises:
+        UserError: The file is not a valid checkpoint of this project.
+
+    Example:
+        >>> regressor = load("best.ckpt", device="cpu")
+        >>> predictions = regressor(rows)
+        >>> len(predictions) == len(rows)
+        True
+    """
     module, _ = load_module(checkpoint, BlankModule, "blank")
-    return RegressionPipeline(module)
+    return RegressionPipeline(module.to(device))

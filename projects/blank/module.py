@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, R2Score
 
 from common.nn.optim import warmup_schedule
-from common.trainer import loss_scale, training_steps
+from common.trainer import attached_trainer, loss_scale, training_steps
 from projects.blank.networks import MLPRegressor
 
 
@@ -72,6 +72,12 @@ class BlankModule(LightningModule):
         self.test_r2.update(predictions, targets)
         self.log("test/loss", self.test_loss)
         self.log("test/r2", self.test_r2)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the names of the input columns, in order."""
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.datamodule is not None:  # type: ignore[attr-defined]
+            checkpoint["feature_names"] = trainer.datamodule.feature_names  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
         h = self.hparams

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli.command import OneLineParser, report_errors
+from common.cli.command import OneLineParser, add_checkpoint, report_errors
 from common.errors import UserError
 from common.io.text import read_lines
 
@@ -16,7 +16,7 @@ def new_parser() -> OneLineParser:
     """Parser of the command's flags; imports no torch, so that `--help` answers at once."""
     parser = OneLineParser(prog="python -m projects.blank.predict", description="Prints a prediction for each line.")
     parser.add_argument("file", type=Path, metavar="FILE", help="One row of features per line, separated by commas.")
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    add_checkpoint(parser)
     return parser
 
 

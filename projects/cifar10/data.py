@@ -141,12 +141,17 @@ class CIFAR10Data(SourceDataModule):
                 if self.val_size >= len(train):
                     raise UserError(f"--data.val_size {self.val_size}: the source has {len(train)} training images")
                 train, val = hold_out(train, self.val_size)
-            else:
+            elif not self.resolve().test_only:
                 print_rank_zero(f"validation: the source's own {len(val)} images, none are held out of train")
             if self.extra_train_data is not None:
                 train = train.joined_with(load_extra(self.extra_train_data, train.class_names))
             self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
+
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Labels images by the classes of the checkpoint."""
+        names = list(checkpoint["class_names"])
+        self.splits = {name: images.relabel(names, self.resolve()) for name, images in self.load().items()}
 
     def split(self, name: str) -> LabeledImages:
         """Split "train", "val" or "test"; after `setup` the one on the device."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.io.checkpoints import content_errors, load_module
+from common.io.checkpoints import PathLike, checkpoint_paths, content_errors, load_module
 from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.tta import predict_logits
 
@@ -25,52 +24,72 @@ class ImageClassificationPipeline:
         nets: Trained networks in eval mode, on one device.
         class_names: Name of each class.
         flips: For each network, whether test-time augmentation has horizontal flips; None for all of them.
+        device: Where to compute.
     """
 
     def __init__(
-        self, nets: Sequence[Callable[[Tensor], Tensor]], class_names: list[str], flips: Sequence[bool] | None = None
+        self,
+        nets: Sequence[Callable[[Tensor], Tensor]],
+        class_names: list[str],
+        flips: Sequence[bool] | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.nets = nets
         self.class_names = class_names
         self.flips = [True] * len(nets) if flips is None else flips
+        self.device = device
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, tta: int = 2) -> Tensor:
-        """Class probabilities (n, classes) of images (n, 3, height, width) uint8; `tta` as in `tta.tta_views`."""
-        batches = []
-        for batch in images.split(BATCH_SIZE):
+    def __call__(self, images: Tensor | Sequence[Tensor], tta: int = 2) -> Tensor:
+        """Class probabilities (n, classes) of images, each (3, height, width) uint8; `tta` as in `tta.tta_views`."""
+        batches = [torch.empty(0, len(self.class_names))]
+        for start in range(0, len(images), BATCH_SIZE):
+            rows = images[start : start + BATCH_SIZE]
+            batch = (rows if isinstance(rows, Tensor) else torch.stack(list(rows))).to(self.device)  # (batch, 3, h, w)
             logits = [predict_logits(net, batch, tta, flip) for net, flip in zip(self.nets, self.flips, strict=True)]
-            batches.append(torch.stack(logits).softmax(2).mean(0))
+            batches.append(torch.stack(logits).softmax(2).mean(0).cpu())
         return torch.cat(batches)
 
 
-def load(*checkpoints: Path, device: str | torch.device = "cpu") -> ImageClassificationPipeline:
-    """Pipeline of one or several checkpoints.
+def load(checkpoint: PathLike | Sequence[PathLike], device: str | torch.device = "cpu") -> ImageClassificationPipeline:
+    """Classifier of images from a run's checkpoint, or from several.
+
+    Args:
+        checkpoint: Checkpoint of a run; of several the probabilities are averaged.
+        device: Where to compute.
 
     Raises:
         UserError: A file is not a valid checkpoint of this project, or they were trained on different classes.
+
+    Example:
+        >>> classifier = load("best.ckpt", device="cpu")
+        >>> probabilities = classifier(images)  # (n, 3, 32, 32) uint8 -> (n, classes)
+        >>> names = [classifier.class_names[label] for label in probabilities.argmax(1)]
+        >>> len(names) == len(images)
+        True
     """
+    checkpoints = checkpoint_paths(checkpoint)
     nets: list[nn.Module] = []
     class_names: list[list[str]] = []
     flips: list[bool] = []
     for path in checkpoints:
-        module, checkpoint = load_module(path, CIFAR10Module, "cifar10")
+        module, saved = load_module(path, CIFAR10Module, "cifar10")
         nets.append(module.net.to(device))
-        with content_errors(path):
-            class_names.append([str(name) for name in checkpoint["class_names"]])
-        flips.append(checkpoint.get("horizontal_flip", True))
+        with content_errors(path, saved):
+            class_names.append([str(name) for name in saved["class_names"]])
+        flips.append(saved.get("horizontal_flip", True))
         if class_names[-1] != class_names[0]:
             classes = ", ".join(class_names[-1])
             raise UserError(f"checkpoint {path}: its classes are {classes}; {checkpoints[0]} has others")
-    return ImageClassificationPipeline(nets, class_names[0], flips)
+    return ImageClassificationPipeline(nets, class_names[0], flips, device)
 
 
-def load_features(checkpoint: str) -> nn.Module:
+def load_features(checkpoint: PathLike) -> nn.Module:
     """Feature extractor for Fréchet distances: a trained network without its last layer.
 
     Maps images (batch, 3, 32, 32) uint8 to features (batch, dim). Raises UserError if the file is not valid.
     """
-    module, _ = load_module(Path(checkpoint), CIFAR10Module, "cifar10")
+    module, _ = load_module(checkpoint, CIFAR10Module, "cifar10")
     return FeatureExtractor(module.net)
 
 

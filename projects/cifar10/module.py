@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metrics import MeanLoss
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import lr_factor
-from common.options import AtLeastTwo, Fraction
+from common.options import AtLeastTwo, Fraction, as_dataclass
 from common.trainer import attached_trainer, loss_scale, training_steps
 from projects.cifar10.config import ImageSize, SpeedNetConfig
 from projects.cifar10.lookahead import Lookahead
@@ -81,6 +81,7 @@ class CIFAR10Module(LightningModule):
         tta: Literal[0, 1, 2] = 2,
     ) -> None:
         super().__init__()
+        speednet = as_dataclass(SpeedNetConfig, speednet)
         self.save_hyperparameters()
         self.net: SpeedNet | ResNet18
         if network == "resnet18":

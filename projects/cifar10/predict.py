@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import OneLineParser, add_accelerator, add_pseudo_labels, positive, report_errors
+from common.cli.command import OneLineParser, add_accelerator, add_checkpoint, add_pseudo_labels, positive, report_errors
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,15 +24,7 @@ def new_parser() -> OneLineParser:
         epilog="Pseudo-labels are predictions: check a few before you train on them.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="An image file, or a folder of them.")
-    parser.add_argument(
-        "--checkpoint",
-        nargs="+",
-        action="extend",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help="A checkpoint of a run; of several the probabilities are averaged.",
-    )
+    add_checkpoint(parser, "A checkpoint of a run; of several the probabilities are averaged.", several=True)
     parser.add_argument(
         "--tta",
         type=int,
@@ -68,12 +60,12 @@ def predict(options: argparse.Namespace) -> None:
 
     device = choose_device(options.accelerator)
     paths = list_images(options.images)
-    pipeline = load(*options.checkpoint, device=device)
+    pipeline = load(options.checkpoint, device)
     conversions = Counter[str]()
     images = torch.stack([read_image(path, IMAGE_SIZE, conversions) for path in paths])  # (n, 3, size, size) uint8
     for message in describe_conversions(conversions):
         print(message, file=sys.stderr)
-    probabilities = pipeline(images.to(device), options.tta).cpu()
+    probabilities = pipeline(images, options.tta)
     for path, row in zip(paths, probabilities, strict=True):
         print(describe(path, row, pipeline.class_names, options.top))
     if folder := options.save_pseudo_labels:

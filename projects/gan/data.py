@@ -151,6 +151,16 @@ class GANData(SourceDataModule):
             self.splits = {"train": train, "val": val, "test": splits["test"]}
         return self.splits
 
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Labels images by the classes of the checkpoint, if it is class-conditional."""
+        options = checkpoint["hyper_parameters"]
+        if options["data_kind"] != self.data_kind:
+            generates = f"the checkpoint generates {options['data_kind']}"
+            raise UserError(f"--data.source {self.resolve().name}: these are {self.data_kind}; {generates}")
+        if options["conditional"]:
+            names = list(checkpoint["class_names"])
+            self.splits = {name: images.relabel(names, self.resolve()) for name, images in self.load().items()}
+
     def prepare_data(self) -> None:
         if self.mixture is None:
             self.load()  # decodes the images once for all processes, into the cache

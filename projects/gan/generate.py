@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli.command import OneLineParser, add_accelerator, positive, positive_float, report_errors, seed_value
+from common.cli.command import (
+    OneLineParser,
+    add_accelerator,
+    add_checkpoint,
+    positive,
+    positive_float,
+    report_errors,
+    seed_value,
+)
 from common.errors import UserError
 from common.io.files import write_text_atomically
 
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 def new_parser() -> OneLineParser:
     """Parser of the command's flags; imports no torch, so that `--help` answers at once."""
     parser = OneLineParser(prog="python -m projects.gan.generate", description="Generates samples with a trained GAN.")
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    add_checkpoint(parser)
     parser.add_argument("--output", type=Path, default=Path("samples.png"), metavar="PNG", help="Default: samples.png.")
     parser.add_argument("--count", type=positive, default=64, help="Number of samples (default: 64).")
     parser.add_argument("--columns", type=positive, default=8, help="Images in a row (default: 8).")
@@ -62,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         z = sample_latents(options.count, pipeline.latent_dim, options.seed, options.truncation)
         labels = pipeline.labels(options.class_name, len(z))
     try:
-        for path in write(pipeline, pipeline(z, labels), options):
+        for path in write(pipeline, pipeline.generate(z, labels), options):
             print(path)
     except (OSError, ValueError) as error:  # no such folder, or a suffix that nothing writes
         raise UserError(f"--output {options.output}: {error}") from error

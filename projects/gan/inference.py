@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.io.checkpoints import content_errors, load_module
+from common.io.checkpoints import PathLike, content_errors, load_module
 from projects.gan.module import GANModule
 
 BATCH_SIZE = 500
@@ -35,8 +35,19 @@ class GeneratorPipeline:
         self.data_source = data_source
         self.latent_dim: int = module.hparams["latent_dim"]
 
+    def __call__(self, count: int, class_name: str | None = None, seed: int = 0, truncation: float | None = None) -> Tensor:
+        """`count` samples: points (count, 2), or images (count, 3, 32, 32) in [-1, 1].
+
+        Args:
+            count: Number of samples.
+            class_name: Class of a class-conditional generator; None for all in turn.
+            seed: Seed of the latent vectors.
+            truncation: Truncation trick, see `sample_latents`; None for none.
+        """
+        return self.generate(sample_latents(count, self.latent_dim, seed, truncation), self.labels(class_name, count))
+
     @torch.inference_mode()
-    def __call__(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Samples, on the CPU, of latent vectors (count, latent_dim) and labels (count,); unset, all classes in turn."""
         labels = self.labels(None, len(z)) if labels is None else labels
         module, was_training = self.module, self.module.training
@@ -58,12 +69,26 @@ class GeneratorPipeline:
         return torch.full((count,), self.classes[class_name])
 
 
-def load(checkpoint: Path, device: torch.device | None = None) -> GeneratorPipeline:
-    """Pipeline of a run's checkpoint. Raises UserError if the file is missing, damaged or another project's."""
+def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> GeneratorPipeline:
+    """Generator of samples from a run's checkpoint.
+
+    Args:
+        checkpoint: Checkpoint of a run.
+        device: Where to compute.
+
+    Raises:
+        UserError: The file is not a valid checkpoint of this project.
+
+    Example:
+        >>> generator = load("best.ckpt", device="cpu")
+        >>> samples = generator(16, seed=0)  # (16, 2) points, or (16, 3, 32, 32) images in [-1, 1]
+        >>> len(samples)
+        16
+    """
     module, saved = load_module(checkpoint, GANModule, "gan")
-    module.to(device or torch.device("cpu")).update_bn()
+    module.to(device).update_bn()
     trained_labels = saved.get("trained_labels") if module.hparams["conditional"] else []
-    with content_errors(checkpoint):
+    with content_errors(Path(checkpoint), saved):
         return GeneratorPipeline(module, saved["class_names"], str(saved["data_source"]), trained_labels)
 
 

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
 from common.nn.device import full_float32
-from common.options import Fraction
+from common.options import Fraction, as_dataclass
 from common.trainer import attached_trainer, no_sync, rank_and_world_size, should_log, training_steps
 from projects.gan.augment import NUM_RANDOM, Policy, annealing, diff_augment, instance_noise_schedule
 from projects.gan.config import DCGANConfig, MLPConfig, ResNetConfig
@@ -109,6 +109,8 @@ class GANModule(LightningModule):
         features_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
+        mlp, dcgan = as_dataclass(MLPConfig, mlp), as_dataclass(DCGANConfig, dcgan)
+        resnet = as_dataclass(ResNetConfig, resnet)
         check_options(data_kind, network, conditional, augment)
         self.save_hyperparameters()
         configs: dict[str, MLPConfig | DCGANConfig | ResNetConfig] = {"mlp": mlp, "dcgan": dcgan, "resnet": resnet}

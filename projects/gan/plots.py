@@ -89,13 +89,13 @@ def make_pipeline(trainer: Trainer, module: LightningModule) -> GeneratorPipelin
 
 def fixed_samples(pipeline: GeneratorPipeline, count: int, truncation: float | None = None) -> Tensor:
     """Samples of latent vectors that are the same in every run, classes in turn."""
-    return pipeline(sample_latents(count, pipeline.latent_dim, LATENT_SEED, truncation))
+    return pipeline.generate(sample_latents(count, pipeline.latent_dim, LATENT_SEED, truncation))
 
 
 def interpolation_images(pipeline: GeneratorPipeline, rows: int = 6, columns: int = 10) -> Tensor:
     """Interpolations within a class, one a row; a generator that has memorized images would jump."""
     z = interpolate(rows, columns, pipeline.latent_dim, LATENT_SEED)
-    return as_uint8(pipeline(z, pipeline.labels(None, rows).repeat_interleave(columns)))
+    return as_uint8(pipeline.generate(z, pipeline.labels(None, rows).repeat_interleave(columns)))
 
 
 def truncation_images(pipeline: GeneratorPipeline, columns: int = 10) -> Tensor:

@@ -103,6 +103,14 @@ class PolicyGradientData(SourceDataModule):
         """The environment and its keyword arguments: a policy is not resumed in another."""
         return {**super().fingerprint(), "--data.env_kwargs": str(self.env_kwargs)}
 
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the policy fits the environment."""
+        for name in ("obs_dim", "action_dim", "discrete"):
+            trained, here = checkpoint["hyper_parameters"][name], getattr(self, name)
+            if trained != here:
+                env = self.resolve().name
+                raise UserError(f"--data.source {env}: its spaces have {name} {here}, those of the checkpoint {trained}")
+
     @property
     def obs_dim(self) -> int:
         return self.env_info.obs_dim

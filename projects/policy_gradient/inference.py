@@ -9,16 +9,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from gymnasium import Env
 
 from common.errors import UserError
-from common.io.checkpoints import content_errors, load_module
+from common.io.checkpoints import PathLike, content_errors, load_module
 from projects.policy_gradient.actor import StochasticActor, sample_noise
 from projects.policy_gradient.environments import EnvInfo, inspect_env, make_env
 from projects.policy_gradient.metrics import MAX_EPISODE_STEPS, EpisodeStats, evaluate_policy
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.rollout import Policy
 from projects.policy_gradient.seeding import ACTIONS, make_generator
+
+BATCH_SIZE = 10_000  # observations
 
 
 @dataclass
@@ -27,6 +31,25 @@ class Agent:
 
     module: PolicyGradientModule
     env_info: EnvInfo
+
+    def __call__(
+        self, observations: Sequence[np.ndarray] | np.ndarray, action_masks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Greedy actions (n, ...), as the environment takes them, of observations (n, obs_dim) of `make_env`.
+
+        Args:
+            observations: Flat observations.
+            action_masks: Valid actions (n, action_dim), of an environment that has `action_mask` in its info.
+        """
+        obs = np.asarray(observations, np.float32).reshape(-1, self.env_info.obs_dim)
+        actor = self.policy()
+        parts = [slice(start, start + BATCH_SIZE) for start in range(0, max(1, len(obs)), BATCH_SIZE)]
+        actions = [actor(obs[part], None if action_masks is None else action_masks[part]) for part in parts]
+        return self.env_info.to_env(np.concatenate(actions))
+
+    def make_env(self) -> Env:
+        """New environment of the kind that the agent was trained in, with flat observations."""
+        return make_env(self.env_info)
 
     def policy(self, stochastic: bool = False, seed: int = 0) -> Policy:
         """Greedy policy; or the stochastic one, for a single environment, with action noise from `seed`."""
@@ -43,24 +66,33 @@ class Agent:
 
     def evaluate(self, seeds: Sequence[int], stochastic: bool = False) -> EpisodeStats:
         """Plays an episode from each seed, with greedy or stochastic actions."""
-        with closing(make_env(self.env_info)) as env:
+        with closing(self.make_env()) as env:
             played = [evaluate_policy([env], self.env_info, self.policy(stochastic, seed), [seed]) for seed in seeds]
         return EpisodeStats(torch.cat([p.returns for p in played]), torch.cat([p.lengths for p in played]))
 
 
-def load(checkpoint: Path, source: str | None = None) -> Agent:
-    """Agent of a run's checkpoint.
+def load(checkpoint: PathLike, device: str | torch.device = "cpu", source: str | None = None) -> Agent:
+    """Agent for an environment from a run's checkpoint.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: Checkpoint of a run.
+        device: Where the weights are; actions are computed on the CPU, as environments are there.
         source: Environment id `PACKAGE.MODULE:ENV` whose module may be imported, if it is the checkpoint's.
 
     Raises:
-        UserError: the file is missing, damaged or another project's, or its environment cannot be made here, or would import
-            a module that is neither imported yet nor that of `source`.
+        UserError: The file is not a valid checkpoint of this project, or its environment cannot be made here, or would
+            import a module that is neither imported yet nor that of `source`.
+
+    Example:
+        >>> agent = load("best.ckpt", device="cpu")
+        >>> env = agent.make_env()
+        >>> observation, info = env.reset(seed=0)
+        >>> action = agent([observation])[0]
+        >>> env.action_space.contains(action)
+        True
     """
     module, saved = load_module(checkpoint, PolicyGradientModule, "policy_gradient")
-    with content_errors(checkpoint):
+    with content_errors(Path(checkpoint), saved):
         id, kwargs = str(saved["environment"]["id"]), dict(saved["environment"]["kwargs"])
         for text in (id, *(value for value in kwargs.values() if isinstance(value, str))):
             package, colon, _ = text.partition(":")
@@ -70,4 +102,4 @@ def load(checkpoint: Path, source: str | None = None) -> Agent:
     env_info = inspect_env(id, kwargs, f"checkpoint {checkpoint}: environment")
     if any(getattr(env_info, name) != module.hparams[name] for name in ("obs_dim", "action_dim", "discrete")):
         raise UserError(f"checkpoint {checkpoint}: {env_info.id} has other spaces here than where it was trained")
-    return Agent(module, env_info)
+    return Agent(module.to(device), env_info)

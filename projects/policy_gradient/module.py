@@ -381,4 +381,4 @@ class PolicyGradientModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the number of environment steps, and the return of the last validation."""
         self.val_return = checkpoint.get("val_return")
-        self.environment_steps = checkpoint.get("environment", {"steps": 0})["steps"]
+        self.environment_steps = checkpoint.get("environment", {}).get("steps", 0)

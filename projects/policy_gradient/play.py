@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli.command import OneLineParser, positive, report_errors, seed_value
+from common.cli.command import OneLineParser, add_checkpoint, positive, report_errors, seed_value
 from common.errors import UserError
 
 
@@ -19,7 +19,7 @@ def new_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m projects.policy_gradient.play", description="Plays episodes with a trained policy, and records one."
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="A checkpoint of a run.")
+    add_checkpoint(parser)
     help_text = "Its environment, where that is your own, MODULE:ENV: code that a checkpoint alone does not run."
     parser.add_argument("--source", metavar="ID", help=help_text)
     parser.add_argument("--episodes", type=positive, default=10, metavar="N", help="Number of episodes (default: 10).")
@@ -47,7 +47,7 @@ def play(options: argparse.Namespace) -> None:
     from projects.policy_gradient.metrics import episode_metrics
     from projects.policy_gradient.video import record_agent
 
-    agent = load(options.checkpoint, options.source)
+    agent = load(options.checkpoint, source=options.source)
     seeds = range(options.seed, options.seed + options.episodes)
     stats = agent.evaluate(seeds, options.stochastic)
     for seed, episode_return, length in zip(seeds, stats.returns, stats.lengths, strict=True):

@@ -174,6 +174,19 @@ class TranslationData(SourceDataModule):
         extra = (target - ratio * source).quantile(0.999)
         return float(ratio), max(1.0, float(extra))
 
+    def adapt_to(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the tokenizers of the checkpoint, its languages and limits of lengths."""
+        languages = checkpoint["languages"][0], checkpoint["languages"][1]
+        self.texts  # noqa: B018, sets the data's languages
+        if self.languages == languages[::-1]:
+            translates = f"the checkpoint translates {languages[0]} to {languages[1]}"
+            raise UserError(f"--data.direction {self.direction}: {translates}; exchange the two")
+        self.languages = languages
+        source, target = (Tokenizer.from_str(text) for text in checkpoint["tokenizers"])
+        self.tokenizers = source, target
+        self.length_limit = checkpoint["length_limit"][0], checkpoint["length_limit"][1]
+        self.bpe_dropout = 0.0
+
     def prepare_data(self) -> None:
         """Downloads the data once for all processes."""
         self.texts  # noqa: B018

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.errors import UserError
-from common.io.checkpoints import content_errors, load_module
+from common.io.checkpoints import PathLike, checkpoint_paths, content_errors, load_module
 from common.io.text import is_blank
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import GenerationConfig
@@ -85,31 +85,37 @@ class TranslationPipeline:
 
 
 def load(
-    checkpoint: Path | Sequence[Path],
-    device: torch.device | None = None,
+    checkpoint: PathLike | Sequence[PathLike],
+    device: str | torch.device = "cpu",
     average_weights: bool = False,
     datastore: str | None = None,
     knn: KNNConfig = KNNConfig(),
 ) -> TranslationPipeline:
-    """Pipeline of a run's checkpoint, or of several.
+    """Translator of sentences from a run's checkpoint, or from several.
 
     Args:
-        checkpoint: Checkpoint of a run. Several of one vocabulary are an ensemble, with the mean of their probabilities.
-        device: Where to compute; None for the CPU.
+        checkpoint: Checkpoint of a run; several of one vocabulary are an ensemble, with the mean of their probabilities.
+        device: Where to compute.
         average_weights: Checkpoint averaging: one network with the mean of their weights (Vaswani et al., section 6.1).
         datastore: Data source, as of `TranslationData`, whose training pairs are the kNN-MT datastore; None for none.
         knn: Options of kNN-MT.
 
     Raises:
         UserError: A file is not a valid checkpoint of this project, they do not fit together, or there are no such pairs.
+
+    Example:
+        >>> translator = load("best.ckpt", device="cpu")
+        >>> translations = translator(sentences)  # by the beam search of the run's test
+        >>> greedy = translator(sentences, GenerationConfig(num_beams=1, max_length=20))
+        >>> len(translations) == len(greedy) == len(sentences)
+        True
     """
-    paths = [checkpoint] if isinstance(checkpoint, Path) else list(checkpoint)
-    device = device or torch.device("cpu")
+    paths, device = checkpoint_paths(checkpoint), torch.device(device)
     loaded = [load_module(path, Seq2SeqModule, "seq2seq") for path in paths]
     modules, checkpoints = [module for module, _ in loaded], [other for _, other in loaded]
     first = checkpoints[0]
     for path, other in zip(paths, checkpoints, strict=True):
-        with content_errors(path):
+        with content_errors(path, other):
             source, target = (Tokenizer.from_str(text) for text in other["tokenizers"])
             languages = str(other["languages"][0]), str(other["languages"][1])
         if other["tokenizers"] != first["tokenizers"]:
@@ -129,7 +135,7 @@ def load(
         source_ids, target_ids = ([ids[:max_length] for ids in side] for side in sides)
         members = [KNNModel(net, build_datastore(net, (source_ids, target_ids), device), knn) for net in nets]
     model = members[0] if len(members) == 1 else Ensemble(members)
-    with content_errors(paths[0]):
+    with content_errors(paths[0], first):
         limit = float(first["length_limit"][0]), float(first["length_limit"][1])
     generation, bleu_tokenize = modules[0].test_generation, modules[0].hparams["bleu_tokenize"]
     return TranslationPipeline(model, source, target, languages, limit, max_length, generation, device, bleu_tokenize)

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.metrics import MeanLoss
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
-from common.options import Fraction
+from common.options import Fraction, as_dataclass
 from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import (
@@ -85,6 +85,8 @@ class Seq2SeqModule(LightningModule):
         bleu_tokenize: BLEUTokenize = "auto",
     ) -> None:
         super().__init__()
+        recurrent, transformer = as_dataclass(RecurrentConfig, recurrent), as_dataclass(TransformerConfig, transformer)
+        decoding = as_dataclass(DecodingConfig, decoding)
         vocab_sizes = vocab_sizes[0], vocab_sizes[1]
         if tie_word_embeddings == "all" and vocab_sizes[0] != vocab_sizes[1]:
             raise UserError("--model.tie_word_embeddings all: needs a joint vocabulary; use target or none")

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.data.held_out import complete_splits, hold_out_indices
 from common.data.image_files import walk_files
-from common.data.sources import Source, load_splits, read_column
+from common.data.sources import Source, evaluated_splits, load_splits, read_column
 from common.data.tables import split_of_path
 from common.errors import UserError
 from common.io.ranks import print_rank_zero
@@ -32,6 +32,7 @@ def read_splits(source: Source, direction: str, val_size: int | None = None) -> 
     """
     found = read_text_files(Path(source.name), direction) if source.kind == "folder" else None
     texts, languages = found or read_columns(source, direction)
+    texts = evaluated_splits(source, texts)
     return complete_splits(source, texts, lambda pairs: len(pairs[0]), hold_out, val_size), languages
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from common.cli.command import (
     OneLineParser,
     add_accelerator,
+    add_checkpoint,
     non_negative,
     number_between,
     positive,
@@ -50,15 +51,8 @@ def new_parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m projects.seq2seq.translate", description="Translates text, a sentence per line.")
     add = parser.add_argument
     add("file", nargs="?", type=Path, metavar="FILE", help="Text in UTF-8; default: the standard input.")
-    add(
-        "--checkpoint",
-        nargs="+",
-        action="extend",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help="Checkpoint of a run; several are an ensemble, with the mean of their probabilities.",
-    )
+    help_text = "A checkpoint of a run; several are an ensemble, with the mean of their probabilities."
+    add_checkpoint(parser, help_text, several=True)
     add("--average_weights", action="store_true", help="Checkpoint averaging: mean of the weights in place of an ensemble.")
     for name, kind, default, text in NUMBERS:
         add(f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})")

@@ -27,7 +27,7 @@ def row_of_tested(run: Path, summary: dict) -> dict[str, float]:
     return {key: row[key] for key in ("val/accuracy", "val/loss", "step")}
 
 
-def test_best_validation_is_that_of_the_tested_checkpoint(train):
+def test_best_validation_is_that_of_the_checkpoint_of(train):
     done = train("--name", "x", "--trainer.val_check_interval", "0.5", "--max_epochs", "3", "--model.lr", "5", "--seed", "1")
     summary = summary_of(done)
     rows = [row for row in read_metrics(done.run("x") / "metrics.csv") if "val/accuracy" in row]

@@ -24,6 +24,10 @@ from common.io.checkpoints import (
     read_checkpoint,
     sorted_by_step,
 )
+from common.options import as_dataclass
+from common.version import VERSION
+
+HERE = f"this is {VERSION}"
 
 
 def checkpoint(step: int = 1, project: str = "cifar10") -> dict:
@@ -121,6 +125,7 @@ class Classifier(LightningModule):
 
     def __init__(self, dim: PositiveInt = 2, lr: NonNegativeFloat = 0.1, cell: CellConfig = CellConfig(), name=None) -> None:
         super().__init__()
+        cell = as_dataclass(CellConfig, cell)
         self.save_hyperparameters()
         self.net = torch.nn.Linear(dim, 3)
 
@@ -179,10 +184,10 @@ def test_module_is_loaded_with_its_options_and_weights(folder):
     "changes, message",
     [
         ({"project": "gan"}, "belongs to gan, not to toy"),
-        ({"hyper_parameters": {"width": 4}}, "written by another version of this project .*'width'"),
-        ({"hyper_parameters": {"cell": {"gates": 3}}}, "written by another version of this project .*'gates'"),
-        ({"hyper_parameters": {"dim": 3}}, "written by another version of this project .*size mismatch"),
-        ({"state_dict": {}}, "written by another version of this project .*Missing key"),
+        ({"hyper_parameters": {"width": 4}, "version": "9.9"}, f"written by version 9.9 of this suite, {HERE} .*'width'"),
+        ({"hyper_parameters": {"cell": {"gates": 3}}}, f"written by version {VERSION} of this suite, {HERE} .*'gates'"),
+        ({"hyper_parameters": {"dim": 3}}, f"written by version {VERSION} of .* load it with the code that wrote it"),
+        ({"state_dict": {}}, f"written by version {VERSION} of .*Missing key"),
     ],
 )
 def test_checkpoint_that_does_not_fit_is_one_line(folder, changes, message):
@@ -195,8 +200,8 @@ def test_checkpoint_that_does_not_fit_is_one_line(folder, changes, message):
 def test_damaged_or_unknown_checkpoint_is_one_line(folder):
     path = save(folder / "x.ckpt", Classifier())
     without = torch.load(path, weights_only=True)
-    del without["hyper_parameters"]
-    with pytest.raises(UserError, match=r"written by another version of this project .*'hyper_parameters'"):
+    del without["hyper_parameters"], without["version"]
+    with pytest.raises(UserError, match=r"written by a version before 0.1.0 .*'hyper_parameters'"):
         load_module(write(path, without), Classifier, "toy")
     truncate(path)
     with pytest.raises(UserError, match=r"x\.ckpt: truncated or damaged"):

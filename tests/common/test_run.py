@@ -117,10 +117,11 @@ def test_closing_table_has_the_metrics_and_the_next_commands(full_run):
     for name, value in summary["test"].items():
         assert re.search(rf"{name} +│ +{value:.4f} ", full_run.out)
     checkpoint = f"runs/toy/full/checkpoints/{summary['checkpoint']}"
-    assert full_run.out.splitlines()[-4:] == [
+    assert full_run.out.splitlines()[-5:] == [
         "run folder: runs/toy/full (plots, metrics.csv, config.yaml, summary.json)",
         "again:      python -m projects.toy.train --config runs/toy/full/config.yaml",
         "resume:     python -m projects.toy.train --name full --resume auto --max_epochs N",
+        f"evaluate:   python -m projects.toy.evaluate --checkpoint {checkpoint}",
         f"use:        python -m projects.toy.predict FILE --checkpoint {checkpoint}",
     ]
 
@@ -206,10 +207,11 @@ def test_checkpoint_outside_of_a_run_folder_needs_a_name(copied, train, tmp_path
 def test_printed_commands_are_quoted(train, monkeypatch):
     done = train("--name", "it's mine", "--max_epochs", "1")
     assert done.code == 0, done.err
-    words = {line.split()[0]: shlex.split(line)[4:] for line in done.out.splitlines()[-3:]}
+    words = {line.split()[0]: shlex.split(line)[4:] for line in done.out.splitlines()[-4:]}
     summary = json.loads((done.run("it's mine") / "summary.json").read_text())
     assert words["again:"] == ["--config", "runs/toy/it's mine/config.yaml"]
     assert words["resume:"][:2] == ["--name", "it's mine"]
+    assert words["evaluate:"] == ["--checkpoint", f"runs/toy/it's mine/checkpoints/{summary['checkpoint']}"]
     assert words["use:"] == ["FILE", "--checkpoint", f"runs/toy/it's mine/checkpoints/{summary['checkpoint']}"]
 
 

@@ -212,7 +212,7 @@ def test_tokenizer_files_stay_in_their_folder(canary, monkeypatch, name):
     name = name.format(str(canary)[1:]) if isinstance(name, str) else name
     monkeypatch.setattr(pretrained, "read_tokenizer", None)
     line = r"checkpoint x\.ckpt: .*tokenizer file .*: none that a tokenizer has"
-    with pytest.raises(UserError, match=line), content_errors(Path("x.ckpt")):
+    with pytest.raises(UserError, match=line), content_errors(Path("x.ckpt"), {}):
         pretrained.tokenizer_from_files({"vocab.txt": b"a", name: b"x"})
 
 
@@ -229,7 +229,7 @@ def test_tokenizer_files_stay_in_their_folder(canary, monkeypatch, name):
 def test_tokenizer_files_name_neither_code_nor_other_files(monkeypatch, files, message):
     monkeypatch.setattr(pretrained, "read_tokenizer", None)
     monkeypatch.setattr(pretrained, "MAX_TOKENIZER_BYTES", 20 if b"x" * 30 in files.values() else 99)
-    with pytest.raises(UserError, match=message), content_errors(Path("x.ckpt")):
+    with pytest.raises(UserError, match=message), content_errors(Path("x.ckpt"), {}):
         pretrained.tokenizer_from_files(files)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.io.loggers import log_plot
+from common.options import as_dataclass
 from common.plots.figures import report_plot_errors
 
 
@@ -41,6 +42,7 @@ class ToyModule(LightningModule):
 
     def __init__(self, num_classes: int, lr: PositiveFloat = 0.5, mlp: MLPConfig = MLPConfig()) -> None:
         super().__init__()
+        mlp = as_dataclass(MLPConfig, mlp)
         self.save_hyperparameters()
         activation = nn.ReLU() if mlp.activation == "relu" else nn.Tanh()
         self.net = nn.Sequential(

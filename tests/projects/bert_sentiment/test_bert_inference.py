@@ -44,7 +44,7 @@ def test_batches_give_what_each_text_gives_alone(classifier, max_tokens):
 def test_probabilities_are_calibrated_and_nothing_gives_nothing(classifier):
     cpu = torch.device("cpu")
     logits = predict_logits(classifier.net, classifier.tokenize(TEXTS), 0, cpu)
-    torch.testing.assert_close(classifier.probabilities(TEXTS), (logits / 1.5).softmax(1))
+    torch.testing.assert_close(classifier(TEXTS), (logits / 1.5).softmax(1))
     assert len(predict_logits(classifier.net, [], 0, cpu)) == 0
 
 

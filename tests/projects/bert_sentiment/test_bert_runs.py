@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from commands import Life, last_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.io.metrics import read_metrics
+from projects.bert_sentiment.data import TextData
 from projects.bert_sentiment.inference import load
+from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.pretrained import new_model
+from projects.bert_sentiment.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
@@ -46,7 +52,7 @@ def test_metrics_of_a_trained_run_are_those_of_sklearn(train, flags, texts_folde
     for split, metrics in (("validation", summary["best_validation"]), ("test", summary["test"])):
         rows = [json.loads(line) for line in (texts_folder / f"{split}.jsonl").read_text().splitlines()]
         labels = [classifier.class_names.index(row["label"]) for row in rows]
-        scaled = classifier.probabilities([row["sentence"] for row in rows])
+        scaled = classifier([row["sentence"] for row in rows])
         plain = (scaled.double().log() * classifier.temperature).softmax(1)
         predicted, name = plain.argmax(1), split[: len("val")] if split == "validation" else split
         assert 0.5 < accuracy_score(labels, predicted) < 1 and classifier.temperature != 1
@@ -139,3 +145,48 @@ def test_bad_input_is_one_line(train, texts_folder, flags, line, capsys):
     train("bad", "--data.source", str(texts_folder), *flags, expect=2)
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and errors[0].startswith("error:") and line in errors[0]
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(plain_run, tmp_path):
+    check_evaluation(PROJECT, plain_run, tmp_path)
+    assert (tmp_path / "test" / "plots" / "confusion.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_classifies_texts_from_python(plain_run, tmp_path):
+    texts = ["a fine film", "dull", "what a waste of a good evening , really"]
+    classifier = check_load(load, BertSentimentModule, checkpoint_of(plain_run), tmp_path, texts=texts)
+    check_batches(classifier, texts, 300)
+    assert classifier([]).shape == (0, 2)
+
+
+def test_other_texts_have_the_classes_and_the_tokenizer_of_the_checkpoint(plain_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    texts = ["a fine film", "dull", "what a waste of a good evening", "i liked it"]
+    labels = ["positive", "negative", "negative", "positive"]
+    rows = "".join(f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
+    Path("other.csv").write_text(f"sentence,label\n{rows}")
+    args = ["--checkpoint", str(checkpoint_of(plain_run)), "--accelerator", "cpu", "--to", "x", "--data.source"]
+    assert evaluate(PROJECT, [*args, "other.csv"]) == 0
+    classifier = load(checkpoint_of(plain_run))
+    logits = classifier(texts).log() * classifier.temperature  # up to a constant of each text
+    expected = log_loss(labels, logits.softmax(1).double(), labels=["negative", "positive"])
+    assert results(Path("x"))["metrics"]["test/loss"] == pytest.approx(expected, rel=1e-4)
+    assert results(Path("x"))["metadata"]["texts"] == 4, "all of them, as there are no splits"
+
+    saved = last_checkpoint(plain_run)
+    saved["hyper_parameters"]["class_names"] = ["positive", "negative"]
+    data = TextData("other.csv")
+    data.adapt_to(saved)
+    data.setup("test")
+    assert data.splits["train"].labels != TextData("other.csv").splits["train"].labels
+    assert data.input_ids["train"] == classifier.tokenize(data.splits["train"].texts)
+
+    for label, message in (
+        ("neutral", "label 'neutral' of train is none of the checkpoint's (negative, positive)"),
+        ("", "no"),
+    ):
+        Path("bad.csv").write_text(f"sentence,label\na,{label}\nb,{label and 'positive'}\n")
+        capsys.readouterr()
+        assert evaluate(PROJECT, [*args, "bad.csv"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: data source bad.csv: ") and message in error and error.count("\n") == 1, error

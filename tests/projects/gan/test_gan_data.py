@@ -171,3 +171,21 @@ def test_labels_of_training_are_those_of_its_samples(tmp_path):
     data = GANData(str(tmp_path))
     assert (data.num_classes, data.trained_labels) == (3, [0, 2])
     assert GANData("ring8").trained_labels == list(range(8))
+
+
+def test_images_are_labeled_by_the_classes_of_a_conditional_checkpoint(tmp_path):
+    for name, color in (("cat", 10), ("dog", 20)):
+        for i in range(3):
+            path = tmp_path / name / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (color, i, 0)).save(path)
+    options = {"data_kind": "images", "conditional": True}
+    data = GANData(str(tmp_path))
+    data.resolve().test_only = True
+    data.adapt_to({"hyper_parameters": options, "class_names": ["dog", "owl", "cat"]})
+    reds, labels = data.load()["test"].images[:, 0, 0, 0].tolist(), data.load()["test"].labels.tolist()
+    assert sorted(zip(reds, labels, strict=True)) == [(10, 2)] * 3 + [(20, 0)] * 3
+    with pytest.raises(UserError, match="its class cat is none of the checkpoint's: dog"):
+        GANData(str(tmp_path)).adapt_to({"hyper_parameters": options, "class_names": ["dog"]})
+    unconditional = GANData(str(tmp_path))
+    unconditional.adapt_to({"hyper_parameters": options | {"conditional": False}, "class_names": ["dog"]})

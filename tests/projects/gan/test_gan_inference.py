@@ -106,7 +106,7 @@ def test_samples_generated_in_batches_are_those_generated_at_once(monkeypatch, b
     pipe, z, sizes = pipeline("cat", "dog", "owl"), torch.randn(20, 6), []
     net = pipe.module.train().ema_generator
     net.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    samples = pipe(z)
+    samples = pipe.generate(z)
     assert max(sizes) == min(batch, 20) and sum(sizes) == 20
     assert net.training, "the module is left in the mode that it was in"
     torch.testing.assert_close(samples, net.eval()(z, pipe.labels(None, 20)))

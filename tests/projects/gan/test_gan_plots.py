@@ -53,7 +53,7 @@ class Painter:
 
     latent_dim, class_names = 2, ["a", "b", "c"]
 
-    def __call__(self, z, labels=None):
+    def generate(self, z, labels=None):
         labels = torch.arange(len(z)) % 3 if labels is None else labels
         colors = torch.cat([z.tanh(), labels[:, None] / 3], 1)
         return colors[:, :, None, None].expand(-1, 3, 32, 32)
@@ -65,7 +65,9 @@ class Painter:
 def test_each_row_interpolates_within_a_class():
     images = plots.interpolation_images(Painter(), rows=4, columns=5).view(4, 5, 3, 32, 32)
     z = sample_latents(8, 2, plots.LATENT_SEED)
-    expected = plots.as_uint8(Painter()(slerp(z[:4], z[4:], 5).flatten(0, 1), torch.arange(4).repeat_interleave(5) % 3))
+    expected = plots.as_uint8(
+        Painter().generate(slerp(z[:4], z[4:], 5).flatten(0, 1), torch.arange(4).repeat_interleave(5) % 3)
+    )
     assert torch.equal(images.flatten(0, 1), expected)
 
 

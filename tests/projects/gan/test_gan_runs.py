@@ -12,9 +12,13 @@ import torch
 from PIL import Image
 
 from commands import Life, can_be_killed, last_checkpoint, newest_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.errors import EXIT_PREEMPTED
 from common.io.metrics import read_metrics
-from projects.gan.inference import load
+from projects.gan.inference import load, sample_latents
+from projects.gan.module import GANModule
+from projects.gan.train import PROJECT
+from trained import check_evaluation, check_load, checkpoint_of, global_state
 
 IMAGES = ["--model.network", "resnet", "--model.resnet.channels", "8", "--model.latent_dim", "8", "--data.batch_size", "20"]
 IMAGES += ["--data.eval_samples", "60", "--model.iterations_per_step", "1", "--model.instance_noise_std", "0"]
@@ -170,3 +174,23 @@ def test_debug_switches(command, switch, line):
 )
 def test_bad_input_is_one_line(command, flags, line):
     assert line in command("train", "--name", "bad", *flags).error()
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(two_and_one, tmp_path):
+    check_evaluation(PROJECT, two_and_one[0], tmp_path)
+
+
+def test_a_checkpoint_generates_from_python(two_and_one, tmp_path):
+    generator = check_load(load, GANModule, checkpoint_of(two_and_one[0]), tmp_path)
+    before, samples = global_state(), generator(501, seed=3)
+    z = sample_latents(501, generator.latent_dim, 3)
+    torch.testing.assert_close(samples, torch.cat([generator.generate(row[None]) for row in z]))
+    assert generator(0).shape == (0, 2) and not torch.equal(generator(501, seed=4), samples)
+    assert global_state() == before
+
+
+def test_points_are_not_evaluated_on_images(two_and_one, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    args = ["--checkpoint", str(checkpoint_of(two_and_one[0])), "--accelerator", "cpu"]
+    assert evaluate(PROJECT, [*args, "--data.source", "sample"]) == 2
+    assert capsys.readouterr().err == "error: --data.source sample: these are images; the checkpoint generates points\n"

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from commands import Life, environment, last_checkpoint, newest_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.cli.parser import CapstoneCLI
 from common.io.metrics import read_metrics
 from common.run.run import set_up_device
@@ -24,6 +25,7 @@ from projects.policy_gradient.module import PRECISIONS, PolicyGradientModule
 from projects.policy_gradient.play import main as play
 from projects.policy_gradient.plots import main as plots
 from projects.policy_gradient.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of
 
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
 
@@ -317,3 +319,25 @@ def test_bad_input_is_one_line(train, capsys, flags, line):
     assert train("--name", "bad", *flags) == 2
     error = capsys.readouterr().err
     assert line in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_an_evaluation_and_an_agent_from_python_are_those_of_the_run(train, tmp_path, full, capsys):
+    assert train("--name", "agent", *full) == 0
+    run_dir = tmp_path / "runs" / "policy_gradient" / "agent"
+    (tmp_path / "here").mkdir()
+    check_evaluation(PROJECT, run_dir, tmp_path / "here")
+    assert Image.open(tmp_path / "here" / "test" / "plots" / "video.gif").n_frames > 5
+
+    agent = check_load(load, PolicyGradientModule, checkpoint_of(run_dir), tmp_path / "here")
+    observations = torch.randn(4, 4).numpy()
+    check_batches(agent, observations, 10_001)
+    expected = agent.module.policy.mlp(agent.module.normalize(torch.from_numpy(observations))).argmax(1)
+    assert agent(observations).tolist() == expected.tolist()
+
+    command = ["--checkpoint", str(checkpoint_of(run_dir)), "--data.source", "Acrobot-v1", "--to", "x"]
+    capsys.readouterr()
+    assert evaluate(PROJECT, command) == 2
+    assert (
+        capsys.readouterr().err == "error: --data.source Acrobot-v1: its spaces have obs_dim 6, those of the checkpoint 4\n"
+    )
+    assert not (tmp_path / "x").exists()

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
 from commands import Life, last_checkpoint, same
+from common.cli.evaluate import main as evaluate
 from common.io.metrics import read_metrics
 from projects.seq2seq.config import DecodingConfig, RecurrentConfig, TransformerConfig
+from projects.seq2seq.inference import load
+from projects.seq2seq.module import Seq2SeqModule
+from projects.seq2seq.synthetic import make_pairs
+from projects.seq2seq.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 
 def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, plain_run, pairs_folder, exact):
@@ -119,3 +126,45 @@ def test_bad_input_is_one_line(train, pairs_folder, capsys, flags, line):
     assert train("--name", "bad", "--data.source", str(pairs_folder), *flags) == 2
     errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
     assert len(errors) == 1 and line in errors[0]
+
+
+def test_an_evaluation_repeats_the_test_of_the_run(plain_run, tmp_path):
+    check_evaluation(PROJECT, plain_run, tmp_path)
+    assert (tmp_path / "test" / "plots" / "length.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_translates_from_python(plain_run, tmp_path):
+    sentences = ["ein Mann liest .", "drei Hunde", " "]
+    translator = check_load(load, Seq2SeqModule, checkpoint_of(plain_run), tmp_path, sentences=sentences)
+    check_batches(translator, sentences, 101)
+
+
+def test_other_sentences_are_translated_with_the_vocabulary_of_the_checkpoint(plain_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    german, english = zip(*make_pairs(12, seed=5), strict=True)
+    Path("other.jsonl").write_text(
+        "".join(json.dumps({"de": a, "en": b}) + "\n" for a, b in zip(german, english, strict=True))
+    )
+    args = ["--checkpoint", str(checkpoint_of(plain_run)), "--accelerator", "cpu", "--precision", "32-true", "--to", "x"]
+    assert evaluate(PROJECT, [*args, "--data.source", "other.jsonl"]) == 0
+    translator = load(checkpoint_of(plain_run))
+    expected = translator.scores(translator(german), english)
+    found = results(Path("x"))
+    assert {f"test/{name}": score for name, score in expected.items()}.items() <= approx(found["metrics"]).items()
+    assert found["metadata"]["direction"] == "de-en"
+
+    for flags, message in [
+        (
+            ["--data.source", "other.jsonl", "--data.direction", "en-de"],
+            "--data.direction en-de: the checkpoint transl",
+        ),
+        (["--data.source", "other.jsonl", "--data.direction", "de-fr"], "--data.direction de-fr: not two columns"),
+    ]:
+        capsys.readouterr()
+        assert evaluate(PROJECT, [*args, *flags]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {message}") and error.count("\n") == 1, error
+
+
+def approx(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: pytest.approx(value, rel=1e-5) for name, value in metrics.items()}

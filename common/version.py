@@ -1,0 +1,3 @@
+"""Version of the suite: pyproject.toml has it from here, and every checkpoint records it."""
+
+VERSION = "0.1.0"

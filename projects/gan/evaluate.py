@@ -1,0 +1,9 @@
+"""Evaluation command: `python -m projects.gan.evaluate --checkpoint PATH [flags]`; `--help` lists the flags."""
+
+import sys
+
+from common.cli.evaluate import main
+from projects.gan.train import PROJECT
+
+if __name__ == "__main__":
+    sys.exit(main(PROJECT))

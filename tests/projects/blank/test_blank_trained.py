@@ -1,0 +1,110 @@
+"""Trained regressor: evaluated on its run's data and on others, and used from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import r2_score
+
+from common.cli.evaluate import main as evaluate
+from common.cli.main import main as train
+from projects.blank.inference import load
+from projects.blank.module import BlankModule
+from projects.blank.train import PROJECT
+from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
+
+
+def rows(count: int, seed: int) -> list[list[float]]:
+    """Rows a, b, a + 2 b."""
+    inputs = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed))
+    return [[a, b, a + 2 * b] for a, b in inputs.tolist()]
+
+
+def write(path: Path, header: str, table: list[list[float]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in table), ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A run on a table of 300 rows, of which a tenth is held out for the test."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("common.run.summary.draw_curves", lambda rows, path: None)
+        write(folder / "table" / "rows.csv", "a,b,target", rows(300, seed=0))
+        assert (
+            train(PROJECT, ["--data.source", "table/rows.csv", "--name", "a", "--max_epochs", "2", "--accelerator", "cpu"])
+            == 0
+        )
+    return folder / "runs" / "blank" / "a"
+
+
+@pytest.fixture
+def run(run_dir, tmp_path, monkeypatch):
+    """Evaluates the run's checkpoint in an empty folder, and returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--checkpoint", str(checkpoint_of(run_dir)), "--accelerator", "cpu", "--precision", "32-true", "--to", "x"]
+    return lambda *flags: evaluate(PROJECT, [*common, *flags])
+
+
+def test_an_evaluation_repeats_the_test_of_the_run_where_the_data_have_moved(run_dir, tmp_path):
+    moved = write(tmp_path / "moved" / "rows.csv", "a,b,target", rows(300, seed=0))
+    check_evaluation(PROJECT, run_dir, tmp_path, "--data.source", str(moved))
+
+
+def test_all_of_another_table_is_evaluated_whatever_the_order_of_its_columns(run_dir, run, tmp_path, capsys):
+    table = rows(31, seed=1)
+    write(tmp_path / "other.csv", "name,target,b,a", [[0, y, b, a] for a, b, y in table])
+    assert run("--data.source", "other.csv") == 0
+    assert "data source other.csv: all of it is evaluated\n" in capsys.readouterr().out
+    predictions = load(checkpoint_of(run_dir))([row[:2] for row in table])
+    assert results(tmp_path / "x")["metrics"]["test/r2"] == pytest.approx(
+        r2_score([row[2] for row in table], predictions), rel=1e-4
+    )
+
+
+def test_of_another_folder_its_test_split_is_evaluated_also_without_train(run, tmp_path):
+    write(tmp_path / "other" / "test.csv", "a,b,target", rows(31, seed=1))
+    assert run("--data.source", "other") == 0
+    alone = results(tmp_path / "x")["metrics"]
+    write(tmp_path / "other" / "train.csv", "a,b,target", rows(50, seed=2))
+    assert run("--data.source", "other") == 0
+    assert results(tmp_path / "x")["metrics"] == alone
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("", "checkpoint {checkpoint}: the data of its run, table/rows.csv, are not here; name others with --data.source"),
+        ("--data.source less.csv", "data source less.csv: train has no column b"),
+        ("--data.source unlabeled.csv", "--data.target target: the columns are a, b"),
+        (
+            "--data.source less.csv --model.hidden_dim 3",
+            "--model: these options and the weights of the checkpoint do not fit",
+        ),
+        ("--data.source less.csv --model.hidden_dim no", "--model.hidden_dim: "),
+        ("--data.source less.csv --modle.lr 3", "Unrecognized arguments: --modle.lr 3"),
+        ("--data.source sample --to {run}", "--to {run}: a run folder, whose results stay as they are"),
+        ("--data.source sample --to less.csv", "--to less.csv"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(run_dir, run, tmp_path, capsys, flags, message):
+    write(tmp_path / "less.csv", "a,target", [[1, 2], [3, 4]])
+    write(tmp_path / "unlabeled.csv", "a,b", [[1, 2], [3, 4]])
+    places = {"checkpoint": checkpoint_of(run_dir), "run": run_dir}
+    before = json.loads((run_dir / "summary.json").read_text())
+    assert run(*flags.format(**places).split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message.format(**places) in error, error
+    assert json.loads((run_dir / "summary.json").read_text()) == before
+
+
+def test_a_checkpoint_predicts_from_python(run_dir, tmp_path):
+    table = [row[:2] for row in rows(3, seed=1)]
+    regressor = check_load(load, BlankModule, checkpoint_of(run_dir), tmp_path, rows=table)
+    check_batches(regressor, table, 10_001)
