@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
+from common.io.artifacts import local_checkpoint
 from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
@@ -144,7 +145,7 @@ def load_module(
     """LightningModule of a run's checkpoint, on the CPU and in eval mode, and the checkpoint itself.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint, or an artifact's name, see `local_checkpoint`.
         module_class: Class that wrote it. Options whose default is a dataclass are built from the dicts saved for them.
         project: The capstone's name.
         check: Raises ValueError for hyper-parameters that no module is to be built from.
@@ -153,6 +154,7 @@ def load_module(
         UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
             is NaN or infinite.
     """
+    path = local_checkpoint(path)
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
     with content_errors(path):
