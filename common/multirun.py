@@ -89,6 +89,7 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
     make = shutil.which("make")
     if make is None:
         raise UserError("several runs need GNU make; install it, or run what --dry_run prints")
+    os.environ.setdefault("WANDB_RUN_GROUP", recipe_name(flags))  # of W&B, where its runs are one line
     with tempfile.TemporaryFile("w+") as file:
         file.write(plan)
         file.seek(0)
@@ -131,10 +132,7 @@ def plan_runs(
     Raises:
         UserError: Two runs would have the same name, or one has a name that is not one folder's.
     """
-    if name is None:
-        configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
-        configs += [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
-        name = Path(configs[-1]).stem if configs else "default"
+    name = recipe_name(flags) if name is None else name
     check_run_name(name)
     runs = []
     for values in itertools.product(*grid.values()):
@@ -150,6 +148,13 @@ def plan_runs(
     if duplicates := [each for each in names if names.count(each) > 1]:
         raise UserError(f"two runs would be called {duplicates[0]}; every seed and value once")
     return runs
+
+
+def recipe_name(flags: Sequence[str]) -> str:
+    """Name of the recipe that runs with `flags` have."""
+    configs = [after for flag, after in itertools.pairwise([*flags, ""]) if flag in ("--config", "-c")]
+    configs += [flag.partition("=")[2] for flag in flags if flag.startswith("--config=")]
+    return Path(configs[-1]).stem if configs else "default"
 
 
 def is_done(run: PlannedRun) -> bool:

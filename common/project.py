@@ -66,7 +66,7 @@ class RunRequest:
         project: The capstone.
         config: Configuration, complete: defaults, recipe and flags.
         args: Command-line arguments that it was parsed from.
-        build: Builds module, datamodule and the Trainer's arguments from `config`.
+        build: Builds module, datamodule and the Trainer's arguments from `config`, its loggers for a run folder if any.
         dump: Serializes a configuration: `jsonargparse.ArgumentParser.dump`.
         adopt: Replaces `config` by one that `dump` of another process has serialized, and returns it.
     """
@@ -74,7 +74,7 @@ class RunRequest:
     project: Project
     config: Namespace
     args: list[str]
-    build: Callable[[], tuple[LightningModule, SourceDataModule, dict[str, Any]]]
+    build: Callable[..., tuple[LightningModule, SourceDataModule, dict[str, Any]]]
     dump: Callable[..., str]
     adopt: Callable[[str], Namespace]
 

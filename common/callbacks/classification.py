@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from common.io.loggers import log_plot
+from common.io.loggers import log_plot, log_table
 from common.nn.distributed import all_gather_objects
 from common.plots.classification import draw_calibration, draw_confusion
 from common.plots.figures import report_plot_errors
@@ -28,8 +28,8 @@ class Mistake(NamedTuple):
 class ClassificationPlots(Callback):
     """Draws `confusion.png`, `calibration.png` and, for images, `mistakes.png` after the test.
 
-    The module's `test_step` returns a dict with `logits` (batch, classes), `labels` (batch,) and, if there are any,
-    `images` (batch, 3, height, width) uint8; the datamodule has `class_names`.
+    W&B has the mistakes as a table too. The module's `test_step` returns a dict with `logits` (batch, classes), `labels`
+    (batch,) and, if there are any, `images` (batch, 3, height, width) uint8; the datamodule has `class_names`.
 
     Args:
         folder: Folder of the plots.
@@ -100,3 +100,5 @@ class ClassificationPlots(Callback):
             if mistakes:
                 titles = [prediction_title(names[m.predicted], m.confidence, names[m.label]) for m in mistakes]
                 log_plot(trainer, path.stem, draw_images(torch.stack([m.image for m in mistakes]), titles, path))
+                rows = [[m.image, names[m.label], names[m.predicted], round(m.confidence, 3)] for m in mistakes]
+                log_table(trainer, "test/mistakes", ["image", "label", "predicted", "confidence"], rows)

@@ -12,6 +12,7 @@ from common.cli.command import add_checkpoint, report_errors
 from common.cli.flags import TRAINER_FLAGS, flag_values
 from common.cli.parser import TrainParser, new_data
 from common.errors import UserError
+from common.io.artifacts import local_checkpoint
 from common.io.checkpoints import check_project, content_errors, read_checkpoint, version_error
 from common.io.yaml_files import CODE, leaves, read_yaml
 from common.options import instantiate_plain
@@ -34,7 +35,7 @@ def start(project: Project, args: list[str]) -> None:
 def parse(project: Project, args: list[str]) -> EvaluationRequest:
     """Evaluation request of a command line. Raises UserError if it is not valid, or the checkpoint cannot be read."""
     parser = new_parser(project)
-    path: Path = parser.parse_args(args).checkpoint
+    path = local_checkpoint(parser.parse_args(args).checkpoint)
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project.name, path)
     recorded = recorded_options(project, checkpoint, path)

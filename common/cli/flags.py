@@ -42,7 +42,7 @@ TRAINER_MINIMA: dict[str, int] = {
     "reload_dataloaders_every_n_epochs": 0,
     "val_check_interval": 0,
 }
-SWITCHES = ("--wandb", "--fast_dev_run")  # true where no value follows
+SWITCHES = ("--wandb", "--wandb_artifact", "--fast_dev_run")  # true where no value follows
 
 
 def normalize_arguments(args: list[str], default_recipe: Path | None) -> list[str]:

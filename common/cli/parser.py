@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from argparse import SUPPRESS
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -13,11 +14,13 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 from common.cli.flags import MAX_INTEGER, TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
 from common.data.sources import SourceDataModule
 from common.errors import UserError
+from common.io.loggers import new_logger
 from common.io.ranks import print_rank_zero
 from common.options import Seed, instantiate_plain
 from common.project import Project, RunRequest
@@ -62,12 +65,12 @@ class CapstoneCLI(LightningCLI):
         parser.add_argument(
             "--recipe", type=str | None, help="Name of these settings in the summary; default: the last --config's name."
         )
-        parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
+        add_logging_arguments(parser)
         parser.add_argument(
             "--resume",
             type=str | None,
-            help="Resume from a checkpoint: a path, or auto for the latest valid one of the run of that --name; "
-            "allow continues that run if it has one, and starts it else.",
+            help="Resume from a checkpoint: a path, wandb:ENTITY/PROJECT/ARTIFACT:ALIAS, or auto for the latest valid one "
+            "of the run of that --name; allow continues that run if it has one, and starts it else.",
         )
         parser.add_argument(
             "--debug",
@@ -138,10 +141,12 @@ class CapstoneCLI(LightningCLI):
     def request(self) -> RunRequest:
         """Run request of the parsed command line."""
 
-        def build() -> tuple[LightningModule, SourceDataModule, dict[str, Any]]:
+        def build(run_path: Path | None = None) -> tuple[LightningModule, SourceDataModule, dict[str, Any]]:
             data = self.derive_options()
-            objects = self.parser.instantiate_classes(self.config)
-            return objects.model, data or objects.data, dict(objects.trainer)
+            config = self.config.clone()
+            loggers = instantiate_loggers(config.trainer.pop("logger"), run_path)
+            objects = self.parser.instantiate_classes(config)
+            return objects.model, data or objects.data, dict(objects.trainer) | {"logger": loggers}
 
         def adopt(text: str) -> Namespace:
             self.config = self.parser.parse_string(text)
@@ -157,6 +162,32 @@ def new_data(project: Project, options: Namespace) -> SourceDataModule:
     parser.add_lightning_class_args(project.data, "data")
     data: SourceDataModule = parser.instantiate_classes(Namespace(data=options)).data
     return data
+
+
+def add_logging_arguments(parser: LightningArgumentParser) -> None:
+    """Adds the flags of W&B and of other loggers."""
+    parser.add_argument("--wandb", type=bool, default=False, help="Log to W&B too: online with a key, else offline.")
+    tags = "W&B's tags of the run, separated by commas, or a list."
+    parser.add_argument("--tags", type=list[str] | str | None, help=tags)
+    parser.add_argument("--notes", type=str | None, help="W&B's notes of the run.")
+    parser.add_argument("--group", type=str | None, help="W&B's group of the run.")
+    parser.add_argument(
+        "--wandb_artifact", type=bool, default=False, help="Upload the best checkpoint to W&B as a model artifact."
+    )
+    parser.add_argument(
+        "--logger",
+        type=Literal["tensorboard", "mlflow", "none"] | None,
+        help="Log to TensorBoard or MLflow too; any other logger by --trainer.logger CLASS, or none of these by none.",
+    )
+
+
+def instantiate_loggers(option: Any, run_path: Path | None) -> list[Logger]:
+    """Loggers of `--trainer.logger`, one or a list; apart from the Trainer's other options, so that an error is theirs."""
+    parser = LightningArgumentParser()
+    parser.add_instantiator(partial(new_logger, run_path), Logger)  # type: ignore[arg-type, type-abstract]
+    parser.add_argument("--logger", type=Logger)
+    chosen = [each for each in (option if isinstance(option, list) else [option]) if isinstance(each, Namespace)]
+    return [parser.instantiate_classes(Namespace(logger=each)).logger for each in chosen]
 
 
 def check_numbers(config: Namespace) -> None:
@@ -176,7 +207,15 @@ def check_numbers(config: Namespace) -> None:
 
 
 class TrainParser(LightningArgumentParser):
-    """Parser whose errors are one line."""
+    """Parser whose errors are one line, and for which a logger's folder is no required option."""
+
+    def add_class_arguments(self, theclass: Any, *args: Any, **options: Any) -> list[str]:
+        """Adds the options of a class; of a logger `save_dir` is empty, which `new_logger` replaces by the run folder."""
+        added = super().add_class_arguments(theclass, *args, **options)
+        if "save_dir" in added and isinstance(theclass, type) and issubclass(theclass, Logger):
+            self.set_defaults(save_dir="")
+            self.required_args.discard("save_dir")
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises UserError with jsonargparse's message; for a union without the error of each member."""

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 
 from common.cli.flags import flag_values
 from common.errors import UserError
+from common.io.artifacts import is_artifact, local_checkpoint
 from common.io.ranks import error_of_all, is_global_zero
 from common.io.yaml_files import CODE, leaves, read_yaml
 
@@ -69,6 +70,10 @@ def with_saved_config(args: list[str], project: str) -> list[str]:
     resume = flags.get("--resume")
     if resume is None or "--config" in flags or "-c" in flags:
         return args
+    if is_artifact(resume):
+        if not is_global_zero():
+            return args  # the configuration of rank zero, which downloads it
+        resume = str(local_checkpoint(resume))
     by_name = resume in ("auto", "allow")
     folder = Path("runs", project, flags.get("--name", "")) if by_name else Path(resume).resolve().parent.parent
     saved = folder / "config.yaml"

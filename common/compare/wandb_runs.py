@@ -9,14 +9,13 @@ from typing import Any
 from common.compare.records import Curve, RunRecord, choose_curve, flat_settings
 from common.errors import UserError, one_line
 from common.io.connectivity import within
-from common.io.wandb_server import import_wandb, offline_reason, stop_wandb
+from common.io.wandb_server import API_SECONDS, new_api, stop_wandb
 
-TIMEOUT = 20  # seconds for each answer
 STEP = "trainer/global_step"
 MAX_CURVE_POINTS = 500
 
 
-def read_wandb(path: str, api: Any = None, timeout: float = TIMEOUT) -> tuple[list[RunRecord], list[str]]:
+def read_wandb(path: str, api: Any = None, timeout: float = API_SECONDS) -> tuple[list[RunRecord], list[str]]:
     """Finished runs of the W&B project `path`, and a line about each other one.
 
     Args:
@@ -33,7 +32,7 @@ def read_wandb(path: str, api: Any = None, timeout: float = TIMEOUT) -> tuple[li
     records: list[RunRecord] = []
     errors: list[str] = []
     try:
-        api = api or new_api(path)
+        api = api or new_api(f"--wandb {path}")
         runs = within(timeout, lambda: iter(api.runs(path)))
         while (run := within(timeout, lambda: next(runs, None))) is not None:
             if run.state != "finished":
@@ -51,16 +50,6 @@ def read_wandb(path: str, api: Any = None, timeout: float = TIMEOUT) -> tuple[li
         late = f"W&B's server has not answered within {timeout:g} seconds"
         raise UserError(f"--wandb {path}: {late if isinstance(error, TimeoutError) else one_line(error, 200)}") from error
     return records, errors
-
-
-def new_api(path: str) -> Any:
-    """API client that never prompts for a key."""
-    reason = "WANDB_MODE is disabled" if os.environ.get("WANDB_MODE") == "disabled" else offline_reason()
-    if reason:
-        raise UserError(f"--wandb {path}: {reason}")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would wait for the server too
-    wandb = import_wandb()
-    return within(TIMEOUT, lambda: wandb.Api(timeout=2 * TIMEOUT))
 
 
 def read_wandb_run(run: Any, project: str) -> RunRecord:

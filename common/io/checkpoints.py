@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
+from common.io.artifacts import local_checkpoint
 from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
@@ -153,7 +154,7 @@ def load_module(
     No global random state is touched: the initial weights that are replaced come from a copy of it.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint, or an artifact's name, see `local_checkpoint`.
         module_class: Class that wrote it. Its `check_hyper_parameters`, if it has one, raises ValueError for those that no
             module is to be built from.
         project: The capstone's name.
@@ -163,7 +164,7 @@ def load_module(
         UserError: The file is missing or damaged, another project's, or written by another version of this one, or a weight
             is NaN or infinite.
     """
-    path = Path(path)
+    path = local_checkpoint(path)
     checkpoint = read_checkpoint(path)
     check_project(checkpoint, project, path)
     return build_module(checkpoint, path, module_class, options), checkpoint

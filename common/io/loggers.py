@@ -1,202 +1,141 @@
-"""Weights & Biases (W&B), the logger of a run with `--wandb`: whatever its server does, the run goes on."""
+"""Loggers of a run besides `metrics.csv`: the user's own, with their files in the run folder, and what all are shown."""
 
 from __future__ import annotations
 
 import os
-import re
-import shlex
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import CometLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
 
-from common.errors import Preempted, UserError, one_line
-from common.io.connectivity import within
-from common.io.ranks import print_rank_zero
-from common.io.wandb_server import import_wandb, offline_reason, stop_wandb
+from common.errors import UserError
+from common.io.artifacts import log_checkpoint
+from common.io.connectivity import reachable
+from common.io.wandb_run import attempt
+from common.options import instantiate_plain
 
-WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
-WANDB_STEP = "trainer/global_step"  # x-axis of every panel, as Lightning logs it
-ENVIRONMENT = {  # unless the user's environment says otherwise
-    "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",  # which would wait for the server too, and print that it has failed
-    "WANDB_X_DISABLE_VIEWER": "true",  # which asks the server once more whose the key is, for a message
-    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds of the run that are lost if W&B's process dies
+PACKAGES = {  # of the loggers that Lightning brings without their packages
+    TensorBoardLogger: "tensorboard",
+    MLFlowLogger: "mlflow",
+    CometLogger: "comet-ml",
+    LitLogger: "litlogger",
 }
-MAX_DELAY = 10.0  # seconds that a run loses at most to a failing server, at its start and end together
-INIT_SECONDS = 3.0  # of these, for the server to register the run
-MARGIN = 0.5  # of these, for W&B's background process to keep to its own limit at the end
-STOP_SECONDS = 1.0  # of these, for it to end
-REJECTED = re.compile(r"returned error 4(?!08|29)\d\d")  # an answer that another try would not change
-LOST = "filestream: (fatal|json decode) error|runfiles: CreateRunFiles|runupserter: failed to upload|file transfer: upload"
-NOT_UPLOADED = re.compile(rf'"level":"ERROR.*"msg":"({LOST})')  # in W&B's log
+MLFLOW_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}  # unless the user's differs
 
 
-def wandb_logger(run_path: Path, project: str, summary_modes: dict[str, str], config: dict[str, Any]) -> WandbLogger:
-    """W&B logger: online with a key and a healthy server, else offline; it never prompts and never hangs.
-
-    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_ID and WANDB_DIR replace the project, the run's name, its id and its folder.
+def short_logger(name: str, run_path: Path, project: str, resumed_step: int | None) -> Logger:
+    """Logger of `--logger`, `tensorboard` or `mlflow`: a run that resumes goes on in its own log.
 
     Args:
-        run_path: The run folder; W&B's files go to `run_path/wandb`.
-        project: W&B project.
-        summary_modes: Metric name -> "max" or "min": which value W&B's summary keeps, instead of the last.
-        config: Configuration of the run.
+        name: The flag's value.
+        run_path: The run folder.
+        project: MLflow's experiment.
+        resumed_step: Steps done in the checkpoint that the run resumes from, None without one.
+    """
+    if name == "tensorboard":
+        # what an earlier process has logged after the checkpoint is hidden
+        purge_step = None if resumed_step is None else resumed_step + 1
+        folder = {"save_dir": run_path, "name": "", "version": "tensorboard"}
+        return new_logger(run_path, TensorBoardLogger, **folder, default_hp_metric=False, purge_step=purge_step)
+    run_id = None if resumed_step is None else latest_mlflow_run(run_path, project)
+    return new_logger(run_path, MLFlowLogger, experiment_name=project, run_name=run_path.name, run_id=run_id)
+
+
+def new_logger(run_path: Path | None, logger_class: type[Logger], *args: Any, **options: Any) -> Logger:
+    """Logger as the parser instantiates it, with its files in the run folder where its options name no other place.
 
     Raises:
-        UserError: wandb cannot be imported, WANDB_MODE is not one of its modes, or W&B rejects the key or the run.
+        UserError: Its package is missing, or its server cannot be reached.
     """
-    import_wandb()
-    if (mode := os.environ.get("WANDB_MODE") or "online") not in WANDB_MODES:
-        raise UserError(f"WANDB_MODE {mode!a}: use one of {', '.join(WANDB_MODES)}")
-    run = None
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        # without the characters that W&B does not take in an id
-        run_id = re.sub(r"[:;,#?%/\\']", lambda found: f"_{ord(found[0]):x}_", f"{project}-{run_path.name}")
-        run = start_run(
-            name=os.environ.get("WANDB_NAME") or run_path.name,
-            project=os.environ.get("WANDB_PROJECT") or project,
-            dir=os.environ.get("WANDB_DIR") or run_path,
-            id=os.environ.get("WANDB_RUN_ID") or run_id,
-            resume="allow",
-            config=config,
-        )
-    logger = RunLogger(project=project, save_dir=run_path, experiment=run)
-    if run is not None:
-        attempt(logger, partial(define_metrics, run, summary_modes))
-    return logger
-
-
-def start_run(**options: Any) -> Any:
-    """W&B's run: online, or offline with a line that says why.
-
-    WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT replace the seconds that W&B's server has at the start and at the end.
-    """
-    wandb = import_wandb()
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    began = time.monotonic()
-    reason = offline_reason()
-    if not reason:
-        left = MAX_DELAY - (time.monotonic() - began) - INIT_SECONDS - MARGIN - STOP_SECONDS
-        limits = {"init_timeout": INIT_SECONDS, "finish_timeout": left, "finish_timeout_raises": True}
-        settings = {name: value for name, value in limits.items() if f"WANDB_{name.upper()}" not in os.environ}
-        try:
-            return wandb.init(mode=os.environ.get("WANDB_MODE") or None, settings=wandb.Settings(**settings), **options)
-        except Preempted:
-            raise
-        except Exception as error:  # what goes wrong on the way to a server has a dozen types
-            stop_wandb(STOP_SECONDS)
-            if isinstance(error, wandb.errors.AuthenticationError | wandb.errors.UsageError) or REJECTED.search(str(error)):
-                raise UserError(f"--wandb: {one_line(error)}; set WANDB_MODE=offline to log without a server") from error
-            reason = str(error).partition("\n")[0] or type(error).__name__
-    try:
-        run = wandb.init(mode="offline", **options)
-    except wandb.Error as error:
-        raise UserError(f"--wandb: {one_line(error)}") from error
-    print_rank_zero(f"W&B: offline, {reason}; upload later with `{sync_command(run)}`")
-    return run
-
-
-def sync_command(run: Any) -> str:
-    """Command that uploads what is kept of `run` on this machine."""
-    return shlex.join(["wandb", "sync", *([] if run.offline else ["--include-online"]), str(run_folder(run))])
-
-
-def run_folder(run: Any) -> Path:
-    """Folder with all that is kept of `run`."""
-    return Path(run.dir).parent
-
-
-def define_metrics(run: Any, summary_modes: dict[str, str]) -> None:
-    """Tells W&B the x-axis of all metrics, and of which its summary keeps the best."""
-    run.define_metric(WANDB_STEP)
-    run.define_metric("*", step_metric=WANDB_STEP, step_sync=True)
-    for metric, mode in summary_modes.items():
-        # without its own step_metric a metric that is defined later loses its x-axis
-        run.define_metric(metric, step_metric=WANDB_STEP, summary=mode)
-
-
-class RunLogger(WandbLogger):
-    """W&B's logger, whose faults end the logging to W&B, with one line, but never the run."""
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        attempt(self, partial(super().log_metrics, metrics, step))
-
-    def log_hyperparams(self, params: Any) -> None:
-        attempt(self, partial(super().log_hyperparams, params))
-
-
-def attempt(logger: Logger, log: Callable[[], object]) -> None:
-    """Calls `log`, unless a call before has failed for `logger`: W&B's background process may have died."""
-    if getattr(logger, "has_failed", False):
-        return
-    try:
-        log()
-    except Preempted:
-        raise
-    except Exception as error:
-        logger.has_failed = True  # type: ignore[attr-defined]
-        print_rank_zero(f"W&B: logging has stopped ({type(error).__name__}: {one_line(error, 100)}); metrics.csv has it all")
+    if options.get("save_dir") == "":  # the parser's default
+        options["save_dir"] = str(run_path or "")
+    if issubclass(logger_class, MLFlowLogger):
+        options |= mlflow_places(options.get("tracking_uri"), run_path)
+    with missing_package_named(logger_class):
+        return instantiate_plain(logger_class, *args, **options)
 
 
 @contextmanager
-def closing_wandb() -> Iterator[None]:
-    """Context that finishes W&B's run at its end, as failed after an exception; the process's next run has its own."""
-    exit_code = 1
+def missing_package_named(logger_class: type[Logger]) -> Iterator[None]:
+    """Context in which a package that the logger needs, and that is missing, is a UserError with the way to install it."""
     try:
         yield
-        exit_code = 0
-    finally:
-        if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
-            finish_run(run, exit_code)
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get(logger_class, error.name)
+        name = logger_class.__name__
+        raise UserError(f"{name}: {package} cannot be imported; install it with `pip install {package}`") from error
 
 
-def finish_run(run: Any, exit_code: int) -> None:
-    """Finishes W&B's run, within seconds; a line says how to upload later what its server has not taken."""
-    online = not (run.offline or run.disabled)
-    limit = run.settings.finish_timeout if online else 0  # 0 for none
-    uploaded = False
-    try:
-        within(limit + MARGIN if limit else None, partial(run.finish, exit_code=exit_code))
-        uploaded = not (online and has_upload_errors(run_folder(run)))
-    except Exception as error:  # the limit of either, or W&B's background process has died
-        stop_wandb(STOP_SECONDS)
-        if isinstance(error, Preempted):
-            raise
-    except BaseException:  # Ctrl-C, once more
-        stop_wandb(0)
-        raise
-    finally:
-        if not uploaded:
-            print_rank_zero(f"W&B: the upload has not finished; upload what is kept later with `{sync_command(run)}`")
+def mlflow_places(uri: str | None, run_path: Path | None) -> dict[str, str | None]:
+    """Tracking URI of MLflow, `uri` or MLFLOW_TRACKING_URI, else a database in the run folder, and a folder for its files.
+
+    Raises:
+        UserError: Its server cannot be reached; MLflow itself would try for minutes.
+    """
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if uri := uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        if uri.startswith(("http://", "https://")) and not reachable(uri):
+            raise UserError(f"MLflow: {uri} cannot be reached; start the server, or unset MLFLOW_TRACKING_URI")
+        return {"tracking_uri": uri}
+    if run_path is None:
+        return {}
+    folder = run_path.resolve()
+    return {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "artifact_location": (folder / "mlflow").as_uri()}
 
 
-def has_upload_errors(folder: Path) -> bool:
-    """Whether W&B's log in the run's `folder` has an error after which it gives up the upload, of which it says nothing."""
-    path = folder / "logs" / "debug-internal.log"
-    return path.is_file() and NOT_UPLOADED.search(path.read_text(errors="replace")) is not None
+def latest_mlflow_run(run_path: Path, experiment: str) -> str | None:
+    """Id of MLflow's latest run with the name of the run folder, None if there is none."""
+    with missing_package_named(MLFlowLogger):
+        from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(mlflow_places(None, run_path)["tracking_uri"])
+    found = client.get_experiment_by_name(experiment)
+    name = run_path.name.replace("'", "\\'")
+    runs = found and client.search_runs([found.experiment_id], f"attributes.run_name = '{name}'", max_results=1)
+    return runs[0].info.run_id if runs else None
 
 
 def log_plot(trainer: Trainer, name: str, path: Path) -> None:
-    """Logs an image file as `plots/<name>` to W&B, if the run has it."""
+    """Logs an image file as `plots/<name>` to every logger that takes images."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, TensorBoardLogger):
+            pixels = np.asarray(Image.open(path).convert("RGB"))  # (height, width, 3)
+            logger.experiment.add_image(f"plots/{name}", pixels, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(path), "plots")
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_image(str(path), f"plots/{name}", step=trainer.global_step)
+        elif hasattr(logger, "log_image"):  # as W&B's logger, and loggers of one's own
             logger.log_image(f"plots/{name}", [str(path)])
 
 
 def log_table(trainer: Trainer, name: str, header: list[str], rows: list[list[Any]]) -> None:
-    """Logs a table to W&B, if the run has it."""
+    """Logs a table to W&B, if the run has it. A cell may be an image, (3, height, width) uint8."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_table(name, columns=header, data=rows)
+            import wandb
+
+            def cell(value: Any) -> Any:
+                if isinstance(value, Tensor):
+                    return wandb.Image(Image.fromarray(value.permute(1, 2, 0).cpu().numpy()))
+                return value
+
+            logger.log_table(name, columns=header, data=[list(map(cell, row)) for row in rows])
+
+
+def log_model(trainer: Trainer, path: Path, config: Path, metadata: dict[str, Any]) -> None:
+    """Logs a checkpoint to W&B as a model artifact, if the run has it; for the arguments see `log_checkpoint`."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            attempt(logger, partial(log_checkpoint, logger.experiment, path, config, metadata))
 
 
 def log_summary(trainer: Trainer, values: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from common.errors import UserError
+from common.io.artifacts import is_artifact, local_checkpoint
 from common.io.checkpoints import latest_valid_checkpoint, sorted_by_step
 from common.io.disk import OF_DISK
 from common.io.locks import lock_folder
@@ -45,15 +46,19 @@ def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str
     """Run folder for the flags `--name` and `--resume`; creates and locks it. Called on rank zero, see `rendezvous`.
 
     Args:
-        resume: A checkpoint's path; "auto" for the latest valid one of the run `name`; "allow" for the same if there is one.
+        resume: A checkpoint's path, or an artifact's name, from which a new run begins; "auto" for the latest valid one of
+            the run `name`; "allow" for the same if there is one.
 
     Raises:
         UserError: The name is not one folder's or another run's, another process trains the run, the folder cannot be
             written, or there is nothing to resume from.
     """
-    if resume is not None and resume not in ("auto", ALLOW) and not Path(resume).is_file():
-        raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
-    run_dir = RunDir(find_run_path(project, name, resume, recipe))
+    from_artifact = is_artifact(resume)
+    if resume is not None and resume not in ("auto", ALLOW):
+        resume = str(local_checkpoint(resume))
+        if not Path(resume).is_file():
+            raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
+    run_dir = RunDir(find_run_path(project, name, None if from_artifact else resume, recipe))
     if resume == "auto" and not any(run_dir.checkpoints.glob("*.ckpt")):
         raise UserError(f"--resume auto: {run_dir.path} has no checkpoint; check --name, or start it with --resume allow")
     with creating(run_dir.path):

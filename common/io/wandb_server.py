@@ -20,6 +20,7 @@ from common.io.connectivity import within
 
 WANDB_SERVER = "https://api.wandb.ai"
 PROBE_SECONDS = 3.0  # for the server's answer
+API_SECONDS = 20  # for each answer of the public API
 
 
 def offline_reason(timeout: float = PROBE_SECONDS) -> str:
@@ -95,13 +96,27 @@ def ask_viewer(server: str, key: str, timeout: float) -> Any:
         return json.loads(response.read(100_000))
 
 
-def import_wandb() -> Any:
-    """Module `wandb`. Raises UserError if it cannot be imported."""
+def import_wandb(what: str = "--wandb") -> Any:
+    """Module `wandb`. Raises UserError, about `what` needs it, if it cannot be imported."""
     try:
         import wandb
     except ImportError as error:
-        raise UserError(f"--wandb: wandb cannot be imported ({error}); reinstall it with `pip install wandb`") from error
+        raise UserError(f"{what}: wandb cannot be imported ({error}); reinstall it with `pip install wandb`") from error
     return wandb
+
+
+def new_api(what: str) -> Any:
+    """Client of W&B's public API, which never prompts for a key.
+
+    Raises:
+        UserError: There is no key or no server for `what`, or wandb cannot be imported.
+    """
+    wandb = import_wandb(what)
+    reason = "WANDB_MODE is disabled" if os.environ.get("WANDB_MODE") == "disabled" else offline_reason()
+    if reason:
+        raise UserError(f"{what}: {reason}")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which would wait for the server too
+    return within(API_SECONDS, lambda: wandb.Api(timeout=2 * API_SECONDS))
 
 
 def stop_wandb(seconds: float = 1.0) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -27,9 +29,10 @@ from common.errors import UserError, one_line
 from common.io.checkpoints import AtomicCheckpointIO, check_data, read_checkpoint
 from common.io.csv_metrics import count_steps_done, csv_logger
 from common.io.files import remove_leftovers, write_text_atomically
-from common.io.loggers import wandb_logger
+from common.io.loggers import short_logger
 from common.io.ranks import is_global_zero, print_rank_zero
 from common.io.run_dir import RunDir
+from common.io.wandb_run import wandb_logger
 from common.project import RunRequest
 from common.run.best import BestCheckpoint
 from common.run.rendezvous import Rendezvous
@@ -41,7 +44,7 @@ def build(
     request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback], rendezvous: Rendezvous
 ) -> tuple[LightningModule, SourceDataModule, Trainer]:
     """Module, datamodule and Trainer. A dry run, without a run folder, has neither the run's loggers nor callbacks."""
-    module, data, options = request.build()
+    module, data, options = request.build(None if run_dir is None else run_dir.path)
     if isinstance(rendezvous.environment, SLURMEnvironment):  # without Lightning's own requeueing, see docs/clusters.md
         options["plugins"] = [*as_list(options["plugins"]), rendezvous.environment]
     check_trainer_options(options)
@@ -59,8 +62,10 @@ def build(
             for folder in (run_dir.path, run_dir.checkpoints, run_dir.plots):
                 remove_leftovers(folder)
         options["callbacks"] += run_callbacks(request, run_dir, data)
-        user_loggers = [logger for logger in as_list(options["logger"]) if isinstance(logger, Logger)]  # not True or False
-        options["logger"] = list(map(count_steps_done, [*run_loggers(request, run_dir, data, resumed_step), *user_loggers]))
+        loggers = run_loggers(request, run_dir, data, resumed_step)
+        if request.config.logger != "none":
+            loggers += options["logger"]
+        options["logger"] = list(map(count_steps_done, loggers))
         options["plugins"] = [*as_list(options["plugins"]), AtomicCheckpointIO(request.project.name)]
         options["profiler"] = profiler_into_file(options["profiler"])
         options["default_root_dir"] = str(run_dir.path)
@@ -153,15 +158,28 @@ def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) 
 
 
 def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule, resumed_step: int | None) -> list[Logger]:
-    """CSV logger, which goes on after the steps of the checkpoint resumed from, if any, and with `--wandb` W&B's."""
-    project = request.project
+    """CSV logger, which goes on after the steps of the checkpoint resumed from, if any; W&B's, and that of `--logger`."""
+    project, name = request.project, f"capstones-{request.project.name}"
     loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
+    if request.config.logger in ("tensorboard", "mlflow") and is_global_zero():
+        loggers.append(short_logger(request.config.logger, run_dir.path, name, resumed_step))
+    if request.config.wandb_artifact and not request.config.wandb:
+        raise UserError("--wandb_artifact: there is no run of W&B to upload to; add --wandb")
     if request.config.wandb:
         summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         config = json.loads(request.dump(request.config, format="json", skip_none=False))
         config["data/source"] = data.source_label
-        loggers.append(wandb_logger(run_dir.path, f"capstones-{project.name}", summary_modes, config))
+        labels = wandb_labels(request.config)
+        loggers.append(wandb_logger(run_dir.path, name, summary_modes, config, **labels))
     return loggers
+
+
+def wandb_labels(config: Namespace) -> dict[str, Any]:
+    """W&B's tags, notes and group of a run; the group of a sweep's runs is their recipe."""
+    tags = config.tags.split(",") if isinstance(config.tags, str) else config.tags
+    in_sweep = "WANDB_SWEEP_ID" in os.environ and not os.environ.get("WANDB_RUN_GROUP")
+    group = config.group or (config.recipe if in_sweep else None)
+    return {"tags": tags and [tag.strip() for tag in tags if tag.strip()], "notes": config.notes, "group": group}
 
 
 def new_trainer(options: dict[str, Any]) -> Trainer:

@@ -22,10 +22,10 @@ from common.errors import UserError
 from common.io.attempts import attempt_watched, count_attempt
 from common.io.disk import disk_error
 from common.io.locks import locks_released
-from common.io.loggers import closing_wandb
 from common.io.ranks import print_rank_zero
 from common.io.run_dir import ALLOW, RunDir, open_run_dir
 from common.io.signals import handle_stop_signals, stop_now, stop_signals_handled
+from common.io.wandb_run import closing_wandb
 from common.nn.allocator import keep_freed_memory
 from common.nn.device import check_devices, check_precision, default_precision, set_cuda_defaults, stop_looking_for_gpus
 from common.project import RunRequest
@@ -61,7 +61,11 @@ def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
 def quiet_lightning() -> None:
     """Silences Lightning's hints about its services and devices, and flushes every line, also into a pipe."""
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        for handler in logger.handlers:  # made while Lightning was imported, before the command had its streams
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.stream = sys.stderr
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", "The `srun` command is available")  # SLURM's tools are no sign of a job
     if hasattr(sys.stdout, "reconfigure"):

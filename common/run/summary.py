@@ -18,7 +18,7 @@ from common.callbacks.throughput import Throughput
 from common.data.sources import SourceDataModule
 from common.io.checkpoints import sorted_by_step
 from common.io.files import write_text_atomically
-from common.io.loggers import log_plot, log_summary
+from common.io.loggers import log_model, log_plot, log_summary
 from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
 from common.io.yaml_files import code_flags
@@ -86,6 +86,15 @@ def summarize(
         if path := draw_curves(rows, run_dir.plots / "curves.png"):
             log_plot(trainer, "curves", path)
     print_summary(summary, run_dir, project.usage, is_sample=source.kind == "sample")
+    if request.config.wandb_artifact:
+        log_best(trainer, run_dir, summary)
+
+
+def log_best(trainer: Trainer, run_dir: RunDir, summary: dict[str, Any]) -> None:
+    """Logs the checkpoint of the summary to W&B as a model artifact, with the results in its metadata."""
+    if summary["checkpoint"] is not None:
+        metadata = {name: summary[name] for name in ("data_source", "recipe", "seed", "best_validation", "test")}
+        log_model(trainer, run_dir.checkpoints / summary["checkpoint"], run_dir.path / "config.yaml", metadata)
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, best: str | None) -> dict[str, float]:

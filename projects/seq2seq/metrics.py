@@ -105,6 +105,14 @@ def bleu_lc(translations: Sequence[str], references: Sequence[str], tokenize: st
     return float(metric.corpus_score(list(translations), [list(references)]).score)
 
 
+def sentence_chrf(translations: Sequence[str], references: Sequence[str]) -> list[float]:
+    """The chrF2 of each translation, cased, in per cent."""
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    return [float(metric.sentence_score(*pair).score) for pair in zip(translations, ([r] for r in references), strict=True)]
+
+
 def length_unit(tokenize: str) -> str:
     """Unit of `bleu_by_length` under one of sacreBLEU's tokenizers: words, or characters where no spaces separate them."""
     return "characters" if tokenize in WITHOUT_SPACES else "words"

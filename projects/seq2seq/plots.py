@@ -1,4 +1,4 @@
-"""Plots of a run: attention maps and translations of fixed sentences after validation, BLEU by length after the test."""
+"""Plots of a run: attention maps and translations of fixed sentences after validation; after the test the worst ones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figu
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
-from projects.seq2seq.metrics import bleu_by_length, length_unit
+from projects.seq2seq.metrics import bleu_by_length, length_unit, sentence_chrf
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.tokenizer import decode, token_names
 
 NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
+NUM_WORST = 24  # translations in the table of the test
 MAX_PLOTTED_TOKENS = 40  # of a sentence, in an attention map
 
 AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
 
 
 class TranslationPlots(Callback):
-    """After every validation `translations.md` and `attention.png` of the same sentences; after the test `length.png`.
+    """After every validation `translations.md` and `attention.png` of the same sentences; after the test `length.png`, and
+    `worst.md` with the translations that are least like their references.
 
     Args:
         folder: Where the plots go.
@@ -54,33 +56,48 @@ class TranslationPlots(Callback):
             for source, target, hypothesis in zip(pairs.source, pairs.target, best, strict=False)
         ]
         header = [data.languages[0], data.languages[1], "translation", "score"]
-        lines = [header, ["---"] * len(header), *rows]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = "\n".join(
-            f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in line)} |" for line in lines
-        )
-        write_text_atomically(self.folder / "translations.md", f"After {trainer.global_step} steps:\n\n{table}\n")
+        write_table(self.folder / "translations.md", f"After {trainer.global_step} steps:", header, rows)
         log_table(trainer, "val/translations", header, rows)
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
             log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
 
-    @report_plot_errors("length.png")
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plots BLEU by the length of the reference."""
         module = cast(Seq2SeqModule, pl_module)
-        translations = module.translations
-        if not trainer.is_global_zero or not translations:
+        if not trainer.is_global_zero or not module.translations:
             return
-        references = trainer.datamodule.splits["test"].target  # type: ignore[attr-defined]
-        order = sorted(translations)
-        by_length = bleu_by_length([translations[i] for i in order], [references[i] for i in order], module.tokenize)
+        order = sorted(module.translations)
+        pairs = trainer.datamodule.splits["test"]  # type: ignore[attr-defined]
+        translations, references = [module.translations[i] for i in order], [pairs.target[i] for i in order]
+        self.plot_lengths(trainer, translations, references, module.tokenize)
+        self.log_worst(trainer, translations, references, [pairs.source[i] for i in order])
+
+    @report_plot_errors("worst.md")
+    def log_worst(self, trainer: Trainer, translations: list[str], references: list[str], sources: list[str]) -> None:
+        """Writes the translations with the lowest chrF as a table, and sends it to the loggers."""
+        scores = sentence_chrf(translations, references)
+        worst = sorted(range(len(scores)), key=scores.__getitem__)[:NUM_WORST]
+        rows = [[sources[i], references[i], translations[i], round(scores[i], 1)] for i in worst]
+        header = [*trainer.datamodule.languages, "translation", "chrF"]  # type: ignore[attr-defined]
+        write_table(self.folder / "worst.md", f"The lowest chrF of {len(scores)} test sentences:", header, rows)
+        log_table(trainer, "test/worst", header, rows)
+
+    @report_plot_errors("length.png")
+    def plot_lengths(self, trainer: Trainer, translations: list[str], references: list[str], tokenize: str) -> None:
+        """Plots BLEU by the length of the reference."""
+        by_length = bleu_by_length(translations, references, tokenize)
         bars = {name: score for name, (score, _) in by_length.items()}
         notes = [f"{count} sentences" for _, count in by_length.values()]
         path = self.folder / "length.png"
-        draw_bars(
-            bars, notes, "BLEU by length", f"{length_unit(module.tokenize)} of the reference", "BLEU in lower case", path
-        )
+        draw_bars(bars, notes, "BLEU by length", f"{length_unit(tokenize)} of the reference", "BLEU in lower case", path)
         log_plot(trainer, "length", path)
+
+
+def write_table(path: Path, title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join(f"| {' | '.join(' '.join(str(cell).split()).replace('|', '/') for cell in line)} |" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, f"{title}\n\n{table}\n")
 
 
 def attention_maps(

@@ -70,7 +70,7 @@ def full_run(tmp_path_factory) -> Ended:
 @pytest.fixture
 def copied(full_run, tmp_path):
     """Writable copy of the full run, in the working directory of `train`."""
-    shutil.copytree(full_run.folder / "runs", tmp_path / "runs")
+    shutil.copytree(full_run.folder / "runs", tmp_path / "runs", symlinks=True)
     return tmp_path / "runs" / "toy" / "full"
 
 

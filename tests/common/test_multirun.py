@@ -159,6 +159,18 @@ def test_missing_make_is_one_line(toy, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: several runs need GNU make; install it, or run what --dry_run prints\n"
 
 
+@pytest.mark.parametrize("flags, mine, group", [([], None, "default"), (["-c", "r/x.yaml"], None, "x"), ([], "g", "g")])
+def test_runs_are_grouped_by_their_recipe_in_wandb(toy, monkeypatch, flags, mine, group):
+    found = []
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    monkeypatch.setattr(multirun.os, "dup2", lambda *files: None)
+    monkeypatch.setattr(multirun.os, "execv", lambda *command: found.append(os.environ.get("WANDB_RUN_GROUP")))
+    if mine:
+        monkeypatch.setenv("WANDB_RUN_GROUP", mine)
+    assert multirun.main(["toy", "--name", "prefix", *flags]) == 0
+    assert found == [group]
+
+
 # what is done
 
 

@@ -117,7 +117,9 @@ def test_confusion_matrix_and_calibration_are_over_all_batches(tmp_path, drawn):
     assert torch.equal(correct, logits.argmax(1) == labels)
 
 
-def test_mistakes_are_the_most_confident_ones(tmp_path, drawn):
+def test_mistakes_are_the_most_confident_ones(tmp_path, drawn, monkeypatch):
+    tables = {}
+    monkeypatch.setattr(classification, "log_table", lambda trainer, name, *table: tables.update({name: table}))
     batches = [classified(20), classified(20), classified(5)]
     run_test(ClassificationPlots(tmp_path, max_mistakes=4), batches)
     rows = [
@@ -129,6 +131,10 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, drawn):
     images, titles, _ = drawn["mistakes.png"]
     assert torch.equal(images, torch.stack([row[3] for row in worst]))
     assert titles == [f"{NAMES[p]} {100 * q:.0f} %\nis {NAMES[label]}" for q, p, label, _ in worst]
+    header, rows = tables["test/mistakes"]
+    assert header == ["image", "label", "predicted", "confidence"]
+    assert [row[1:] for row in rows] == [[NAMES[label], NAMES[p], round(q, 3)] for q, p, label, _ in worst]
+    assert torch.equal(torch.stack([row[0] for row in rows]), images)
 
 
 def test_mistakes_are_drawn_only_if_there_are_images_and_mistakes(tmp_path, drawn):

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loggers import WandbFile, records, synced
 from toy_runs import TINY
+from wandb_reader import only_part, records, synced
 from wandb_stub import KEY, WandbServer
 
 from commands import ROOT, environment
 from common.errors import EXIT_PREEMPTED, UserError
-from common.io import loggers
-from common.io.loggers import closing_wandb, has_upload_errors, wandb_logger
+from common.io import wandb_run as loggers
+from common.io.wandb_run import closing_wandb, has_upload_errors, wandb_logger
 from common.io.wandb_server import stop_wandb
 
 REGISTERED = "UpsertBucket"  # the operation after which a run is registered
@@ -46,7 +46,7 @@ def log_run(folder: Path, meanwhile: Any = None) -> None:
 
 def steps(folder: Path, mode: str = "") -> list[int]:
     """Steps in the history of W&B's run in `folder`."""
-    return [row["trainer/global_step"] for row in WandbFile(folder, mode).history]
+    return [row["trainer/global_step"] for row in only_part(folder, mode).history]
 
 
 def uploaded(server: WandbServer) -> list[int]:
@@ -54,10 +54,12 @@ def uploaded(server: WandbServer) -> list[int]:
     return [row["trainer/global_step"] for row in server.history]
 
 
-def test_healthy_server_gets_everything_and_nothing_is_printed(wandb_server, tmp_path, capsys):
+def test_healthy_server_gets_everything_and_its_url_is_printed_first_and_last(wandb_server, tmp_path, capsys):
     server = wandb_server()
-    log_run(tmp_path)
-    assert capsys.readouterr().out == "" and steps(tmp_path) == uploaded(server) == [0, 1, 2, 3, 4]
+    log_run(tmp_path, lambda: print("meanwhile"))
+    line = f"W&B: {server.url}/e/p/runs/p-{tmp_path.name}"
+    assert capsys.readouterr().out.splitlines() == [line, "meanwhile", line]
+    assert steps(tmp_path) == uploaded(server) == [0, 1, 2, 3, 4]
     assert {"UpsertBucket", "CreateRunFiles", "/upload/wandb-summary.json"} <= set(server.requests)
     assert not any("otel" in request for request in server.requests), "no telemetry"
 
@@ -65,7 +67,7 @@ def test_healthy_server_gets_everything_and_nothing_is_printed(wandb_server, tmp
 def test_server_that_falls_sick_before_the_run_is_registered(wandb_server, tmp_path, capsys):
     wandb_server("html", healthy=1)
     log_run(tmp_path)
-    (line,) = capsys.readouterr().out.splitlines()
+    line, _ = capsys.readouterr().out.splitlines()
     assert re.match("W&B: offline, Failed to get resume status .*; upload later with `wandb sync .*/offline-run-", line)
     assert steps(tmp_path, "offline-") == [0, 1, 2, 3, 4]
 
@@ -83,9 +85,9 @@ def test_upload_that_does_not_finish_can_be_done_later(wandb_server, monkeypatch
     monkeypatch.setattr(loggers, "MAX_DELAY", 5.0)  # half a second for the end
     wandb_server(mode, healthy=REGISTERED)
     log_run(tmp_path)
-    (line,) = capsys.readouterr().out.splitlines()
+    _, line, _ = capsys.readouterr().out.splitlines()
     assert line.startswith("W&B: the upload has not finished; upload what is kept later with `wandb sync --include-online ")
-    assert synced(line).name.startswith("run-") and steps(tmp_path) == [0, 1, 2, 3, 4]
+    assert synced(line)[0].name.startswith("run-") and steps(tmp_path) == [0, 1, 2, 3, 4]
 
 
 def test_run_goes_on_after_wandbs_process_has_died(wandb_server, monkeypatch, tmp_path, capsys):
@@ -93,8 +95,8 @@ def test_run_goes_on_after_wandbs_process_has_died(wandb_server, monkeypatch, tm
     wandb_server()
     log_run(tmp_path, lambda: (time.sleep(0.5), service().kill(), service().wait()))
     (file,) = tmp_path.rglob("run-*/*.wandb")
-    assert any(record.WhichOneof("record_type") == "history" for record in records(file))
-    first, last = capsys.readouterr().out.splitlines()
+    assert any(record["type"] == "history" for record in records(file))
+    _, first, last, _ = capsys.readouterr().out.splitlines()
     assert re.match(r"W&B: logging has stopped \(.+\); metrics.csv has it all", first)
     assert last.startswith("W&B: the upload has not finished")
 
@@ -107,7 +109,7 @@ def test_wandbs_process_that_hangs_is_killed_at_the_end(wandb_server, monkeypatc
     log_run(tmp_path, lambda: processes.append(service()) or os.kill(service().pid, signal.SIGSTOP))
     assert time.perf_counter() - began < 5
     assert processes[0].poll() == -signal.SIGKILL
-    assert capsys.readouterr().out.startswith("W&B: the upload has not finished")
+    assert "W&B: the upload has not finished" in capsys.readouterr().out
 
 
 def test_process_of_another_rank_asks_nobody(wandb_server, monkeypatch, tmp_path):
@@ -156,7 +158,7 @@ def test_sick_server_costs_a_run_ten_seconds_at_most(wandb_server, seconds, mode
     assert done.code == 0, done.err
     assert taken < without + 10.5
     lines = [line for line in done.out.splitlines() if line.startswith("W&B")]
-    assert lines and list(synced(lines[-1], done.folder).glob("*.wandb")), done.out
+    assert lines and list(synced("\n".join(lines), done.folder)[0].glob("*.wandb")), done.out
     assert (done.folder / re.search(r"run folder (\S+)", done.out)[1] / "summary.json").is_file()
 
 
@@ -173,10 +175,11 @@ def test_rejected_key_ends_the_command_at_once(wandb_server, seconds, mode):
 def test_command_of_the_line_uploads_the_run(wandb_server, monkeypatch, tmp_path, capsys, mode, healthy):
     wandb_server(mode, healthy)
     log_run(tmp_path)
-    command = re.search("`wandb (.+)`", capsys.readouterr().out)[1]
+    command = re.search("`wandb (.+?)`", capsys.readouterr().out)[1]
     server = wandb_server()
     subprocess.run(
-        [sys.executable, "-m", "wandb", *shlex.split(command)],
+        f"{shlex.quote(sys.executable)} -m wandb {command}",
+        shell=True,
         env=os.environ | {"HOME": str(tmp_path)},
         check=True,
         timeout=120,

@@ -43,7 +43,7 @@ def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     references = ["a b c d e f g", "a b c d e f g h", "a b c d e f g h i j"]
     translations = ["a b c d e f g", "a b c d x f g h", "a b c d e f x h i j"]
     module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))), tokenize="13a")  # in any order
-    data = SimpleNamespace(splits={"test": SimpleNamespace(target=references)})
+    data = SimpleNamespace(splits={"test": SimpleNamespace(source=["x"] * 3, target=references)}, languages=("en", "de"))
     TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
     (axes,) = drawn[0].axes
     short = sacrebleu.corpus_bleu(translations[:2], [references[:2]]).score
@@ -51,6 +51,25 @@ def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([short, long])
     assert labels(axes.get_xticklabels()) == ["1-8\n2 sentences", "9-12\n1 sentences"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("words of the reference", "BLEU in lower case")
+
+
+def test_worst_translations_have_the_lowest_chrf(tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(plots, "NUM_WORST", 2)
+    tables = {}
+    monkeypatch.setattr(plots, "log_table", lambda trainer, name, header, rows: tables.update({name: (header, rows)}))
+    references = ["the old house", "a small dog", "two red birds", "the sea"]
+    translations = ["the old house", "a cat", "two birds", "the sea"]
+    module = SimpleNamespace(translations=dict(enumerate(translations)), tokenize="13a")
+    pairs = SimpleNamespace(source=list("abcd"), target=references)
+    data = SimpleNamespace(splits={"test": pairs}, languages=("de", "en"))
+    TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
+    scores = [
+        round(sacrebleu.sentence_chrf(*pair).score, 1)
+        for pair in (("a cat", ["a small dog"]), ("two birds", ["two red birds"]))
+    ]
+    rows = [["b", "a small dog", "a cat", scores[0]], ["c", "two red birds", "two birds", scores[1]]]
+    assert scores[0] < scores[1] and tables == {"test/worst": (["de", "en", "translation", "chrF"], rows)}
+    assert (tmp_path / "worst.md").read_text().splitlines()[-2:] == [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 
 def attention_map(rows, columns):
