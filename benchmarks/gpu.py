@@ -49,7 +49,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "blank": ("blank", []),
     "cifar10": ("cifar10", SAMPLE),
     "seq2seq": ("seq2seq", SAMPLE),
-    "seq2seq transformer": ("seq2seq", [*SAMPLE, "--config", "transformer"]),
+    "seq2seq transformer": ("seq2seq", [*SAMPLE, "--config", "recipes/transformer.yaml"]),
     "bert_sentiment": ("bert_sentiment", [*SAMPLE, "--model.checkpoint", "tiny"]),
     "gan": ("gan", []),
     "gan images": ("gan", SAMPLE),

@@ -51,7 +51,9 @@ class SpeedNet(nn.Module):
         """(batch, 3, height, width) uint8 -> features (batch, block_channels[-1]), the input of the last layer."""
         x = self.activation(self.whiten(self.normalize(images)))  # (batch, 24, height - 1, width - 1)
         x = self.blocks(x)  # (batch, block_channels[-1], (height - 1) // 8, (width - 1) // 8)
-        return x.amax((2, 3))  # global max pooling
+        # Global max pooling. `amax` divides the gradient among equal values; compiled, it compares a bfloat16 maximum with
+        # values that are computed anew in float32, finds none that is equal, and divides by zero.
+        return x.flatten(2).max(2).values if torch.compiler.is_compiling() else x.amax((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) uint8 -> logits (batch, num_classes). Any height and width from 9 up."""

@@ -96,6 +96,26 @@ def test_a_network_is_one_graph_for_a_shape_and_computes_the_same(case, backend)
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("case", NETWORKS, ids="-".join)
+def test_a_compiled_network_has_finite_gradients_under_mixed_precision(case):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    module = build(*case, NETWORKS[case])
+    for network in module.modules():
+        if isinstance(network, nn.Dropout):
+            network.p = 0.0
+    usual = copy.deepcopy(module)
+    compile_networks(module)
+    for name, network in [(name, part) for name, part in module.named_children() if part._compiled_call_impl is not None]:
+        arguments = inputs(*case, name, 6)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, expected = (gradients(net, arguments) for net in (network, usual.get_submodule(name)))
+        assert all(value.isfinite().all() for value in found), name
+        assert (found[0] - expected[0]).norm() <= 0.1 * expected[0].norm(), name
+
+
 def test_penalties_spectral_norm_and_packed_sequences_are_not_compiled():
     module = build("gan", "default", CASES["gan", "default"])
     assert module.networks_to_compile == [module.generator]
