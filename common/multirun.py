@@ -2,11 +2,14 @@
 
 GNU make runs them, one after another or `--jobs` at a time; it stops at a failure or keeps going, and forwards signals.
 Finished runs are skipped, killed ones resumed; at the end all are compared.
+
+`--search FILE --trials N` searches with Optuna instead, see `common.search`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import itertools
 import json
@@ -47,7 +50,8 @@ def new_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m common.multirun",
         usage="%(prog)s PROJECT [--seeds N ...] [--grid OPTION=VALUE,...] [flags of train]",
-        description="Trains a project with each of several seeds, and with each combination of the values of a grid.",
+        description="Trains a project with each of several seeds, and with each combination of the values of a grid; "
+        "or searches for the values that are best.",
         epilog="All other flags go to train unchanged. The runs are named NAME-OPTIONVALUE-seedN, below runs/PROJECT.",
         allow_abbrev=False,
     )
@@ -55,10 +59,23 @@ def new_parser() -> OneLineParser:
     parser.add_argument("--seeds", nargs="+", type=seed_value, default=[0], metavar="N", help="Random seeds (default: 0).")
     parser.add_argument(
         "--grid",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="OPTION=VALUE,...",
-        help="An option of train with its values, as in model.lr=0.1,0.2; may be given several times.",
+        help="Options of train with their values, as in model.lr=0.1,0.2.",
+    )
+    parser.add_argument(
+        "--search",
+        type=Path,
+        metavar="FILE",
+        help="Search space for Optuna, as in recipes/sweep.yaml: the monitored metric is optimized (see docs/sweeps.md).",
+    )
+    parser.add_argument("--trials", type=positive, metavar="N", help="Trials of the whole search.")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="Database that the processes of a search share (default: a file in the search's folder).",
     )
     parser.add_argument("--name", metavar="NAME", help="Prefix of the runs' names (default: the recipe's name).")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="Runs at the same time (default: 1).")
@@ -74,11 +91,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def multirun(options: argparse.Namespace, flags: list[str]) -> None:
-    """Plans the runs and replaces this process by make, which does them."""
+    """Searches; or plans the runs and replaces this process by make, which does them."""
     if options.project not in (known := project_names()):
         raise UserError(f"{options.project}: no such project; there are {', '.join(known)}")
     if taken := {"--seed", "--resume"} & {flag.partition("=")[0] for flag in flags}:
         raise UserError(f"{taken.pop()}: multirun sets it for every run; use --seeds")
+    if options.search is not None:
+        start_search(options, flags)
+        return
+    if given := [flag for flag in ("trials", "storage") if getattr(options, flag) is not None]:
+        raise UserError(f"--{given[0]}: only with --search FILE")
     runs = plan_runs(options.project, options.seeds, read_grid(options.grid), options.name, flags)
     plan = makefile(runs)
     if options.dry_run:
@@ -96,6 +118,31 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
         sys.stdout.flush()
         os.dup2(file.fileno(), 0)
         os.execv(make, ["make", "--file=-", f"--jobs={options.jobs}", *(["--keep-going"] if options.keep_going else [])])
+
+
+def start_search(options: argparse.Namespace, flags: list[str]) -> None:
+    """Searches with Optuna. Raises UserError for options that are not a search's."""
+    from common.search.study import search  # after the parser has answered --help
+
+    if options.trials is None:
+        raise UserError("--search: how many trials? add --trials N")
+    if options.grid or options.keep_going or options.jobs > 1:
+        name = "grid" if options.grid else "keep_going" if options.keep_going else "jobs"
+        raise UserError(f"--{name}: not with --search; to train several trials at once, start the command several times")
+    if len(options.seeds) > 1:
+        raise UserError("--seeds: a search has one; train its best values again with several")
+    name = f"{recipe_name(flags)}-search" if options.name is None else options.name
+    check_run_name(name)
+    path = find_space(options.search, options.project)
+    project = importlib.import_module(f"projects.{options.project}.train").PROJECT
+    search(project, path, options.trials, options.storage, name, options.seeds[0], flags, options.dry_run)
+
+
+def find_space(path: Path, project: str) -> Path:
+    """File of a search space, here or in the project's folder, as train finds recipes."""
+    package = importlib.util.find_spec(f"projects.{project}")
+    folders = package.submodule_search_locations if package else None
+    return next((each for each in [path, *(Path(folder) / path for folder in folders or ())] if each.is_file()), path)
 
 
 def project_names() -> list[str]:

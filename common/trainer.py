@@ -41,6 +41,15 @@ def resume_position(trainer: Trainer | None) -> tuple[int, int]:
     return (epoch, 0) if batch >= trainer.num_training_batches else (epoch, batch)
 
 
+def epochs_begun(trainer: Trainer) -> int:
+    """Epochs that were trained on, the last of them perhaps in part.
+
+    (`current_epoch` are those that have ended, of a resumed training that ends at once one too few.)
+    """
+    epochs: int = trainer.fit_loop.epoch_progress.current.ready
+    return epochs
+
+
 def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
     """Rank of this process and number of processes; (0, 1) without a trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)

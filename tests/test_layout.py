@@ -25,6 +25,7 @@ LAYERS = [
     {"callbacks", "plots", "debug"},
     {"run"},
     {"cli"},
+    {"search"},
     {"compare", "scaffold", "multirun"},
 ]
 TOOLS = LAYERS[-1]

@@ -188,12 +188,17 @@ def is_out_of_patience(callback: EarlyStopping) -> bool:
 
 def will_stop_again(trainer: Trainer) -> bool:
     """Whether what has stopped the training decides it anew when it is resumed: the module, early stopping, or a Timer."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     return (
         getattr(trainer.lightning_module, "stop_reason", None) is not None
         or any(map(is_out_of_patience, trainer.early_stopping_callbacks))
-        or any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+        or is_out_of_time(trainer)
     )
+
+
+def is_out_of_time(trainer: Trainer) -> bool:
+    """Whether a Timer, as of `--trainer.max_time`, has run out."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
 
 
 def continue_inside_epoch(fit_loop: dict[str, Any]) -> None:

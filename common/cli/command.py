@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from common.cli.suggestions import suggestion
 from common.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_LOST, OtherProcessFailed, Preempted, ProcessLost, UserError
 from common.io.disk import disk_error
 from common.io.ranks import is_global_zero
@@ -75,7 +76,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints `message` and exits with code 2."""
-        self.exit(EXIT_BAD_INPUT, f"error: {message} (see --help)\n")
+        flags = [flag.removeprefix("--") for flag in self._option_string_actions]
+        self.exit(EXIT_BAD_INPUT, f"error: {message}{suggestion(message, flags)} (see --help)\n")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, sentence: str = "A checkpoint of a run.", several: bool = False) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from common.cli.flags import MAX_INTEGER, TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
 from common.cli.recipes import find_config, uses_sample
+from common.cli.suggestions import suggestion
 from common.data.sources import SourceDataModule
 from common.errors import UserError
 from common.io.loggers import new_logger
@@ -227,4 +228,5 @@ class TrainParser(LightningArgumentParser):
             key, types, value = found.groups()
             types = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", types)
             text = f"{key}: {value} is none of {types.replace('NoneType, ', '')}"
-        raise UserError(f"{text[:400]} (see --help)") from ex
+        flags = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
+        raise UserError(f"{text[:300]}{suggestion(text, flags)} (see --help)") from ex

@@ -56,7 +56,10 @@ def find_config(name: str, folder: Path) -> str:
     if settings is None:
         raise UserError(f"--config {name}: no settings in it; name another file")
     if isinstance(settings, dict) and {"method", "parameters"} <= settings.keys():
-        raise UserError(f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {shlex.quote(str(path))}`")
+        raise UserError(
+            f"--config {name}: a sweep, not a recipe; start it with `wandb sweep {shlex.quote(str(path))}`, "
+            "or by Optuna with `python -m common.multirun PROJECT --search`"
+        )
     return str(path)
 
 

@@ -1,6 +1,7 @@
 """Global rank: as the environment has it, until `common.run.rendezvous` has asked Lightning. Needs no torch."""
 
 import os
+import sys
 
 from common.errors import OtherProcessFailed, UserError
 
@@ -35,6 +36,9 @@ def error_of_all(message: str) -> UserError:
 
 
 def print_rank_zero(text: str) -> None:
-    """Prints a line, on rank 0 only."""
+    """Prints a line, on rank 0 only; above a progress bar."""
     if is_global_zero():
-        print(text, flush=True)
+        from tqdm import tqdm
+
+        tqdm.write(text)
+        sys.stdout.flush()

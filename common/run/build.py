@@ -20,7 +20,7 @@ from torch import nn
 
 from common.callbacks.activations import ActivationStats
 from common.callbacks.gradients import GradientMonitor
-from common.callbacks.progress import progress_callback
+from common.callbacks.progress import progress_callbacks
 from common.callbacks.restored import RestoredStates
 from common.callbacks.resume import ResumeCheckpoints
 from common.callbacks.throughput import Throughput
@@ -61,7 +61,7 @@ def build(
         if is_global_zero():
             for folder in (run_dir.path, run_dir.checkpoints, run_dir.plots):
                 remove_leftovers(folder)
-        options["callbacks"] += run_callbacks(request, run_dir, data)
+        options["callbacks"] += run_callbacks(request, run_dir, data, options["callbacks"])
         loggers = run_loggers(request, run_dir, data, resumed_step)
         if request.config.logger != "none":
             loggers += options["logger"]
@@ -132,11 +132,13 @@ def profiler_into_file(profiler: Profiler | str | None) -> Profiler | str | None
     return profiler
 
 
-def run_callbacks(request: RunRequest, run_dir: RunDir, data: SourceDataModule) -> list[Callback]:
-    """Callbacks of every run, among them the best checkpoint's and early stopping, which watch the monitored metric."""
+def run_callbacks(
+    request: RunRequest, run_dir: RunDir, data: SourceDataModule, others: Sequence[Callback]
+) -> list[Callback]:
+    """Callbacks of every run, beside the user's `others`; best checkpoint and early stopping watch the monitored metric."""
     config, project, monitor = request.config, request.project, request.project.monitored(data)
     callbacks: list[Callback] = [
-        progress_callback(),
+        *progress_callbacks(others),
         ProcessWatch(),
         RunFolderWatch(run_dir.path),
         RestoredStates(),

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from common.callbacks.resume import is_out_of_patience
+from common.callbacks.resume import is_out_of_patience, is_out_of_time
 from common.data.sources import SourceDataModule
 from common.errors import UserError, one_line
 from common.io.checkpoints import DamagedFile
@@ -29,6 +30,12 @@ EXPECTED_WARNINGS = [
     "smaller than the logging interval",
     "could not find the monitored key",
 ]
+# of an EarlyStopping callback, besides its patience
+OTHER_REASONS = {
+    EarlyStoppingReason.STOPPING_THRESHOLD: "{0.monitor} has passed its stopping_threshold {0.stopping_threshold:g}",
+    EarlyStoppingReason.DIVERGENCE_THRESHOLD: "{0.monitor} has passed its divergence_threshold {0.divergence_threshold:g}",
+    EarlyStoppingReason.NON_FINITE_METRIC: "{0.monitor} is not finite",
+}
 
 
 @contextmanager
@@ -98,11 +105,13 @@ def end_reason(trainer: Trainer) -> str:
     for callback in trainer.early_stopping_callbacks:
         if is_out_of_patience(callback):
             return f"{callback.monitor} has not improved in {callback.patience} validations"
+        if callback.stopping_reason in OTHER_REASONS:
+            return OTHER_REASONS[callback.stopping_reason].format(callback)
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"--max_steps {trainer.max_steps} is reached"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return f"--max_epochs {trainer.max_epochs} is reached"
-    return "a callback or --trainer.max_time stopped it"
+    return "--trainer.max_time is reached" if is_out_of_time(trainer) else "a callback stopped it"
 
 
 def best_checkpoint(trainer: Trainer, run_dir: RunDir | None) -> str | None:

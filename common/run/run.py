@@ -34,6 +34,7 @@ from common.run.fit import best_checkpoint, end_reason, expected_warnings_ignore
 from common.run.rendezvous import Rendezvous, decisions_forgotten, find_cluster_environment, set_processes
 from common.run.summary import summarize
 from common.run.watch import lost_processes_named, watch_launcher
+from common.trainer import epochs_begun
 
 
 def run(request: RunRequest, extra_callbacks: Sequence[Callback] = ()) -> None:
@@ -117,7 +118,7 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
     with expected_warnings_ignored(), lost_processes_named(), attempt_watched(run_dir), disk_errors_named(run_dir):
         fit(trainer, module, data, run_dir)
         if run_dir is not None:
-            print_rank_zero(f"training ended after epoch {trainer.current_epoch}: {end_reason(trainer)}")
+            print_rank_zero(f"training ended after epoch {epochs_begun(trainer)}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
         test_metrics = test(trainer, module, data, best)
         if run_dir is not None and trainer.is_global_zero:

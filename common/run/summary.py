@@ -26,6 +26,7 @@ from common.nn.device import device_name
 from common.plots.curves import draw_curves
 from common.plots.figures import report_plot_errors
 from common.project import RunRequest
+from common.trainer import epochs_begun
 
 
 def summarize(
@@ -67,7 +68,7 @@ def summarize(
         "monitor": monitor,
         "mode": project.mode,
         "best_validation": best_validation(rows, monitor, best),
-        "epochs": trainer.current_epoch,
+        "epochs": epochs_begun(trainer),
         "steps": trainer.global_step,
         "train_seconds": round(throughput.seconds, 3),
         "wall_seconds": round(seconds, 3),

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from common.callbacks import throughput
 from common.callbacks.activations import ActivationStats, dead_fraction, saturated_fraction
 from common.callbacks.gradients import GradientMonitor
-from common.callbacks.progress import EpochPrinter, EpochProgressBar
+from common.callbacks.progress import EpochPrinter
 from common.callbacks.throughput import Throughput, batch_size_of
 from common.errors import UserError
 
@@ -406,21 +406,3 @@ def test_metrics_are_printed_in_the_epoch_that_measured_them(capsys):
     assert all("train/loss" in line for line in lines)
     assert ["val/loss" in line for line in lines] == [False, False, True, False]
     assert ["train/second" in line for line in lines] == [False, True, False, False]
-
-
-def test_progress_bar_has_the_validation_metrics_of_this_epoch():
-    shown = []
-
-    class Recorded(EpochProgressBar):
-        def get_metrics(self, trainer, pl_module):
-            metrics = super().get_metrics(trainer, pl_module)
-            shown.append((trainer.current_epoch, trainer.validating or trainer.sanity_checking, "val/loss" in metrics))
-            return metrics
-
-    class Shown(Net):
-        def validation_step(self, batch, index):
-            self.log("val/loss", self.net(batch[0]).mean(), prog_bar=True)
-
-    fit(Shown(), Recorded(refresh_rate=1), val=True, epochs=3, check_val_every_n_epoch=2, enable_progress_bar=True)
-    assert any(has for epoch, validating, has in shown if epoch == 1 and not validating)
-    assert not any(has for epoch, _, has in shown if epoch in (0, 2))

@@ -18,6 +18,7 @@ from common.cli.flags import TRAINER_FLAGS, normalize_arguments
 from common.cli.main import main, start
 from common.cli.parser import CapstoneCLI
 from common.cli.recipes import find_config, uses_sample, with_saved_config
+from common.cli.suggestions import suggestion
 from common.errors import Preempted, UserError
 from common.options import Fraction, PositiveFraction
 from toy.data import ToyData
@@ -183,6 +184,51 @@ def test_wrong_flag_is_named(args, line):
 def test_wrong_file_is_named(tmp_path, content, line):
     (tmp_path / "bad.yaml").write_bytes(content.encode("latin1"))
     assert re.search(line, error_of("--config", str(tmp_path / "bad.yaml")))
+
+
+@pytest.mark.parametrize(
+    "args, meant",
+    [
+        (["--model.lrr", "3"], "--model.lr"),
+        (["--lr=3"], "--model.lr"),
+        (["--modell.lr", "3"], "--model.lr"),
+        (["--model.hidden_dim", "3"], "--model.mlp.hidden_dim"),
+        (["--max_epoch", "3"], "--max_epochs"),
+        (["--naem", "a"], "--name"),
+        (["--bogus", "3", "--data.batchsize", "3"], "--data.batch_size"),
+        (["--bogus", "3"], None),
+        (["--trainer.bogus", "3"], None),  # though `--trainer.` is like much
+        (["3"], None),
+        ("model:\n  lrr: 3\n", "model.lr"),
+        ("model:\n  mlp:\n    hidden: 3\n", "model.mlp.hidden_dim"),
+        ("modle:\n  lr: 3\n", "model.lr"),
+        ("seeed: 3\n", "seed"),
+        ("trainer:\n  bogus: 3\n", None),
+    ],
+)
+def test_option_that_may_be_meant_is_named(tmp_path, args, meant):
+    if isinstance(args, str):
+        (tmp_path / "bad.yaml").write_text(args)
+        args = ["--config", str(tmp_path / "bad.yaml")]
+    error = error_of(*args)
+    assert error.endswith(" (see --help)") and ("did you mean" in error) == (meant is not None)
+    assert meant is None or error.endswith(f"; did you mean {meant}? (see --help)")
+
+
+def test_commands_name_the_option_that_may_be_meant(capsys):
+    parser = OneLineParser(prog="x")
+    parser.add_argument("--checkpoint", "-c")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--chekpoint", "a"])
+    line = "error: unrecognized arguments: --chekpoint a; did you mean --checkpoint? (see --help)\n"
+    assert capsys.readouterr().err == line
+
+
+def test_options_of_one_name_are_all_suggested():
+    known = ["model.recurrent.dropout", "model.transformer.dropout", "model.lr"]
+    line = "; did you mean --model.recurrent.dropout or --model.transformer.dropout?"
+    assert suggestion("Unrecognized arguments: --dropout 0.1", known) == line
+    assert suggestion("--dropout: 3 does not conform", known) == ""
 
 
 def test_parsing_builds_nothing(monkeypatch):

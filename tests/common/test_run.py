@@ -505,3 +505,43 @@ def test_monitored_metric_may_depend_on_the_data(train):
     summary = json.loads((done.run("x") / "summary.json").read_text())
     losses = [row["val/loss"] for row in read_metrics(done.run("x") / "metrics.csv") if "val/loss" in row]
     assert (summary["monitor"], summary["best_validation"]["val/loss"]) == ("val/loss", min(losses))
+
+
+# the end of the training
+
+STOPPER = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+
+
+@pytest.mark.parametrize(
+    "flags, line",
+    [
+        (["--max_steps", "3"], "2: --max_steps 3 is reached"),
+        (["--trainer.max_time", "00:00:00:00"], "0: --trainer.max_time is reached"),
+        ([*STOPPER, "--trainer.callbacks.stopping_threshold", "9"], "1: val/loss has passed its stopping_threshold 9"),
+        (
+            [*STOPPER, "--trainer.callbacks.divergence_threshold", "0.1"],
+            "1: val/loss has passed its divergence_threshold 0.1",
+        ),
+        (
+            ["--max_epochs", "-1", "--trainer.min_epochs", "1", "--patience", "1"],
+            r"\d: val/accuracy has not improved in 1 vali.*",
+        ),
+    ],
+)
+def test_reason_of_the_end_is_said(train, flags, line):
+    done = train("--name", "a", *flags)
+    ended = next(each for each in done.out.splitlines() if each.startswith("training ended"))
+    assert re.fullmatch(f"training ended after epoch {line}", ended), ended
+
+
+def test_epoch_of_the_end_is_that_of_the_last_step(train):
+    for flags, epochs in [
+        (["--max_steps", "3"], 2),  # the first step of the second epoch
+        (["--max_steps", "3", "--resume", "auto"], 2),  # nothing is left to do
+        (["--max_steps", "5", "--max_epochs", "9", "--resume", "auto"], 3),
+        (["--max_steps", "6", "--max_epochs", "9", "--resume", "auto"], 3),
+        (["--max_steps", "6", "--max_epochs", "9", "--resume", "auto"], 3),
+    ]:
+        done = train("--name", "a", *flags)
+        assert f"training ended after epoch {epochs}: --max_steps {flags[1]} is reached" in done.out.splitlines()
+        assert json.loads((done.run("a") / "summary.json").read_text())["epochs"] == epochs

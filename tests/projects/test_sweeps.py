@@ -1,4 +1,4 @@
-"""Sweeps: W&B's agent can start every project's, with any value of its parameters, and optimizes the monitored metric."""
+"""Sweeps: W&B's agent, and Optuna, can start every project's, with any value of its parameters."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from common.cli.main import main
 from common.cli.parser import CapstoneCLI
 from common.errors import UserError
 from common.options import plain_numbers
 from common.project import Project
+from common.search.space import read_space
 
 PROJECTS = Path(__file__).resolve().parents[2] / "projects"
 NAMES = sorted(path.parent.name for path in PROJECTS.glob("*/train.py"))
+QUICK = ("blank", "policy_gradient")  # a run of one batch takes seconds at most
 
 
 def read_sweep(name: str) -> dict[str, Any]:
@@ -72,3 +75,31 @@ def test_sweep_optimizes_the_monitored_metric(name):
 def test_sweep_is_no_recipe():
     with pytest.raises(UserError, match=r"recipes/sweep\.yaml: a sweep, not a recipe; start it with `wandb sweep "):
         CapstoneCLI(project(NAMES[0]), ["--config", "recipes/sweep.yaml"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optuna_searches_the_same_space(name):
+    distributions = pytest.importorskip("optuna").distributions
+    sweep, path = read_sweep(name), PROJECTS / name / "recipes" / "sweep.yaml"
+    space = read_space(path, project(name), ["--data.source", "sample"])
+    expected: dict[str, Any] = {}
+    for option, parameter in sweep["parameters"].items():
+        if "values" in parameter:
+            expected[option] = distributions.CategoricalDistribution(parameter["values"])
+        elif "min" in parameter:
+            log = parameter["distribution"].startswith("log")
+            expected[option] = distributions.FloatDistribution(parameter["min"], parameter["max"], log=log)
+    assert space.distributions == expected and list(space.distributions) == list(expected)
+    assert space.fixed == {option: each["value"] for option, each in sweep["parameters"].items() if "value" in each}
+    assert (space.method, space.min_epochs) == (sweep["method"], sweep.get("early_terminate", {}).get("min_iter"))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
+def test_agent_trains(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sweep = read_sweep(name)
+    values = {option: ends(parameter)[0] for option, parameter in sweep["parameters"].items()}
+    one_batch = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true", "--fast_dev_run"]
+    assert main(project(name), [*agent_command(sweep, values)[4:], *one_batch]) == 0
+    assert "dry run: one batch of everything" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Hyperparameter search with Optuna: its trials are runs of a capstone."""

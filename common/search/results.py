@@ -1,0 +1,83 @@
+"""Results of a study: its best trial, with the command that trains it, and the plot of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import UserError
+from common.plots.figures import report_plot_errors, save_figure
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def current_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Trials of the study, each once: of one that was begun again the last attempt."""
+    from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
+
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in Retry.retry_history(trial)}
+    return [trial for trial in trials if trial.number not in retried]
+
+
+def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
+    """Best of the trials that have ended well, if any."""
+    try:
+        return study.best_trial
+    except ValueError:
+        return None
+
+
+def describe(trial: optuna.trial.FrozenTrial) -> str:
+    """Number, metric and value of a trial."""
+    return f"trial {trial.number}, {metric_name(trial)} {trial.value:.6g}"
+
+
+def metric_name(trial: optuna.trial.FrozenTrial) -> str:
+    """Monitored metric of a trial's run."""
+    return str(trial.user_attrs.get("metric", "value"))
+
+
+def print_progress(study: optuna.Study, trials: int) -> None:
+    """Prints what has become of the trials so far, and the best."""
+    states = sorted(trial.state.name.lower() for trial in current_trials(study))
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    best = best_trial(study)
+    found = "" if best is None else f"; best: {describe(best)}"
+    print(f"search: {len(states)} of {trials} trials ({counts}){found}", flush=True)
+
+
+def print_results(study: optuna.Study, folder: Path, command: Callable[[dict[str, Any]], str]) -> None:
+    """Plots the history into the study's `folder`, and prints the best trial.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        command: Command line that trains with the values of a trial.
+
+    Raises:
+        UserError: No trial has ended well.
+    """
+    best = best_trial(study)
+    if best is None:
+        raise UserError("no trial has ended well")
+    with report_plot_errors("history.png"):
+        draw_history(study, folder / "history.png")
+    print(f"search folder: {folder} (history.png)")
+    print(f"best:    {describe(best)}")
+    print(f"again:   {command(best.params)}")
+    print(f"compare: python -m common.compare {folder}-trial*", flush=True)
+
+
+def draw_history(study: optuna.Study, path: Path) -> None:
+    """Optimization history: the value of each trial, and the best so far."""
+    import matplotlib
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_optimization_history
+
+    with matplotlib.rc_context():  # Optuna sets a style for all plots
+        figure: Any = plot_optimization_history(study, target_name=metric_name(study.best_trial)).figure
+        save_figure(figure, path)
+        pyplot.close(figure)
