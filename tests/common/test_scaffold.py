@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -29,6 +30,8 @@ from plain_install import installed, top_level_imports
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = template_names()
+OWNERS = functools.cache(metadata.packages_distributions)  # of each package that can be imported
+LOCAL = {*sys.stdlib_module_names, "common", "projects", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
 
 
 @pytest.fixture
@@ -240,11 +243,17 @@ def test_checks_pass_under_a_name_of_any_length(tmp_path, capsys, name, template
     write_files(repository_files(plan_renaming(name, template)), tmp_path)
     format_code([tmp_path / "projects" / name, tmp_path / "tests" / "projects" / name])
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", tmp_path], capture_output=True, text=True
-        )
+        done = python(tmp_path, "-m", "ruff", *command, "--no-cache", ".")
         assert done.returncode == 0, done.stdout
     assert 'packages = ["common", "projects"]' in (tmp_path / "pyproject.toml").read_text(), "of mypy, and of the wheel"
+
+
+@functools.cache
+def imports(code: str) -> tuple[set[str], set[str]]:
+    """Packages that code imports, and those that it imports when it is imported itself."""
+    tree = ast.parse(code)
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return set(top_level_imports(statements)), set(top_level_imports(tree.body))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -253,15 +262,14 @@ def test_repository_depends_on_what_it_uses(template):
     project = tomllib.loads(str(files[Path("pyproject.toml")]))["project"]
     extras = project["optional-dependencies"]
     base, dev = installed(project["dependencies"]), installed(project["dependencies"] + extras["dev"])
-    owners, imported, messages = metadata.packages_distributions(), set(), set()
+    imported, messages = set(), set()
     for path, text in files.items():
         if path.suffix == ".py":
-            tree = ast.parse(str(text))
-            for package in {*top_level_imports(tree.body)} - {*sys.stdlib_module_names, "common", "projects"}:
-                if not list(ROOT.glob(f"tests/**/{package}.py")):
-                    found = {canonicalize_name(owner) for owner in owners[package]}
-                    assert found & (dev if path.parts[0] == "tests" else base), f"{path} imports {package}"
-            imported |= {name for node in ast.walk(tree) for name in top_level_imports([node])}
+            used, at_import = imports(str(text))
+            for package in at_import - LOCAL:
+                found = {canonicalize_name(owner) for owner in OWNERS()[package]}
+                assert found & (dev if path.parts[0] == "tests" else base), f"{path} imports {package}"
+            imported |= used
             assert "lightning-capstones" not in str(text), path
             messages |= set(re.findall(r"my-task\[(\w+)\]", str(text))) if path.parts[0] == "projects" else set()
     assert messages == extras.keys() - {"dev"}, "every extra is named where it is missing, and no other is"
