@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from commands import ROOT, environment
 from common.scaffold.create import format_code, plan_renaming, write_files
@@ -74,3 +77,19 @@ def test_scaffold_writes_from_the_wheel_what_it_writes_in_a_clone(python, tmp_pa
     write_files(repository_files(plan_renaming("my_task", template)), tmp_path / "clone")
     format_code([tmp_path / "clone" / part / "my_task" for part in ("projects", "tests/projects")])
     assert contents(tmp_path / "own") == contents(tmp_path / "clone")
+
+
+def test_version_is_the_same_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version == re.findall(r"(?m)^## (.*)", (ROOT / "CHANGELOG.md").read_text())[0]
+
+
+def test_workflow_runs_what_the_makefile_has():
+    """The workflow's jobs, by what they run; none but `slow` waits for Monday."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in workflow["jobs"].items()}
+    assert {name: runs[name] for name in ("check", "test", "slow")} == {n: [f"make {n}"] for n in ("check", "test", "slow")}
+    assert "tests/plain_install.py" in runs["base"][-1] and (ROOT / "tests" / "plain_install.py").exists()
+    assert [name for name, job in workflow["jobs"].items() if "if" in job] == ["slow"]
+    assert set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text())) >= {"check", "test", "slow"}
