@@ -17,8 +17,8 @@ COPIED += ["tests/commands.py", "tests/image_layouts.py", "tests/conftest.py", "
 COPIED += ["tests/projects/test_sweeps.py"]
 REPOSITORY_README = """# {name}
 
-Created from `{template}` of Lightning Capstones. The [project's README](projects/{name}/README.md) lists its files;
-`common/` holds the command line, run folder, callbacks and comparison.
+Created from `{template}` of Lightning Capstones. The [project's README](projects/{name}/README.md) lists its files, and
+what to change for your own task; `common/` holds the command line, run folder, callbacks and comparison.
 
 ```sh
 make train                                          # installs everything and trains

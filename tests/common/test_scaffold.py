@@ -273,8 +273,25 @@ def test_repository_depends_on_what_it_uses(template):
             assert "lightning-capstones" not in str(text), path
             messages |= set(re.findall(r"my-task\[(\w+)\]", str(text))) if path.parts[0] == "projects" else set()
     assert messages == extras.keys() - {"dev"}, "every extra is named where it is missing, and no other is"
-    names = [Requirement(line).name for line in project["dependencies"]]
-    assert {{"pillow": "PIL"}.get(name, name) for name in names} <= imported, "nothing else is installed"
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    modules = {line: {"pillow": "PIL"}.get(name := Requirement(line).name, name) for line in known}
+    assert project["dependencies"] == [line for line in known if modules[line] in imported]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_readme_names_the_places_to_change(repository, template):
+    project = repository / "projects" / f"my_{template}"
+    section = (project / "README.md").read_text().split("\n## Your own task\n")[1].split("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| ")][1:]
+    assert {"| your loss "} <= {row[: row.index("|", 1)] for row in rows} and len(rows) >= 5
+    for row in rows:
+        code = "".join((project / file).read_text() for file in re.findall(r"`(\w+\.py)`", row))
+        assert code or "no code" in row, row
+        for name in re.findall(r"`([A-Za-z_0-9]+)`", row):
+            assert re.search(rf"\b{name}\b", code), f"{row}: {name}"
+    tests = "".join(path.read_text() for path in (repository / "tests" / "projects" / f"my_{template}").glob("test_*.py"))
+    prose = "".join(line for line in section.splitlines() if not line.startswith("|"))
+    assert all(f"def {name}(" in tests for name in re.findall(r"`(test_\w+)`", prose))
 
 
 def test_readme_links_to_what_is_there(repository):
