@@ -237,6 +237,13 @@ def test_repository_is_complete_and_keeps_the_license(repository):
     assert readme.startswith("# my_blank\n") and "python -m common.multirun my_blank" in readme
 
 
+def test_without_ruff_the_command_says_what_formats(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, out, _ = run("x", "--from", "blank", "--to", tmp_path / "own")
+    assert code == 0 and "ruff is not installed here: `make format` sorts imports" in out
+    assert "\nformat: " in (tmp_path / "own" / "Makefile").read_text()
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", ["x", "detect_defects_of_solar_panels"])
 def test_checks_pass_under_a_name_of_any_length(tmp_path, capsys, name, template):
