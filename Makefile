@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROJECT ?= cifar10
 VENV := .venv
 
-.PHONY: train test slow check clean
+.PHONY: train test slow check format clean
 
 train: $(VENV)/.installed  ## train PROJECT on whatever data is at hand (FLAGS="--max_epochs 4 ..." to change the run)
 	$(VENV)/bin/python -m projects.$(PROJECT).train $(FLAGS)
@@ -16,6 +16,9 @@ slow: $(VENV)/.installed-dev  ## the tests that take minutes each
 
 check: $(VENV)/.installed-dev  ## lint, format and types
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+format: $(VENV)/.installed-dev  ## sort imports, wrap lines
+	$(VENV)/bin/ruff check --select I --fix . && $(VENV)/bin/ruff format .
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -138,7 +138,8 @@ def prediction(data: TextData, checkpoint: str, precision: str, repeats: int) ->
     if precision == "bf16-mixed":
         pipeline_model.bfloat16()
     with quiet_transformers():
-        pipeline = transformers.pipeline("text-classification", pipeline_model, tokenizer=data.tokenizer, device="cpu")
+        new_pipeline: Any = transformers.pipeline  # its overloads do not take every model
+        pipeline = new_pipeline("text-classification", pipeline_model, tokenizer=data.tokenizer, device="cpu")
     probabilities: dict[str, torch.Tensor] = {}
 
     def ours() -> None:

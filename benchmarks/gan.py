@@ -45,7 +45,8 @@ class GANPlainLoop(PlainLoopCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, GANModule)
-        self.h: Any = pl_module.hparams
+        hparams: Any = pl_module.hparams
+        self.h = hparams
         self.loss = pl_module.loss
         if self.h.n_critic > 1 or self.h.gp_weight or self.h.augment:
             raise UserError("the plain loop has no n_critic, gp_weight and augment; take another recipe")

@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,11 +158,10 @@ def compiled(accelerator: str, source: str) -> dict[str, float]:
 def parts(accelerator: str, source: str) -> dict[str, Callable[[], dict[str, Any]]]:
     """What is measured, in order; each part by its name."""
     chosen: dict[str, Callable[[], dict[str, Any]]] = {
-        f"end to end: {label}": lambda name=name, flags=flags: end_to_end(accelerator, name, flags)
-        for label, (name, flags) in RUNS.items()
+        f"end to end: {label}": partial(end_to_end, accelerator, name, flags) for label, (name, flags) in RUNS.items()
     }
     more = {"host syncs": host_syncs, "plain loop": plain_loop, "data path": images_a_second, "compile": compiled}
-    return chosen | {name: lambda part=part: part(accelerator, source) for name, part in more.items()}
+    return chosen | {name: partial(part, accelerator, source) for name, part in more.items()}
 
 
 class OutOfTime(BaseException):

@@ -154,7 +154,7 @@ def renamed(value: Any, renames: Renames) -> Any:
         return value
     new: dict[str, Any] = {}
     for old_key, old in value.items():
-        key, item = renames.keys.get(old_key, old_key), renamed(old, renames)
+        key, item = str(renames.keys.get(old_key, old_key)), renamed(old, renames)
         if new.setdefault(key, item) != item:
             raise ValueError(f"two values of {key}: {new[key]} and {item}")
     return new

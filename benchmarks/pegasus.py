@@ -52,9 +52,10 @@ def pegasus_config(net: TransformerModel) -> Any:
     from transformers import PegasusConfig
 
     vocab_size, d_model = net.target_embedding.weight.shape
-    layer = net.decoder_layers[0]
+    layer: Any = net.decoder_layers[0]
     num_layers, num_heads, ff_dim = len(net.decoder_layers), layer.self_attn.num_heads, layer.feed_forward[0].out_features
-    return PegasusConfig(
+    config: Any = PegasusConfig  # a dataclass whose annotations lack some arguments
+    return config(
         vocab_size=vocab_size,
         d_model=d_model,
         encoder_layers=num_layers,

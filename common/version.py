@@ -1,3 +1,3 @@
 """Version of the suite: pyproject.toml has it from here, and every checkpoint records it."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import io
 import re
@@ -12,6 +13,7 @@ import runpy
 import sys
 import tomllib
 import traceback
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module, metadata
 from pathlib import Path
@@ -64,7 +66,12 @@ COMMANDS = [
 
 def base_distributions() -> set[str]:
     """Distributions that `pip install -e .` brings, without extras."""
-    todo = [Requirement(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    return installed(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+
+
+def installed(requirements: list[str]) -> set[str]:
+    """Distributions that pip installs for `requirements`, as far as they are here."""
+    todo = [Requirement(line) for line in requirements]
     seen: set[str] = set()
     found: set[str] = set()
     while todo:
@@ -81,6 +88,19 @@ def base_distributions() -> set[str]:
         lines = map(Requirement, requires)
         todo += [line for line in lines if line.marker is None or any(line.marker.evaluate({"extra": e}) for e in extras)]
     return found
+
+
+def top_level_imports(body: list[ast.stmt]) -> Iterator[str]:
+    """Packages that a module imports when it is imported itself."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ):
+            yield from top_level_imports([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
 
 
 class PlainFinder(importlib.machinery.PathFinder):

@@ -5,28 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 import plain_install
 from commands import ROOT, environment
-from plain_install import PlainFinder
+from plain_install import PlainFinder, top_level_imports
 
 MODULES = [path for folder in ("common", "projects") for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def top_level_imports(body: list[ast.stmt]) -> Iterator[str]:
-    """Packages that a module imports when it is imported itself."""
-    for node in body:
-        if isinstance(node, ast.Import):
-            yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield str(node.module).partition(".")[0]
-        elif not isinstance(node, ast.FunctionDef) and not (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        ):
-            yield from top_level_imports([child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)])
 
 
 def test_optional_packages_are_imported_where_they_are_used():

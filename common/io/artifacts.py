@@ -20,7 +20,7 @@ UPLOAD_SECONDS = 2.5  # for it to take a new one; what is left is uploaded while
 MIN_BYTES_PER_SECOND = 1e6  # of a transfer that is waited for
 
 
-def is_artifact(text: str | Path | None) -> bool:
+def is_artifact(text: str | os.PathLike[str] | None) -> bool:
     """Whether `text` names an artifact, in place of a path."""
     return str(text).startswith(PREFIX)
 

@@ -202,7 +202,7 @@ def content_errors(path: Path, checkpoint: Mapping[str, Any]) -> Iterator[None]:
 def version_error(path: Path, checkpoint: Mapping[str, Any], error: Exception) -> UserError:
     """Error for a checkpoint that this version of the suite cannot use, with the version that wrote it."""
     reason = f"no {error}" if isinstance(error, KeyError) else one_line(error, 200)
-    version = f"version {str(checkpoint['version'])[:20]}" if "version" in checkpoint else "a version before 0.1.0"
+    version = f"version {str(checkpoint['version'])[:20]}" if "version" in checkpoint else "a version before 0.2.0"
     written_by = f"written by {version} of this suite, this is {VERSION}"
     return UserError(f"checkpoint {path}: {written_by} ({reason}); load it with the code that wrote it")
 

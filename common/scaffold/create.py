@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.scaffold.files import ROOT, project_files, repository_files, template_names
+from common.scaffold.files import BUNDLED, ROOT, project_files, repository_files, template_names
 from common.scaffold.renaming import Renaming, class_renames
 
 
@@ -26,12 +26,12 @@ def create_project(name: str, template: str, repository: Path | None) -> None:
     if template not in template_names():
         raise UserError(f"--from {template}: no such project; there are {', '.join(template_names())}")
     check_name(name)
+    if repository is None and BUNDLED.is_dir():
+        raise UserError(f"{name}: this installation is no repository; name a folder for one: --to FOLDER")
     if repository is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {target}: exists and is not empty; name a new folder")
     renaming = plan_renaming(name, template)
-    files = project_files(renaming, link_template=repository is None)
-    if repository is not None:
-        files |= repository_files(renaming)
+    files = project_files(renaming, link_template=True) if repository is None else repository_files(renaming)
     folders = [target / "projects" / name, target / "tests" / "projects" / name]
     for folder in folders:
         if folder.exists():
@@ -89,8 +89,9 @@ def write_files(files: dict[Path, str | Path], target: Path) -> None:
 
 
 def format_code(folders: Sequence[Path]) -> None:
-    """Sorts imports and formats code, which new names may have put out of order, if ruff is installed."""
+    """Sorts imports and formats code, which new names may have put out of order."""
     if importlib.util.find_spec("ruff") is None:
+        print("ruff is not installed here: `make format` sorts imports and wraps lines")
         return
     for args in (["check", "--select=I", "--fix"], ["format"]):
         subprocess.run([sys.executable, "-m", "ruff", *args, "--quiet", "--no-cache", *map(str, folders)], check=False)

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 README = """# {new}
 
-Created from {origin}, which explains how everything works.
+Created from {origin}.
 
+{commands}
 {sections}
 ## Results
 
 None yet. `python -m common.multirun {new} --seeds 0 1 2` trains, `python -m common.compare runs/{new}` lists the results.
 """
-KEPT_SECTIONS = ("## Reading path", "## Files", "## Your own (?:images|tables)")
+RESULT_SECTIONS = ("Results", "What was tried")  # of a README: what the template has reached
+# in a paragraph or list item that a new project cannot keep: a result of the template, or what only this repository has
+NOT_KEPT = re.compile(r"\]\(\.\./\.\./|\bbenchmarks\.|\bfoundations/|common\.scaffold")
 
 
 @dataclass
@@ -76,7 +79,7 @@ def new_recipe(text: str, renaming: Renaming) -> str:
 
 
 def new_readme(text: str, renaming: Renaming, link_template: bool) -> str:
-    """README with the template's commands, reading path and files, under the new names, and none of its results.
+    """README with the template's commands and explanations, under the new names, and none of its results.
 
     Args:
         text: README of the template.
@@ -84,11 +87,22 @@ def new_readme(text: str, renaming: Renaming, link_template: bool) -> str:
         link_template: Whether the template stands beside the new project, so that its README can be linked.
     """
     old, new = renaming.old, renaming.new
-    sections = re.findall(r"```sh\n.*?```\n", text, re.DOTALL)[:1]  # the commands that a README opens with
-    for heading in KEPT_SECTIONS:
-        sections += re.findall(rf"^{heading}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    opening, *sections = re.split(r"(?m)^## ", text)
+    commands = re.findall(r"```\w+\n.*?```\n", opening, re.DOTALL)
+    kept = [f"## {section}" for section in sections if section.partition("\n")[0] not in RESULT_SECTIONS]
     return README.format(
         new=new,
         origin=f"[`{old}`](../{old}/README.md)" if link_template else f"`{old}` of Lightning Capstones",
-        sections="\n".join(renaming.apply(section).rstrip() + "\n" for section in sections),
+        commands="\n".join(renaming.apply(re.sub(r".*common\.scaffold.*\n", "", block)) for block in commands),
+        sections="\n".join(renaming.apply(without_results(section)).rstrip() + "\n" for section in kept),
     )
+
+
+def without_results(section: str) -> str:
+    """Section of a README without the paragraphs and list items that `NOT_KEPT` finds.
+
+    >>> without_results("Text.\\n\\n![Plot](../../docs/a.png)\\n\\n- a\\n- `python -m benchmarks.gan`\\n- b\\n")
+    'Text.\\n\\n- a\\n- b\\n'
+    """
+    section = re.sub(r"(?m)^(?:- |!\[).*\n(?:  .*\n)*", lambda item: "" if NOT_KEPT.search(item[0]) else item[0], section)
+    return "\n\n".join(part for part in re.split(r"\n{2,}", section) if not NOT_KEPT.search(part))

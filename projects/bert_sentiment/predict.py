@@ -1,4 +1,4 @@
-"""Prediction command: `python -m projects.bert_sentiment.predict TEXT ... --checkpoint PATH`; `--help` lists the flags.
+"""Prediction command: `python -m projects.bert_sentiment.predict TEXT ... --checkpoint PATH`.
 
 Without a text on the command line, each line of a file or of the standard input is one. `--save_pseudo_labels FILE` writes
 confident predictions as training data (pseudo-labels: Lee, "Pseudo-Label", 2013) for `train --data.extra_train_data FILE`.

@@ -1,4 +1,4 @@
-"""Training command: `python -m projects.bert_sentiment.train [--config recipes/x.yaml] [flags]`; see `--help`."""
+"""Training command: `python -m projects.bert_sentiment.train [--config recipes/x.yaml] [flags]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Prediction command: `python -m projects.blank.predict FILE --checkpoint PATH`; `--help` lists the flags."""
+"""Prediction command: `python -m projects.blank.predict FILE --checkpoint PATH`."""
 
 from __future__ import annotations
 

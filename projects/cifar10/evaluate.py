@@ -1,4 +1,4 @@
-"""Evaluation command: `python -m projects.cifar10.evaluate --checkpoint PATH [flags]`; `--help` lists the flags."""
+"""Evaluation command: `python -m projects.cifar10.evaluate --checkpoint PATH [flags]`."""
 
 import sys
 

@@ -102,6 +102,7 @@ class Whitening(nn.Conv2d):
 
     Its 24 filters are the 12 eigenvectors of the patches' covariance, each divided by the square root of its
     eigenvalue, and their negatives (so that the activation after it loses nothing). Only the bias is trained.
+    In place of directions without variance, which gray images have, the others are repeated.
     """
 
     def __init__(self, kernel_size: int = 2, eps: float = 5e-4) -> None:
@@ -119,6 +120,9 @@ class Whitening(nn.Conv2d):
         patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.patch_size).double()
         eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending, in columns
         filters = (eigenvectors / torch.sqrt(eigenvalues + self.eps)).T.flip(0)  # (patch, patch), largest first
+        # gray images have no variance in two thirds of the directions: channels of noise, which batch norm would blow up
+        rank = max(1, int((eigenvalues > 1e-9 * eigenvalues[-1]).sum()))
+        filters = filters[torch.arange(self.patch_size) % rank]
         filters = filters.reshape(self.patch_size, 3, k, k).to(self.weight.dtype)
         self.weight.data.copy_(torch.cat([filters, -filters]))
 

@@ -1,4 +1,4 @@
-"""Prediction command: `python -m projects.cifar10.predict IMAGE ... --checkpoint PATH ...`; `--help` lists the flags."""
+"""Prediction command: `python -m projects.cifar10.predict IMAGE ... --checkpoint PATH ...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation command: `python -m projects.gan.generate --checkpoint PATH`; `--help` lists the flags.
+"""Generation command: `python -m projects.gan.generate --checkpoint PATH`.
 
 Images go to one PNG side by side, or one file each; points to a CSV file and a plot.
 """

@@ -1,4 +1,4 @@
-"""Evaluation command: `python -m projects.policy_gradient.evaluate --checkpoint PATH [flags]`; `--help` lists the flags."""
+"""Evaluation command: `python -m projects.policy_gradient.evaluate --checkpoint PATH [flags]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Play command: `python -m projects.policy_gradient.play --checkpoint PATH`; `--help` lists the flags.
+"""Play command: `python -m projects.policy_gradient.play --checkpoint PATH`.
 
 Prints the return of each episode, and with `--video` writes an animation of the first.
 """

@@ -152,7 +152,7 @@ class Collector:
     def _finish_episodes(self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return and length of each episode that ended, (episodes, 2); those of the others so far stay in `unfinished`.
 
-        gymnasium's `RecordEpisodeStatistics` would hide a vector environment's `env_fns`, see `PolicyGradientData.reset`.
+        gymnasium's `RecordEpisodeStatistics` would hide a vector environment's `env_fns`: see `reset` of the data.
         """
         finished = []
         for env, so_far in enumerate(self.unfinished):

@@ -1,4 +1,4 @@
-"""Training command: `python -m projects.policy_gradient.train [--config recipes/x.yaml] [flags]`; `--help` lists all."""
+"""Training command: `python -m projects.policy_gradient.train [--config recipes/x.yaml] [flags]`."""
 
 import sys
 

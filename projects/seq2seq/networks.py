@@ -1,4 +1,4 @@
-"""Seq2SeqModel: what both networks have in common, namely embeddings, a tied output layer, and step-by-step decoding.
+"""Seq2SeqModel: what both networks share: embeddings, tied output layer, decoding step by step.
 
 A network encodes all sources at once (`encode`), trains on all target tokens at once (`forward`), and generates one token
 at a time (`init_state`, `decode_step`), which is all that a search needs.

@@ -1,4 +1,4 @@
-"""Training command: `python -m projects.seq2seq.train [--config recipes/x.yaml] [flags]`; `--help` lists the flags."""
+"""Training command: `python -m projects.seq2seq.train [--config recipes/x.yaml] [flags]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Translation command: `python -m projects.seq2seq.translate [FILE] --checkpoint PATH ...`; `--help` lists the flags.
+"""Translation command: `python -m projects.seq2seq.translate [FILE] --checkpoint PATH ...`.
 
 Reads a file or the standard input, one sentence per line, and prints a translation for each line; with `--reference` the
 scores too, on the standard error: use it to choose a length penalty on validation, or to test an ensemble.

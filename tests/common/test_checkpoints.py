@@ -201,7 +201,7 @@ def test_damaged_or_unknown_checkpoint_is_one_line(folder):
     path = save(folder / "x.ckpt", Classifier())
     without = torch.load(path, weights_only=True)
     del without["hyper_parameters"], without["version"]
-    with pytest.raises(UserError, match=r"written by a version before 0.1.0 .*'hyper_parameters'"):
+    with pytest.raises(UserError, match=r"written by a version before 0.2.0 .*'hyper_parameters'"):
         load_module(write(path, without), Classifier, "toy")
     truncate(path)
     with pytest.raises(UserError, match=r"x\.ckpt: truncated or damaged"):

@@ -55,7 +55,7 @@ def reference_flags(image_folder) -> list[str]:
 
 @pytest.fixture(scope="session")
 def reference_run(command, reference_flags) -> Command:
-    """A finished run of one process, `runs/cifar10/one`: three epochs of three steps with 40 images each."""
+    """A finished run of one process, named `one`: three epochs of three steps with 40 images each."""
     run = command("train", "--name", "one", *reference_flags, "--data.batch_size", "40")
     run.wait()
     return run

@@ -129,6 +129,18 @@ def test_outside_of_training_images_come_in_the_size_of_training():
     assert torch.equal(other(images), normalize(resize(images, 20))) and other(images).shape[-1] == 20
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_gray_images_train(bf16):
+    """Their gradients are of the size of other images', though two of three color directions have no variance."""
+    images = torch.nn.functional.interpolate(torch.rand(200, 1, 8, 8), size=32, mode="bilinear").mul(255).to(torch.uint8)
+    net = SpeedNet([32, 64, 64], [2, 2, 3], 0.4, 10)
+    net.init_input_stats(images.expand(-1, 3, -1, -1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = F.cross_entropy(net(images[:64].expand(-1, 3, -1, -1)), torch.arange(64) % 10)
+    loss.backward()
+    assert max(p.grad.abs().max() for p in net.parameters() if p.grad is not None) < 1
+
+
 def test_whitened_patches_have_the_identity_as_covariance():
     whiten, x = Whitening(), Normalize()(correlated_images(400))
     x = x - x.mean((0, 2, 3), keepdim=True)

@@ -66,7 +66,7 @@ def usual_dtype():
 
 
 def plain_loop(start, batches, seed, n_critic, r1, r2, decay):
-    """What `GANModule` does with the relativistic loss, R1 and R2, written out; returns all its networks."""
+    """Training of `GANModule` with the relativistic loss, R1 and R2, written out."""
     generator, discriminator = copy.deepcopy(start.generator), copy.deepcopy(start.discriminator)
     average = copy.deepcopy(generator)
     g_adam = torch.optim.Adam(generator.parameters(), 1e-2, (0.5, 0.99))

@@ -19,7 +19,8 @@ from projects.gan.metrics import (
 )
 from projects.gan.synthetic import MIXTURES, GaussianMixture
 
-mixtures = pytest.mark.parametrize("name", MIXTURES)
+# metrics of modes that lie apart: of a mixture of one's own they may overlap
+mixtures = pytest.mark.parametrize("name", ["ring8", "grid25"])
 
 
 def slow_counts(points: Tensor, mixture: GaussianMixture, stds: float = 3) -> list[int]:
