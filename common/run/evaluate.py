@@ -35,6 +35,7 @@ def evaluate(request: EvaluationRequest) -> dict[str, float]:
     set_up_device(options, getattr(request.project.module, "default_precision", None))
     module = build_network(request)
     data = find_data(request)
+    data.prepare_data()
     with content_errors(request.path, checkpoint):
         data.adapt_to(checkpoint)
     if config.split == "val" and not getattr(data, "has_validation", True):

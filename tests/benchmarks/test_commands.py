@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks.results import RESULTS
+from common.cli.evaluate import new_parser
 from common.cli.parser import CapstoneCLI
 from common.errors import UserError
 
@@ -82,6 +83,8 @@ def parse(module: str, args: list[str]) -> None:
     if module.endswith(".train"):
         cli = cli_of(module)
         cli.parse_arguments(cli.parser, args)
+    elif module.endswith(".evaluate"):
+        new_parser(importlib.import_module(module).PROJECT).parse_args(args)
     elif module == "common.multirun":
         with redirect_stdout(StringIO()) as runs:
             assert importlib.import_module(module).main([*args, "--dry_run"]) == 0
@@ -163,6 +166,9 @@ def flags_of(package: str) -> set[str]:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         if path.stem == "train":
             flags |= set(re.findall(r"--[\w.]+", cli_of(module).parser.format_help()))
+        elif path.stem == "evaluate" and package != "common":
+            parser = new_parser(importlib.import_module(module).PROJECT)
+            flags |= set(re.findall(r"--[\w.]+", parser.format_help()))
         elif "__main__" in path.read_text() and re.search(r"parse_(known_)?args\(", path.read_text()):
             flags |= set(re.findall(r"--[\w.]+", call_parser(module, [], argparse.ArgumentParser.format_help)))
     return flags
@@ -185,6 +191,7 @@ def test_flags_in_a_document_exist(path):
         "```sh\npython -m projects.blank.train --model.no_such_option 1\n```",
         "see `python -m projects.blank.train\n--model.lr high`",
         "`python -m projects.blank.predict FILE --no_such_flag`",
+        "`python -m projects.blank.evaluate --checkpoint PATH --no_such_flag`",
         "`python -m projects.blank.train --config recipes/no_such_recipe.yaml`",
     ],
 )
