@@ -31,8 +31,8 @@ def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
 
 
 def describe(trial: optuna.trial.FrozenTrial) -> str:
-    """Number, metric and value of a trial."""
-    return f"trial {trial.number}, {metric_name(trial)} {trial.value:.6g}"
+    """Run of a trial, its metric and value."""
+    return f"{trial.user_attrs['run']}, {metric_name(trial)} {trial.value:.6g}"
 
 
 def metric_name(trial: optuna.trial.FrozenTrial) -> str:

@@ -102,7 +102,7 @@ def search(
     searched = Search(project, name, flags, seed, read_space(path, project, flags))
     if dry_run:
         first = optuna.create_study().ask()
-        first.study.sampler = new_sampler(searched, first.number)
+        first.study.sampler = new_sampler(searched, 0)
         print(searched.command(sample_values(searched, first)))
         return
     with storage_errors_named():
@@ -157,11 +157,16 @@ def open_study(searched: Search, storage: str | None) -> optuna.Study:
     return study
 
 
-def new_sampler(searched: Search, number: int) -> optuna.samplers.BaseSampler:
-    """Sampler of trial `number`: processes that share a study sample differently, and one that continues it as before."""
+def new_sampler(searched: Search, index: int) -> optuna.samplers.BaseSampler:
+    """Sampler of a trial, with a seed of its own: processes sample differently, and one that continues a study as before.
+
+    Args:
+        searched: The search.
+        index: Trials that were begun before, each once, however often it was begun again.
+    """
     from optuna.samplers import RandomSampler, TPESampler
 
-    seed = (searched.seed + number) % 2**32
+    seed = (searched.seed + index) % 2**32
     return TPESampler(seed=seed) if searched.space.method == "bayes" else RandomSampler(seed)
 
 
@@ -222,13 +227,15 @@ def run_trial(searched: Search, study: optuna.Study, trial: optuna.Trial) -> flo
     from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
     from optuna.trial import TrialState
 
-    original = Retry.retried_trial_number(study.get_trials(deepcopy=False)[trial.number])
-    number = trial.number if original is None else original
-    study.sampler = new_sampler(searched, trial.number)
+    originals = [Retry.retried_trial_number(each) for each in study.get_trials(deepcopy=False)[: trial.number + 1]]
+    original = originals.pop()
+    name = searched.run_name(trial.number if original is None else original)
+    study.sampler = new_sampler(searched, originals.count(None))
     flags = searched.run_flags(sample_values(searched, trial))
-    print(f"trial {trial.number}: {searched.run_name(number)}", flush=True)
+    trial.set_user_attr("run", name)
+    print(f"trial {trial.number}: {name}", flush=True)
     try:
-        return train_trial(searched.project, searched.run_name(number), flags, trial, resumes=original is not None)
+        return train_trial(searched.project, name, flags, trial, resumes=original is not None)
     except Preempted:
         Retry()(study, study.tell(trial, state=TrialState.FAIL))
         print("the same command continues the search, and this trial", flush=True)

@@ -110,7 +110,7 @@ def test_trials_are_runs_with_the_values_that_were_sampled(search):
         assert trial.value == max(validated) and list(trial.intermediate_values.values()) == validated
         best[trial.number] = trial.value
     number = max(best, key=lambda each: best[each])
-    assert f"best:    trial {number}, val/accuracy {best[number]:.6g}" in out.splitlines()
+    assert f"best:    s-trial{number}, val/accuracy {best[number]:.6g}" in out.splitlines()
     command = [line for line in out.splitlines() if line.startswith("again:")][-1]
     assert shlex.split(command)[4:] == [*TINY, *ONE_DEVICE, *option_flags(study().trials[number].params), "--seed", "0"]
     records, errors = read_runs([Path("runs/toy")])
@@ -190,7 +190,7 @@ def test_trials_without_a_value_have_failed_and_the_search_goes_on(search, runs)
     code, out, _ = search("--trials", "4")
     assert (code, states()) == (0, ["FAIL", "COMPLETE", "FAIL", "COMPLETE"])
     assert "trial 2 has failed: stopped before step 3: the loss is nan" in out.splitlines()
-    assert "search: 4 of 4 trials (2 complete, 2 fail); best: trial 1, value 0.25" in out.splitlines()
+    assert "search: 4 of 4 trials (2 complete, 2 fail); best: s-trial1, value 0.25" in out.splitlines()
 
 
 def test_a_run_that_diverges_is_a_failed_trial(search):
@@ -274,7 +274,8 @@ def test_search_that_is_stopped_by_a_signal_ends_like_an_uninterrupted_one(searc
     assert code == 0 and len(steps) == 3 * 4 and "resuming runs/toy/s-trial1 from step-00000003.ckpt" in out
     assert states() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     whole, parts = ([(t.params, t.value) for t in study(name).trials if t.value] for name in ("whole", "s"))
-    assert parts[:2] == whole[:2] and len(parts) == 3
+    assert parts == whole and len(whole) == 3
+    assert [t.user_attrs["run"] for t in study().trials] == ["s-trial0", "s-trial1", "s-trial1", "s-trial3"]
 
 
 def test_a_killed_trial_is_taken_up_again(search, runs):
