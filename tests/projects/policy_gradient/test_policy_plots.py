@@ -28,8 +28,8 @@ def test_the_policy_map_is_over_angle_and_angular_velocity(tmp_path, drawn):
     for axes in (policy, value):
         assert axes.get_xlabel() == "pole angle, radians" and axes.get_ylabel().startswith("pole angular velocity")
         assert axes.images[0].get_extent() == pytest.approx([-0.21, 0.21, -2.5, 2.5]) and axes.images[0].origin == "lower"
-    assert policy.get_title() == "policy: probability of pushing to the right" and policy.images[0].get_clim() == (0, 1)
-    assert value.get_title().startswith("value")
+    assert policy.get_title() == "Policy: probability of pushing to the right" and policy.images[0].get_clim() == (0, 1)
+    assert value.get_title().startswith("Value")
     for row, column in [(0, 0), (0, GRID_SIZE - 1), (GRID_SIZE - 1, 0), (40, 40), (10, 70)]:
         fractions = torch.tensor([column, row]) / (GRID_SIZE - 1)
         angle, velocity = (torch.tensor([0.42, 5.0]) * (fractions - 0.5)).tolist()
@@ -52,8 +52,8 @@ def test_learning_curves_are_mean_minimum_and_maximum_of_each_recipe(tmp_path, d
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == ["CartPole-v1", "Acrobot-v1"]
     found = {line.get_label(): line.get_data() for line in panels["CartPole-v1"].get_lines()}
-    assert list(found) == ["default, 2 seeds", "reinforce, 1 seed"]
-    grid, means = found["default, 2 seeds"]
+    assert list(found) == ["default, 2 seeds: mean and range", "reinforce, 1 seed"]
+    grid, means = found["default, 2 seeds: mean and range"]
     assert (grid[0], means[0], grid[-1], means[-1]) == (1000, 20, 3000, 50)
     band = panels["CartPole-v1"].collections[0].get_paths()[0].vertices
     assert band[:, 0].min() == 1000 and (band[:, 1].min(), band[:, 1].max()) == (10, 60)
