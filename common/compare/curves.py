@@ -15,7 +15,7 @@ from common.plots.text import fit_text
 
 MAX_COLUMNS = 2
 MAX_INNER_LEGEND = 6  # entries; a longer legend stands beside its panel
-MAX_LABEL_LENGTH = 60
+MAX_LABEL_LENGTH, MAX_LABEL = 60, 3.8  # characters; inches
 
 
 def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
@@ -54,10 +54,10 @@ def draw_panel(axes: Any, title: str, groups: Sequence[Group]) -> None:
             label += ", NaN or infinity" + (f" in {broken}" if len(curves) > 1 else "")
         behind = i >= MAX_LINES
         marker = "o" if len(steps) < 40 and not behind else ""
-        axes.plot(steps, mean, marker=marker, markersize=3, label=shorten(label), **style)
+        axes.plot(steps, mean, marker=marker, markersize=3, label=fit_text(shorten(label), MAX_LABEL, 8), **style)
         if np.nan_to_num(std).any() and not behind:
             axes.fill_between(steps, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
-    axes.set_title(fit_text(title, 6.0, 10), fontsize=10)
+    axes.set_title(fit_text(title, 5.0, 10), fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     beside = {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-CAPTION_HEIGHT, CAPTION_SIZE = 22, 13  # pixels
+CAPTION_SIZE = 13  # pixels
 
 
 def write_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int, last: int = 2000, colors: int = 64) -> Path:
@@ -28,17 +28,18 @@ def write_gif(frames: Sequence[Image.Image], path: Path, milliseconds: int, last
     return path
 
 
-def add_caption(frame: Image.Image, caption: str) -> Image.Image:
-    """Frame below a line of text, `CAPTION_HEIGHT` pixels higher."""
-    captioned = Image.new("RGB", (frame.width, frame.height + CAPTION_HEIGHT), "white")
-    captioned.paste(frame, (0, CAPTION_HEIGHT))
-    ImageDraw.Draw(captioned).text((6, CAPTION_HEIGHT / 2), caption, fill="black", font=caption_font(), anchor="lm")
+def add_caption(frame: Image.Image, caption: str, size: int = CAPTION_SIZE) -> Image.Image:
+    """Frame below a line of text, in letters of `size` pixels."""
+    height = size * 7 // 4
+    captioned = Image.new("RGB", (frame.width, frame.height + height), "white")
+    captioned.paste(frame, (0, height))
+    ImageDraw.Draw(captioned).text((6, height / 2), caption, fill="black", font=caption_font(size), anchor="lm")
     return captioned
 
 
 @cache
-def caption_font() -> ImageFont.FreeTypeFont:
+def caption_font(size: int) -> ImageFont.FreeTypeFont:
     """Matplotlib's own font, which is installed wherever plots are drawn."""
     from matplotlib.font_manager import findfont
 
-    return ImageFont.truetype(findfont("DejaVu Sans"), CAPTION_SIZE)
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)

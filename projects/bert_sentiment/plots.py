@@ -103,7 +103,7 @@ def draw_attributions(
     y = 0.36
     for (title, words, values), is_wrong in zip(rows, wrong or [False] * len(rows), strict=True):
         color = ORANGE if is_wrong else "#505560"
-        title = fit_text(title, width - 2 * MARGIN, 9)
+        title = fit_text(title, 0.85 * (width - 2 * MARGIN), 9)  # bold letters are wider
         items.append((MARGIN, y, title, {"fontsize": 9, "color": color, "fontweight": "bold"}))
         x, y = MARGIN, y + 0.9 * LINE
         scale = float(values.abs().max()) if len(values) else 0.0

@@ -51,7 +51,7 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int, name: str) -> l
             obs, reward, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
             total += reward
             done = terminated or truncated
-            end = ", the end" if done else ""
+            end = " (end)" if done else ""
             frames.append(add_caption(render(env), f"{name}: return {total:.0f} after {len(frames)} steps{end}"))
     return frames
 

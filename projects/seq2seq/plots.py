@@ -83,7 +83,7 @@ class TranslationPlots(Callback):
         notes = [f"{count} sentences" for _, count in by_length.values()]
         path, unit = self.folder / "length.png", length_unit(module.tokenize)
         caption = run_caption(self.folder, data, f"{len(order):,} test sentences")
-        title = "BLEU of translations by length of the reference"
+        title = "BLEU by length of the reference"
         draw_bars(bars, notes, title, f"length of the reference in {unit}", "BLEU, lower case", path, caption)
         log_plot(trainer, "length", path)
 
@@ -121,7 +121,7 @@ def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2, c
     for number, (axes, (weights, targets, sources)) in enumerate(zip(all_axes, shown, strict=False), 1):
         height, width = maps[number - 1][0].shape
         cut = f", first tokens of {width} (source) and {height} (target)" if max(height, width) > MAX_PLOTTED_TOKENS else ""
-        axes.set_title(f"sentence {number}{cut}", fontsize=8)
+        axes.set_title(f"sentence {number}{cut}", loc="left", fontsize=8)
         image = axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(sources)), sources, rotation=90, fontsize=8)
         axes.set_yticks(range(len(targets)), targets, fontsize=8)
@@ -129,11 +129,12 @@ def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2, c
         axes.set_ylim(tallest - 0.5, -0.5)
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("source tokens", fontsize=8, color=GRAY)
-        axes.set_ylabel("target tokens", fontsize=8, color=GRAY)
+        axes.set_xlabel("source tokens", loc="left", fontsize=8, color=GRAY)
+        axes.set_ylabel("target tokens", loc="top", fontsize=8, color=GRAY)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.plot([-0.5, width - 0.5, width - 0.5], [height - 0.5, height - 0.5, -0.5], color=GRAY, linewidth=0.6)
+        right, bottom = len(sources) - 0.5, len(targets) - 0.5
+        axes.plot([-0.5, right, right, -0.5, -0.5], [-0.5, -0.5, bottom, bottom, -0.5], color=GRAY, lw=0.6, clip_on=False)
     for axes in all_axes[len(maps) :]:
         axes.set_visible(False)
     bar = figure.colorbar(image, ax=all_axes, location="bottom", shrink=0.4, aspect=40, pad=0.02)

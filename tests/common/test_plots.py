@@ -19,6 +19,7 @@ from common.plots.classification import MAX_CONFUSED_PAIRS, draw_calibration, dr
 from common.plots.curves import draw_curves
 from common.plots.figures import COLORS, MAX_LINES, ORANGE, line_styles, report_plot_errors, save_figure
 from common.plots.images import draw_filters, draw_image_rows, draw_images
+from common.plots.video import add_caption
 
 
 def is_png(path) -> bool:
@@ -294,3 +295,15 @@ def test_filters_are_normalized_around_gray(tmp_path, drawn):
     np.testing.assert_array_equal(shown[0], np.full((2, 2, 3), 0.5))
     np.testing.assert_allclose(shown[1][:, :, 0], [[0.5, 0.625], [0.25, 1.0]])
     assert all(abs(image - 0.5).max() == pytest.approx(0.5) for image in shown[1:])
+
+
+# films
+
+
+def test_a_caption_is_above_its_frame_and_fits():
+    frame = Image.new("RGB", (300, 20), (0, 0, 255))
+    captioned = np.asarray(add_caption(frame, "untrained: return -1234 after 1000 steps"))
+    height = captioned.shape[0] - 20
+    assert (captioned[height:] == (0, 0, 255)).all(), "the frame, whole"
+    ink = (captioned[:height] < 128).all(2)
+    assert ink.any() and not ink[[0, -1]].any() and not ink[:, [0, -1]].any(), "letters that no edge cuts"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from projects.policy_gradient import video
+from projects.policy_gradient.environments import inspect_env
+from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.plots import (
     GRID_SIZE,
@@ -71,3 +74,15 @@ def test_a_curve_has_the_environment_steps_and_returns_of_a_runs_validations(tmp
     curve = read_learning_curve(tmp_path)
     assert (curve.environment, curve.recipe) == ("CartPole-v1", "default")
     assert curve.steps.tolist() == [2560, 5120] and curve.returns.tolist() == [20.5, 30.0]
+
+
+def test_frames_of_a_film_have_the_return_so_far(monkeypatch):
+    agent = Agent(PolicyGradientModule(4, 2, hidden_dims=[8]).eval(), inspect_env("CartPole-v1", {}, "environment"))
+    captions: list[str] = []
+    monkeypatch.setattr(video, "add_caption", lambda frame, caption: captions.append(caption) or frame)
+    frames = video.record_episode(agent.env_info, agent.policy(), 3, "trained")
+    stats = agent.evaluate([3])
+    steps, total = int(stats.lengths[0]), float(stats.returns[0])
+    assert len(frames) == len(captions) == steps + 1 and captions[0] == "trained: return 0"
+    assert captions[5] == "trained: return 5 after 5 steps", "each step of CartPole is worth 1"
+    assert captions[-1] == f"trained: return {total:.0f} after {steps} steps (end)"

@@ -67,8 +67,8 @@ def test_long_sentences_are_plotted_by_their_first_tokens_and_the_title_says_so(
     with Image.open(draw_attention([attention_map(900, 1024), attention_map(3, 5)], tmp_path / "map.png")) as image:
         assert max(image.size) < 1500
     long, short, _ = figures[0].axes
-    assert long.get_title() == "sentence 1, first tokens of 1024 (source) and 900 (target)"
-    assert short.get_title() == "sentence 2"
+    assert long.get_title("left") == "sentence 1, first tokens of 1024 (source) and 900 (target)"
+    assert short.get_title("left") == "sentence 2"
     assert long.images[0].get_array().shape == (most, most)
     assert short.images[0].get_array().shape == (3, 5)
     assert len(long.get_xticks()) == len(long.get_yticks()) == most
