@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.io.loggers import log_plot, log_table
 from common.nn.distributed import all_gather_objects
+from common.plots.captions import run_caption
 from common.plots.classification import draw_calibration, draw_confusion
 from common.plots.figures import report_plot_errors
 from common.plots.images import draw_images, prediction_title
@@ -76,8 +77,7 @@ class ClassificationPlots(Callback):
         confidence, predicted, labels, mistakes = zip(*all_gather_objects(shard, trainer.world_size), strict=True)
         if trainer.is_global_zero:
             worst = self.most_confident([mistake for shard in mistakes for mistake in shard])
-            names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-            self.draw(trainer, torch.cat(confidence), torch.cat(predicted), torch.cat(labels), worst, names)
+            self.draw(trainer, torch.cat(confidence), torch.cat(predicted), torch.cat(labels), worst)
 
     def draw(
         self,
@@ -86,19 +86,23 @@ class ClassificationPlots(Callback):
         predicted: Tensor,
         labels: Tensor,
         mistakes: list[Mistake],
-        names: list[str],
     ) -> None:
         """Draws the plots of all test samples: confidence, predicted class and label, each (n,)."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        names, caption = data.class_names, run_caption(self.folder, data, f"{len(labels):,} test samples")
         path = self.folder / "confusion.png"
         with report_plot_errors(path.name):
-            log_plot(trainer, path.stem, draw_confusion(predicted, labels, names, path))
+            log_plot(trainer, path.stem, draw_confusion(predicted, labels, names, path, caption))
         path = self.folder / "calibration.png"
         with report_plot_errors(path.name):
-            log_plot(trainer, path.stem, draw_calibration(confidence, predicted == labels, path))
+            log_plot(trainer, path.stem, draw_calibration(confidence, predicted == labels, path, caption=caption))
         path = self.folder / "mistakes.png"
         with report_plot_errors(path.name):
             if mistakes:
                 titles = [prediction_title(names[m.predicted], m.confidence, names[m.label]) for m in mistakes]
-                log_plot(trainer, path.stem, draw_images(torch.stack([m.image for m in mistakes]), titles, path))
+                images, wrong = torch.stack([m.image for m in mistakes]), [True] * len(mistakes)
+                title = f"Most confident of {int((predicted != labels).sum()):,} mistakes: prediction, and what it is"
+                plot = draw_images(images, titles, path, title=title, caption=caption, wrong=wrong)
+                log_plot(trainer, path.stem, plot)
                 rows = [[m.image, names[m.label], names[m.predicted], round(m.confidence, 3)] for m in mistakes]
                 log_table(trainer, "test/mistakes", ["image", "label", "predicted", "confidence"], rows)

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from common.io.loggers import log_plot
+from common.plots.captions import run_caption
 from common.plots.figures import report_plot_errors
 from common.plots.images import draw_filters
 
@@ -29,6 +30,7 @@ class FirstFilters(Callback):
         for name, module in pl_module.named_modules():
             if isinstance(module, nn.Conv2d) and module.in_channels == 3:
                 height, width = module.kernel_size
-                title = f"{name}: {module.out_channels} filters of {height} x {width}"
-                log_plot(trainer, "filters", draw_filters(module.weight, self.folder / "filters.png", title))
+                title = f"First convolution, {name}: {module.out_channels} filters of {height} x {width} pixels"
+                caption = run_caption(self.folder, trainer.datamodule, "end of training")  # type: ignore[attr-defined]
+                log_plot(trainer, "filters", draw_filters(module.weight, self.folder / "filters.png", title, caption))
                 return

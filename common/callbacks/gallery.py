@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from common.io.loggers import log_plot
+from common.plots.captions import run_caption
 from common.plots.figures import report_plot_errors
 from common.plots.images import draw_images, prediction_title
 
@@ -40,6 +41,12 @@ class PredictionGallery(Callback):
             probabilities, predicted = pl_module(images.to(pl_module.device)).float().softmax(1).max(1)
         finally:
             pl_module.train(was_training)
-        rows = zip(predicted.tolist(), probabilities.tolist(), labels, strict=True)
+        rows = list(zip(predicted.tolist(), probabilities.tolist(), labels, strict=True))
         titles = [prediction_title(data.class_names[p], q, data.class_names[label]) for p, q, label in rows]
-        log_plot(trainer, "gallery", draw_images(images.cpu(), titles, self.folder / "gallery.png"))
+        wrong = [p != label for p, _, label in rows]
+        title = f"Predictions for validation images: {wrong.count(False)} of these {len(wrong)} are right"
+        if (accuracy := trainer.callback_metrics.get("val/accuracy")) is not None:
+            title += f"; accuracy of the whole validation split {100 * float(accuracy):.1f} %"
+        path = self.folder / "gallery.png"
+        caption = run_caption(self.folder, data, "first validation images, end of training")
+        log_plot(trainer, "gallery", draw_images(images.cpu(), titles, path, title=title, caption=caption, wrong=wrong))

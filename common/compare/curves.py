@@ -10,11 +10,12 @@ import numpy as np
 
 from common.compare.groups import Group, source_labels
 from common.compare.records import Curve
-from common.plots.figures import MAX_COLORS, add_legend, line_colors, new_figure, save_figure, style_axes
+from common.plots.figures import MAX_LINES, add_legend, line_styles, new_figure, save_figure, style_axes
+from common.plots.text import fit_text
 
 MAX_COLUMNS = 2
 MAX_INNER_LEGEND = 6  # entries; a longer legend stands beside its panel
-MAX_LABEL_LENGTH = 60
+MAX_LABEL_LENGTH, MAX_LABEL = 60, 3.8  # characters; inches
 
 
 def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
@@ -43,21 +44,20 @@ def draw_comparison(groups: Sequence[Group], path: Path) -> Path | None:
 def draw_panel(axes: Any, title: str, groups: Sequence[Group]) -> None:
     """Draws the curves of `groups`, all of one metric."""
     sources = source_labels(groups)
-    colors = line_colors(len(groups))
-    for i, (group, source) in enumerate(zip(groups, sources, strict=True)):
+    styles = line_styles(len(groups))  # groups come from the best to the worst
+    for i, (group, source, style) in enumerate(zip(groups, sources, styles, strict=True)):
         curves = [run.curve for run in group.runs if run.curve and run.curve_name == group.curve_name]
         steps, mean, std = mean_curve(curves)
         label = group.name + (f" ({len(group.runs)} seeds)" if len(group.runs) > 1 else "")
         label += f", {source}" if len(set(sources)) > 1 else ""
         if broken := sum(not np.isfinite(curve).all() for curve in curves):
             label += ", NaN or infinity" + (f" in {broken}" if len(curves) > 1 else "")
-        behind = i >= MAX_COLORS  # groups come from the best to the worst
+        behind = i >= MAX_LINES
         marker = "o" if len(steps) < 40 and not behind else ""
-        style: dict[str, Any] = {"linewidth": 0.6, "zorder": 1} if behind else {"linewidth": 1.4}
-        axes.plot(steps, mean, color=colors[i], marker=marker, markersize=3, label=shorten(label), **style)
+        axes.plot(steps, mean, marker=marker, markersize=3, label=fit_text(shorten(label), MAX_LABEL, 8), **style)
         if np.nan_to_num(std).any() and not behind:
-            axes.fill_between(steps, mean - std, mean + std, color=colors[i], alpha=0.2, linewidth=0)
-    axes.set_title(title, fontsize=10)
+            axes.fill_between(steps, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
+    axes.set_title(fit_text(title, 5.0, 10), fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     beside = {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}

@@ -107,6 +107,12 @@ class SourceDataModule(LightningDataModule):
         return self.resolve().label
 
     @property
+    def source_description(self) -> str:
+        """Name of the data, which says if it is the sample."""
+        note = " (EMBEDDED SAMPLE, not the real data set)" if self.resolve().kind == "sample" else ""
+        return f"{self.source_label}{note}"
+
+    @property
     def sharding(self) -> tuple[int, int, int]:
         """Rank, number of processes, and number of processes that the batches are formed for."""
         rank, world_size = rank_and_world_size(self.trainer)

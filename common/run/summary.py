@@ -1,4 +1,4 @@
-"""Summary of a run: its curves, `summary.json`, and the closing table."""
+"""Summary of a run: its curves, `summary.json`, the page of its plots, and the closing table."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from common.io.metrics import read_metrics
 from common.io.run_dir import RunDir
 from common.io.yaml_files import code_flags
 from common.nn.device import device_name
+from common.plots.captions import run_caption
 from common.plots.curves import draw_curves
 from common.plots.figures import report_plot_errors
+from common.plots.index import write_index
 from common.project import RunRequest
 from common.trainer import epochs_begun
 
@@ -83,9 +85,9 @@ def summarize(
     }
     write_text_atomically(run_dir.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     log_summary(trainer, {"perf/train_seconds": throughput.seconds})
-    with report_plot_errors("curves.png"):
-        if path := draw_curves(rows, run_dir.plots / "curves.png"):
-            log_plot(trainer, "curves", path)
+    draw_run_curves(rows, monitor, run_dir, data, trainer)
+    with report_plot_errors("index.html"):
+        write_index(run_dir.plots, summary, data.source_description)
     print_summary(summary, run_dir, project.usage, is_sample=source.kind == "sample")
     if request.config.wandb_artifact:
         log_best(trainer, run_dir, summary)
@@ -96,6 +98,18 @@ def log_best(trainer: Trainer, run_dir: RunDir, summary: dict[str, Any]) -> None
     if summary["checkpoint"] is not None:
         metadata = {name: summary[name] for name in ("data_source", "recipe", "seed", "best_validation", "test")}
         log_model(trainer, run_dir.checkpoints / summary["checkpoint"], run_dir.path / "config.yaml", metadata)
+
+
+def draw_run_curves(
+    rows: list[dict[str, float]], monitor: str, run_dir: RunDir, data: SourceDataModule, trainer: Trainer
+) -> None:
+    """Draws the curves of the run's metrics `rows`, and sends them to the loggers."""
+    steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches  # infinite for data without end
+    with report_plot_errors("curves.png"):
+        caption = run_caption(run_dir.plots, data, "training and validation")
+        epoch = steps_per_epoch if math.isfinite(steps_per_epoch) else None
+        if path := draw_curves(rows, run_dir.plots / "curves.png", monitor, epoch, caption):
+            log_plot(trainer, "curves", path)
 
 
 def best_validation(rows: list[dict[str, float]], monitor: str, best: str | None) -> dict[str, float]:
@@ -132,7 +146,7 @@ def print_summary(summary: dict[str, Any], run_dir: RunDir, usage: str, is_sampl
     package, folder, name = f"python -m projects.{summary['project']}", run_dir.path, shlex.quote(run_dir.path.name)
     quoted = shlex.quote(str(folder))
     lines = [
-        f"run folder: {folder} (plots, metrics.csv, config.yaml, summary.json)",
+        f"run folder: {folder} (plots/index.html, metrics.csv, config.yaml, summary.json)",
         f"again:      {package}.train --config {quoted}/config.yaml",
     ]
     if summary["checkpoint"] is not None:

@@ -13,7 +13,9 @@ from torch import Tensor
 from common.io.files import write_text_atomically
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import BLUE, GRAY, ORANGE, report_plot_errors, save_figure
+from common.plots.captions import run_caption
+from common.plots.figures import BLUE, GRAY, ORANGE, TITLE_SIZE, caption_height, report_plot_errors, save_figure
+from common.plots.text import DPI, fit_text, text_width
 from projects.bert_sentiment.attribution import word_attributions
 from projects.bert_sentiment.inference import TextClassifier
 from projects.bert_sentiment.metrics import accuracy_by_length
@@ -22,6 +24,8 @@ from projects.bert_sentiment.module import BertSentimentModule
 MAX_MISTAKES = 24  # in the table
 MAX_TEXTS = 8  # with attributions: half of them classified correctly, half the most confident mistakes
 Row = tuple[str, Sequence[str], Tensor]  # title, words and their attributions (words,)
+MARGIN, GAP, LINE = 0.12, 0.07, 0.21  # inches: around the texts, between words, from line to line
+WORD_SIZE = 10  # points
 
 
 class TextPlots(Callback):
@@ -59,14 +63,18 @@ class TextPlots(Callback):
                     title = f"{data.class_names[predicted[i]]} {100 * confidence[i].item():.0f} %"
                     title += "" if correct[i] else f", is {data.class_names[labels[i]]}"
                     attributed.append((title, *word_attributions(classifier, texts[i])))
-            log_plot(trainer, "attributions", draw_attributions(attributed, self.folder / "attributions.png"))
+            caption = run_caption(self.folder, data, "test texts: right ones, then the most confident mistakes")
+            wrong = [not correct[i] for i in shown]
+            path = self.folder / "attributions.png"
+            log_plot(trainer, "attributions", draw_attributions(attributed, path, wrong=wrong, caption=caption))
 
         with report_plot_errors("length.png"):
             by_length = accuracy_by_length(texts, correct)
             percent = {name: 100 * accuracy for name, (accuracy, _) in by_length.items()}
             notes = [f"{count} texts" for _, count in by_length.values()]
-            path = self.folder / "length.png"
-            log_plot(trainer, "length", draw_bars(percent, notes, "Accuracy by length", "words", "accuracy, %", path))
+            path, caption = self.folder / "length.png", run_caption(self.folder, data, f"{len(texts):,} test texts")
+            title = "Accuracy by length of the text"
+            log_plot(trainer, "length", draw_bars(percent, notes, title, "length in words", "accuracy, %", path, caption))
 
     def write_mistakes(self, trainer: Trainer, rows: list[list[Any]], title: str) -> None:
         """Writes the table as Markdown, and sends it to the loggers."""
@@ -78,40 +86,44 @@ class TextPlots(Callback):
         log_table(trainer, "test/mistakes", header, rows)
 
 
-def draw_attributions(rows: Sequence[Row], path: Path, width: float = 8.0) -> Path:
+def draw_attributions(
+    rows: Sequence[Row], path: Path, width: float = 8.0, wrong: Sequence[bool] = (), caption: str = ""
+) -> Path:
     """Texts with words colored by attribution, `width` inches wide: blue for the predicted class, orange against it.
 
-    A text's largest absolute attribution has the full color.
+    A text's largest absolute attribution has the full color; words against the class have a dashed edge. The titles of
+    `wrong` predictions have a color.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import FontProperties
 
-    dpi, font, margin, gap, line = 130, FontProperties(size=10), 16.0, 9.0, 27.0  # pixels but for dpi and the font
-    figure = Figure(dpi=dpi)
-    renderer = FigureCanvasAgg(figure).get_renderer()
     colors = LinearSegmentedColormap.from_list("signed", [ORANGE, "#ffffff", BLUE])
-    items: list[tuple[float, float, str, dict[str, Any]]] = []  # pixels from the left and from the top, text, properties
-    y = margin
-    for title, words, values in rows:
-        items.append((margin, y, title, {"fontsize": 9, "color": "#505560", "fontweight": "bold"}))
-        x, y = margin, y + 0.9 * line
+    items: list[tuple[float, float, str, dict[str, Any]]] = []  # inches from the left and from the top, text, properties
+    items.append((MARGIN, 0.08, "Attributions: words for and against the predicted class", {"fontsize": TITLE_SIZE}))
+    y = 0.36
+    for (title, words, values), is_wrong in zip(rows, wrong or [False] * len(rows), strict=True):
+        color = ORANGE if is_wrong else "#505560"
+        title = fit_text(title, 0.85 * (width - 2 * MARGIN), 9)  # bold letters are wider
+        items.append((MARGIN, y, title, {"fontsize": 9, "color": color, "fontweight": "bold"}))
+        x, y = MARGIN, y + 0.9 * LINE
         scale = float(values.abs().max()) if len(values) else 0.0
         for word, value in zip(words, values.tolist(), strict=True):
-            extent, _, _ = renderer.get_text_width_height_descent(word, font, False)
-            if x > margin and x + extent > width * dpi - margin:
-                x, y = margin, y + line
-            color = colors(0.5 + 0.5 * value / scale if scale else 0.5)
-            box = {"facecolor": color, "edgecolor": "none", "pad": 2.5}
-            text_color = "white" if sum(color[:3]) < 1.6 else "#202020"
-            items.append((x, y, word, {"fontproperties": font, "bbox": box, "color": text_color}))
-            x += extent + gap
-        y += 1.5 * line
-    legend = "attribution: how much a word speaks for (blue) or against (orange) the predicted class"
-    items.append((margin, y, legend, {"fontsize": 8, "color": GRAY}))
-    height = y + line
-    figure.set_size_inches(width, height / dpi)
+            word = fit_text(word, width - 2 * MARGIN, WORD_SIZE)
+            extent = text_width(word, WORD_SIZE)
+            if x > MARGIN and x + extent > width - MARGIN:
+                x, y = MARGIN, y + LINE
+            strength = value / scale if scale else 0.0
+            background = colors(0.5 + 0.5 * strength)
+            edge = {"edgecolor": ORANGE, "linestyle": "--", "linewidth": 0.8} if strength < -0.2 else {"edgecolor": "none"}
+            text_color = "white" if sum(background[:3]) < 1.6 else "#202020"
+            box = {"facecolor": background, "pad": 2.5, **edge}
+            items.append((x, y, word, {"fontsize": WORD_SIZE, "bbox": box, "color": text_color}))
+            x += extent + GAP
+        y += 1.5 * LINE
+    legend = "blue: the word speaks for the predicted class; orange, with a dashed edge: against it"
+    items.append((MARGIN, y, legend, {"fontsize": 8, "color": GRAY}))
+    height = y + LINE + caption_height(caption, width)
+    figure = Figure(figsize=(width, height), dpi=DPI)
     for x, y, text, properties in items:
-        figure.text(x / (width * dpi), 1 - y / height, text, va="top", **properties)
-    return save_figure(figure, path)
+        figure.text(x / width, 1 - y / height, text, va="top", **properties)
+    return save_figure(figure, path, caption)

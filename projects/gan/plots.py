@@ -13,7 +13,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from common.io.loggers import log_plot
-from common.plots.figures import BLUE, GRAY, ORANGE, new_figure, report_plot_errors, save_figure
+from common.plots.captions import run_caption
+from common.plots.figures import BLUE, GRAY, ORANGE, TITLE_SIZE, new_figure, report_plot_errors, save_figure
+from common.plots.images import draw_image_rows
 from common.plots.video import write_gif
 from projects.gan.data import as_uint8
 from projects.gan.features import FEATURE_BATCH_SIZE
@@ -28,6 +30,7 @@ PIXEL_SCALE = 2  # each pixel to so many, on each side
 MAX_FRAMES = 60
 ANIMATION_SECONDS = 8.0
 LATENT_SEED = 0
+TRUNCATIONS = (0.25, 0.5, 1.0, 2.0)  # standard deviations
 
 
 class SamplePlots(Callback):
@@ -46,16 +49,20 @@ class SamplePlots(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        pipeline, mixture = make_pipeline(trainer, pl_module), trainer.datamodule.mixture  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        pipeline, mixture = make_pipeline(trainer, pl_module), data.mixture
         frame = self.folder / "frames" / f"{trainer.global_step:08d}.png"
-        frame.parent.mkdir(parents=True, exist_ok=True)
+        caption = run_caption(self.folder, data, "the same latent vectors at every validation")
+        step = f"step {trainer.global_step:,}"
         if mixture is None:
-            save_grid(as_uint8(fixed_samples(pipeline, NUM_IMAGES)), frame, columns=8)
+            in_turn = ", classes in turn" if len(pipeline.classes) > 1 else ""
+            images = as_uint8(fixed_samples(pipeline, NUM_IMAGES))
+            draw_image_rows(images, frame, 8, f"Generated images, {step}{in_turn}", caption=caption)
         else:
             points = fixed_samples(pipeline, NUM_POINTS)
             coverage = mode_coverage(points, mixture)
             quality = f"{coverage['modes']:.0f} modes, {100 * coverage['high_quality']:.0f} % high quality"
-            plot_points(points, mixture, f"step {trainer.global_step:,}: {quality}", frame)
+            plot_points(points, mixture, f"{step}: {quality}", frame, caption)
         shutil.copy(frame, self.folder / "samples.png")
         log_plot(trainer, "samples", self.folder / "samples.png")
 
@@ -72,13 +79,33 @@ class SamplePlots(Callback):
         if not trainer.is_global_zero or data.mixture is not None:
             return
         pipeline = make_pipeline(trainer, pl_module)
-        for name, make_images, columns in [
-            ("interpolation", lambda: interpolation_images(pipeline), 10),
-            ("truncation", lambda: truncation_images(pipeline), 10),
-            ("nearest_neighbors", lambda: nearest_neighbor_images(pipeline, data.load()["train"].images), 12),
+        classes = list(pipeline.classes) or [""]
+        for name, make_images, columns, title, labels in [
+            (
+                "interpolation",
+                lambda: interpolation_images(pipeline),
+                10,
+                "From one latent vector to another, within a class",
+                [classes[row % len(classes)] for row in range(6)],
+            ),
+            (
+                "truncation",
+                lambda: truncation_images(pipeline),
+                10,
+                "Truncation of the latent vectors: from typical to varied images",
+                [f"|z| up to {limit:g}" for limit in TRUNCATIONS],
+            ),
+            (
+                "nearest_neighbors",
+                lambda: nearest_neighbor_images(pipeline, data.load()["train"].images),
+                12,
+                "Generated images, and the most similar images of the training split",
+                ["generated", "training"],
+            ),
         ]:
-            with report_plot_errors(f"{name}.png"):
-                log_plot(trainer, name, save_grid(make_images(), self.folder / f"{name}.png", columns))
+            path, caption = self.folder / f"{name}.png", run_caption(self.folder, data, "after training")
+            with report_plot_errors(path.name):
+                log_plot(trainer, name, draw_image_rows(make_images(), path, columns, title, labels, caption))
 
 
 def make_pipeline(trainer: Trainer, module: LightningModule) -> GeneratorPipeline:
@@ -100,7 +127,7 @@ def interpolation_images(pipeline: GeneratorPipeline, rows: int = 6, columns: in
 
 def truncation_images(pipeline: GeneratorPipeline, columns: int = 10) -> Tensor:
     """Rows of samples truncated at 0.25, 0.5, 1 and 2 standard deviations: from the typical to the varied."""
-    return as_uint8(torch.cat([fixed_samples(pipeline, columns, truncation) for truncation in (0.25, 0.5, 1.0, 2.0)]))
+    return as_uint8(torch.cat([fixed_samples(pipeline, columns, truncation) for truncation in TRUNCATIONS]))
 
 
 def nearest_neighbor_images(pipeline: GeneratorPipeline, real: Tensor, columns: int = 12) -> Tensor:
@@ -113,23 +140,28 @@ def nearest_neighbor_images(pipeline: GeneratorPipeline, real: Tensor, columns: 
     return torch.cat([fake, real.cpu()[index]])
 
 
-def plot_points(points: Tensor, mixture: GaussianMixture, title: str, path: Path) -> Path:
-    """Scatter plot of points (n, 2) over the mixture's modes; high-quality points are blue, all others orange."""
+def plot_points(points: Tensor, mixture: GaussianMixture, title: str, path: Path, caption: str = "") -> Path:
+    """Scatter plot of points (n, 2) over the mixture's modes; high-quality points are blue dots, others orange crosses."""
     from matplotlib.patches import Circle
 
     points, modes, radius = points.float().cpu(), mixture.modes, HIGH_QUALITY_STDS * mixture.mode_std
-    figure, (axes,) = new_figure(1, 1, 4.4, 4.6)
-    axes.set_title(title, fontsize=9)
+    figure, (axes,) = new_figure(1, 1, 4.4, 4.9)
+    axes.set_title(title, fontsize=TITLE_SIZE)
     visible_radius = max(radius, 0.02 * float(modes.abs().max()))
     for x, y in modes.tolist():
         axes.add_patch(Circle((x, y), visible_radius, fill=False, edgecolor=GRAY, linewidth=0.8))
     inside = torch.cdist(points, modes).amin(1) <= radius
-    for mask, color in [(inside, BLUE), (~inside, ORANGE)]:
-        axes.scatter(points[mask, 0], points[mask, 1], s=3, color=color, alpha=0.5, linewidths=0)
+    quality = f"within {HIGH_QUALITY_STDS:g} standard deviations of a mode"
+    high, low = points[inside], points[~inside]
+    axes.scatter(high[:, 0], high[:, 1], s=3, color=BLUE, alpha=0.6, linewidths=0, label=quality)
+    axes.scatter(low[:, 0], low[:, 1], s=6, color=ORANGE, alpha=0.6, linewidths=0.6, marker="x", label="farther away")
     limit = 1.3 * float(modes.abs().max())
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.set_xlabel("x; circles: modes of the data", fontsize=8)
+    axes.set_ylabel("y", fontsize=8)
     axes.tick_params(labelsize=7)
-    return save_figure(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False, markerscale=2)
+    return save_figure(figure, path, caption)
 
 
 def save_grid(images: Tensor, path: Path, columns: int) -> Path:

@@ -21,12 +21,21 @@ from common.cli.command import OneLineParser, report_errors
 from common.errors import UserError
 from common.io.loggers import log_plot
 from common.io.metrics import read_metrics
-from common.plots.figures import BLUE, GRAY, ORANGE, add_legend, new_figure, report_plot_errors, save_figure, style_axes
+from common.plots.captions import run_caption
+from common.plots.figures import (
+    TITLE_SIZE,
+    add_legend,
+    line_styles,
+    new_figure,
+    report_plot_errors,
+    save_figure,
+    style_axes,
+)
+from common.plots.text import fit_text
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.video import record_agent
 
-COLORS = [BLUE, ORANGE, GRAY, "#4a9d6f", "#8656a8"]
 CURVE_POINTS = 200
 GRID_SIZE = 81  # of the policy map, on each side
 
@@ -47,19 +56,20 @@ class AgentPlots(Callback):
             record_agent(Agent(module, data.env_info), self.folder / "video.gif", untrained=True)
         if re.fullmatch(r"CartPole-v\d+", data.env_info.id):
             with report_plot_errors("policy_map.png"):
-                log_plot(trainer, "policy_map", plot_policy_map(module, self.folder / "policy_map.png"))
+                caption = run_caption(self.folder, data, "best checkpoint")
+                log_plot(trainer, "policy_map", plot_policy_map(module, self.folder / "policy_map.png", caption))
 
 
 @torch.no_grad()
-def plot_policy_map(module: PolicyGradientModule, path: Path) -> Path:
+def plot_policy_map(module: PolicyGradientModule, path: Path, caption: str = "") -> Path:
     """CartPole's policy and value over angle and angular velocity of the pole, with the cart at rest in the middle."""
     angle, velocity = torch.linspace(-0.21, 0.21, GRID_SIZE), torch.linspace(-2.5, 2.5, GRID_SIZE)
     rows, columns = torch.meshgrid(velocity, angle, indexing="ij")
     obs = torch.stack([torch.zeros_like(rows), torch.zeros_like(rows), columns, rows], -1)  # (grid, grid, 4)
     obs = module.normalize(obs.to(module.device, next(module.parameters()).dtype))
-    maps = [("policy: probability of pushing to the right", module.policy.mlp(obs).softmax(-1)[..., 1], "RdBu")]
+    maps = [("Policy: probability of pushing to the right", module.policy.mlp(obs).softmax(-1)[..., 1], "RdBu")]
     if module.value is not None:
-        maps.append(("value: expected discounted return", module.value(obs) / module.hparams["reward_scale"], "viridis"))
+        maps.append(("Value: expected discounted return", module.value(obs) / module.hparams["reward_scale"], "viridis"))
     figure, all_axes = new_figure(1, len(maps), 4.6, 3.6)
     for axes, (title, values, colors) in zip(all_axes, maps, strict=True):
         extent = (float(angle[0]), float(angle[-1]), float(velocity[0]), float(velocity[-1]))
@@ -67,13 +77,14 @@ def plot_policy_map(module: PolicyGradientModule, path: Path) -> Path:
         if colors == "RdBu":
             image.set_clim(0, 1)
         figure.colorbar(image, ax=axes)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=TITLE_SIZE)
         axes.set_xlabel("pole angle, radians", fontsize=9)
         axes.set_ylabel("pole angular velocity, radians per second", fontsize=9)
         axes.tick_params(labelsize=8)
         style_axes(axes)
         axes.grid(visible=False)
-    return save_figure(figure, path)
+    figure.suptitle("CartPole, the cart at rest in the middle of its track", fontsize=TITLE_SIZE)
+    return save_figure(figure, path, caption)
 
 
 class LearningCurve(NamedTuple):
@@ -100,7 +111,7 @@ def read_learning_curve(run_dir: Path) -> LearningCurve:
 
 
 def plot_learning_curves(curves: Sequence[LearningCurve], path: Path, columns: int = 2) -> Path:
-    """Learning curves: a panel for each environment, a color for each recipe; mean, minimum and maximum over its runs.
+    """Learning curves: a panel for each environment, a line style for each recipe; mean, minimum and maximum over its runs.
 
     A run that stopped early, its environment solved, counts with its last return from then on; behind the longest run of its
     recipe a curve is dotted.
@@ -112,14 +123,15 @@ def plot_learning_curves(curves: Sequence[LearningCurve], path: Path, columns: i
     figure, all_axes = new_figure(-(-len(panels) // columns), columns, 4.8, 3.1)
     for axes, (environment, recipes) in zip(all_axes, panels.items(), strict=False):
         end = max(run.steps[-1] for runs in recipes.values() for run in runs)
-        for color, (recipe, runs) in zip(COLORS, recipes.items(), strict=False):
+        for style, (recipe, runs) in zip(line_styles(len(recipes)), recipes.items(), strict=True):
             grid = np.linspace(max(run.steps[0] for run in runs), max(run.steps[-1] for run in runs), CURVE_POINTS)
             returns = np.stack([np.interp(grid, run.steps, run.returns) for run in runs])  # (runs, points)
             seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
-            axes.fill_between(grid, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
-            axes.plot(grid, returns.mean(0), color=color, linewidth=1.5, label=f"{recipe}, {seeds}")
-            axes.hlines(returns[:, -1].mean(), grid[-1], end, color=color, linewidth=1.2, linestyles="dotted")
-        axes.set_title(environment, fontsize=10)
+            axes.fill_between(grid, returns.min(0), returns.max(0), color=style["color"], alpha=0.2, linewidth=0)
+            label = f"{fit_text(recipe, 2.5, 8)}, {seeds}" + (": mean and range" if len(runs) > 1 else "")
+            axes.plot(grid, returns.mean(0), label=label, **style)
+            axes.hlines(returns[:, -1].mean(), grid[-1], end, color=style["color"], linewidth=1.2, linestyles="dotted")
+        axes.set_title(fit_text(environment, 4.2, TITLE_SIZE), fontsize=TITLE_SIZE)
         axes.set_xlabel("environment steps", fontsize=8)
         axes.set_ylabel("mean validation return", fontsize=8)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from common.plots.video import write_gif
+from common.plots.video import add_caption, write_gif
 from projects.policy_gradient.environments import CheckedEnv, EnvInfo, env_errors, make_env, read_action_mask
 from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.rollout import Policy
@@ -28,14 +28,14 @@ def record_agent(agent: Agent, path: Path, seed: int = 0, stochastic: bool = Fal
 
     The untrained agent samples its actions: none of them is more likely than the others.
     """
-    episodes = [record_episode(agent.env_info, agent.policy(stochastic, seed), seed)]
+    episodes = [record_episode(agent.env_info, agent.policy(stochastic, seed), seed, "trained")]
     if untrained:
-        episodes.insert(0, record_episode(agent.env_info, agent.untrained().policy(True, seed), seed))
+        episodes.insert(0, record_episode(agent.env_info, agent.untrained().policy(True, seed), seed, "untrained"))
     return save_video(episodes, path)
 
 
-def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.Image]:
-    """Frames of an episode, before each of its steps and after the last.
+def record_episode(env_info: EnvInfo, policy: Policy, seed: int, name: str) -> list[Image.Image]:
+    """Frames of an episode, before each of its steps and after the last, captioned: agent's name, steps and return so far.
 
     Raises:
         UserError: the environment renders no images, or needs a package for that.
@@ -43,13 +43,16 @@ def record_episode(env_info: EnvInfo, policy: Policy, seed: int) -> list[Image.I
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
     with warnings.catch_warnings(action="ignore"), closing(make_env(env_info, render_mode="rgb_array")) as env:
         obs, info = env.reset(seed=seed)
-        frames, done = [render(env)], False
+        total, done = 0.0, False
+        frames = [add_caption(render(env), f"{name}: return 0")]
         while not done and len(frames) <= MAX_STEPS:
             mask = read_action_mask(info, env_info)
             actions = policy(obs[None], None if mask is None else mask[None])
-            obs, _, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
+            obs, reward, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
+            total += reward
             done = terminated or truncated
-            frames.append(render(env))
+            end = " (end)" if done else ""
+            frames.append(add_caption(render(env), f"{name}: return {total:.0f} after {len(frames)} steps{end}"))
     return frames
 
 

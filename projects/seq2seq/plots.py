@@ -13,7 +13,9 @@ from torch import Tensor
 from common.io.files import write_text_atomically
 from common.io.loggers import log_plot, log_table
 from common.plots.bars import draw_bars
-from common.plots.figures import GRAY, new_figure, report_plot_errors, save_figure
+from common.plots.captions import run_caption
+from common.plots.figures import GRAY, TITLE_SIZE, new_figure, report_plot_errors, save_figure
+from common.plots.text import fit_text, text_width
 from projects.seq2seq.batch_decoding import translate_ids
 from projects.seq2seq.config import EOS
 from projects.seq2seq.hypotheses import Hypothesis
@@ -24,6 +26,7 @@ from projects.seq2seq.tokenizer import decode, token_names
 NUM_TRANSLATIONS, NUM_MAPS = 12, 4  # sentences of the table, and the first of them whose attention is plotted
 NUM_WORST = 24  # translations in the table of the test
 MAX_PLOTTED_TOKENS = 40  # of a sentence, in an attention map
+CELL, MAX_NAME = 0.23, 1.2  # inches: of a cell of an attention map, of a token's name
 
 AttentionMap = tuple[Tensor, list[str], list[str]]  # weights (rows, columns) from 0 to 1, names of rows and columns
 
@@ -59,7 +62,8 @@ class TranslationPlots(Callback):
         write_table(self.folder / "translations.md", f"After {trainer.global_step} steps:", header, rows)
         log_table(trainer, "val/translations", header, rows)
         if maps := attention_maps(sources[:NUM_MAPS], best, data.tokenizers):
-            log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png"))
+            caption = run_caption(self.folder, data, f"first validation sentences, step {trainer.global_step:,}")
+            log_plot(trainer, "attention", draw_attention(maps, self.folder / "attention.png", caption=caption))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(Seq2SeqModule, pl_module)
@@ -87,8 +91,10 @@ class TranslationPlots(Callback):
         by_length = bleu_by_length(translations, references, tokenize)
         bars = {name: score for name, (score, _) in by_length.items()}
         notes = [f"{count} sentences" for _, count in by_length.values()]
-        path = self.folder / "length.png"
-        draw_bars(bars, notes, "BLEU by length", f"{length_unit(tokenize)} of the reference", "BLEU in lower case", path)
+        path, unit = self.folder / "length.png", length_unit(tokenize)
+        caption = run_caption(self.folder, trainer.datamodule, f"{len(references):,} test sentences")  # type: ignore[attr-defined]
+        title = "BLEU by length of the reference"
+        draw_bars(bars, notes, title, f"length of the reference in {unit}", "BLEU, lower case", path, caption)
         log_plot(trainer, "length", path)
 
 
@@ -112,25 +118,45 @@ def attention_maps(
     return maps
 
 
-def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2) -> Path:
+def first_tokens(attention_map: AttentionMap) -> AttentionMap:
+    """Attention map of the first `MAX_PLOTTED_TOKENS` tokens, with names that fit."""
+    weights, *names = attention_map
+    targets, sources = ([fit_text(name, MAX_NAME, 8) for name in side[:MAX_PLOTTED_TOKENS]] for side in names)
+    return weights[: len(targets), : len(sources)], targets, sources
+
+
+def draw_attention(maps: Sequence[AttentionMap], path: Path, columns: int = 2, caption: str = "") -> Path:
     """Plots attention maps: rows are target tokens, columns source tokens, dark cells large weights; returns the PNG.
 
-    Of long sentences the first `MAX_PLOTTED_TOKENS` are plotted, as the title says.
+    All maps have cells of one size. Of long sentences the first `MAX_PLOTTED_TOKENS` are plotted, as the title says.
     """
     columns = min(columns, len(maps))
-    widest, tallest = (min(MAX_PLOTTED_TOKENS, max(len(each[side]) for each in maps)) for side in (2, 1))
-    figure, all_axes = new_figure(-(-len(maps) // columns), columns, 1.6 + 0.23 * widest, 1.3 + 0.23 * tallest)
-    for axes, (weights, rows, names) in zip(all_axes, maps, strict=False):
-        if max(weights.shape) > MAX_PLOTTED_TOKENS:
-            axes.set_title(f"first tokens of {len(names)} (source) and {len(rows)} (target)", fontsize=8)
-        rows, names = rows[:MAX_PLOTTED_TOKENS], names[:MAX_PLOTTED_TOKENS]
-        axes.imshow(weights[: len(rows), : len(names)].float().cpu(), cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    shown = [first_tokens(each) for each in maps]
+    tallest, widest = (max(len(each[side]) for each in shown) for side in (1, 2))
+    beside, above = (max(text_width(name, 8) for each in shown for name in each[side]) for side in (1, 2))
+    rows = -(-len(maps) // columns)
+    figure, all_axes = new_figure(rows, columns, 0.6 + beside + CELL * widest, 0.8 + above + CELL * tallest)
+    for number, (axes, (weights, targets, sources)) in enumerate(zip(all_axes, shown, strict=False), 1):
+        height, width = maps[number - 1][0].shape
+        cut = f", first tokens of {width} (source) and {height} (target)" if max(height, width) > MAX_PLOTTED_TOKENS else ""
+        axes.set_title(f"sentence {number}{cut}", loc="left", fontsize=8)
+        image = axes.imshow(weights.float().cpu(), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(sources)), sources, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(targets)), targets, fontsize=8)
+        axes.set_xlim(-0.5, widest - 0.5)  # all axes span as many cells, and so these have one size
+        axes.set_ylim(tallest - 0.5, -0.5)
         axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        axes.set_xlabel("source tokens", loc="left", fontsize=8, color=GRAY)
+        axes.set_ylabel("target tokens", loc="top", fontsize=8, color=GRAY)
         axes.tick_params(length=0)
-        for side in axes.spines.values():
-            side.set_color(GRAY)
+        axes.spines[:].set_visible(False)
+        right, bottom = len(sources) - 0.5, len(targets) - 0.5
+        axes.plot([-0.5, right, right, -0.5, -0.5], [-0.5, -0.5, bottom, bottom, -0.5], color=GRAY, lw=0.6, clip_on=False)
     for axes in all_axes[len(maps) :]:
         axes.set_visible(False)
-    return save_figure(figure, path)
+    bar = figure.colorbar(image, ax=all_axes, location="bottom", shrink=0.4, aspect=40, pad=0.02)
+    bar.set_label("attention weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle("Attention: where each target token looks in the source", fontsize=TITLE_SIZE)
+    return save_figure(figure, path, caption)

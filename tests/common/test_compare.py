@@ -30,6 +30,7 @@ from common.compare.page import page
 from common.compare.records import choose_curve, flat_settings, read_run, read_runs
 from common.compare.wandb_runs import read_wandb
 from common.errors import UserError
+from common.plots.figures import MAX_LINES
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCURACIES = {0: 0.90, 1: 0.92, 2: 0.94}
@@ -424,10 +425,10 @@ def test_of_many_runs_the_best_have_colors_of_their_own_and_a_legend_beside_the_
     (axes,) = drawn[0].axes
     lines, legend = axes.get_lines(), axes.get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
-    assert len(lines) == 300 and len(texts) == 21 and texts[-1] == "and 280 more"
+    assert len(lines) == 300 and len(texts) == MAX_LINES + 1 and texts[-1] == "and 279 more"
     assert texts[0].startswith("run000") and max(map(len, texts)) <= 60
-    assert len({line.get_color() for line in lines[:20]}) == 20
-    assert len({line.get_color() for line in lines[20:]}) == 1
+    styles = [(line.get_color(), line.get_linestyle()) for line in lines]
+    assert len(set(styles[:MAX_LINES])) == MAX_LINES == 21 and len(set(styles[MAX_LINES:])) == 1
     drawn[0].draw_without_rendering()
     assert legend.get_window_extent().x0 >= axes.get_window_extent().x1, "beside the plot"
     assert axes.get_window_extent().width > 0.4 * drawn[0].bbox.width

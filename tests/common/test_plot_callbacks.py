@@ -26,12 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(workers|val_dataloader|valida
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Arguments of each plot, by the name of its PNG."""
+    """Arguments of each plot, the named ones last, by the name of its PNG."""
     calls: dict[str, tuple] = {}
 
-    def record(*args):
+    def record(*args, **options):
         path = next(arg for arg in args if hasattr(arg, "stem"))
-        calls[path.name] = args
+        calls[path.name] = (*args, options)
         return path
 
     for module in (classification, gallery, filters):
@@ -64,7 +64,7 @@ class Model(LightningModule):
 
 
 class Data(LightningDataModule):
-    class_names = NAMES
+    class_names, source_description = NAMES, "toys"
 
     def __init__(self, val=(), test=()) -> None:
         super().__init__()
@@ -110,9 +110,11 @@ def test_confusion_matrix_and_calibration_are_over_all_batches(tmp_path, drawn):
     for _ in range(2):  # a second test counts nothing twice
         run_test(callback, batches)
     logits, labels = (torch.cat([batch[key] for batch in batches]) for key in ("logits", "labels"))
-    predicted, true, names, _ = drawn["confusion.png"]
+    predicted, true, names, *_ = drawn["confusion.png"]
     assert torch.equal(predicted, logits.argmax(1)) and torch.equal(true, labels) and names == NAMES
-    confidence, correct, _ = drawn["calibration.png"]
+    confidence, correct, _, options = drawn["calibration.png"]
+    run = tmp_path.parent
+    assert options == {"caption": f"run {run.parent.name}/{run.name}, data toys, 87 test samples"}
     assert torch.equal(confidence, logits.softmax(1).max(1).values)
     assert torch.equal(correct, logits.argmax(1) == labels)
 
@@ -128,7 +130,9 @@ def test_mistakes_are_the_most_confident_ones(tmp_path, drawn, monkeypatch):
         for p, label, image in zip(batch["logits"].softmax(1), batch["labels"].tolist(), batch["images"], strict=True)
     ]
     worst = sorted((row for row in rows if row[1] != row[2]), key=lambda row: -row[0])[:4]
-    images, titles, _ = drawn["mistakes.png"]
+    images, titles, _, options = drawn["mistakes.png"]
+    wrong = sum((batch["logits"].argmax(1) != batch["labels"]).sum().item() for batch in batches)
+    assert options["title"].startswith(f"Most confident of {wrong} mistakes") and all(options["wrong"])
     assert torch.equal(images, torch.stack([row[3] for row in worst]))
     assert titles == [f"{NAMES[p]} {100 * q:.0f} %\nis {NAMES[label]}" for q, p, label, _ in worst]
     header, rows = tables["test/mistakes"]
@@ -163,7 +167,7 @@ def test_rank_zero_draws_the_shards_of_all_processes(tmp_path, drawn, monkeypatc
 
 
 def test_a_plot_that_fails_costs_one_line_and_no_other_plot(tmp_path, drawn, monkeypatch, capsys):
-    def fail(*args):
+    def fail(*args, **options):
         raise RuntimeError("no ink\nleft")
 
     monkeypatch.setattr(classification, "draw_confusion", fail)
@@ -213,7 +217,9 @@ def test_the_gallery_shows_the_first_validation_images(tmp_path, drawn):
     labels[1] = (labels[1] + 1) % 3
     module = Model()
     run_fit(PredictionGallery(tmp_path, count=4), module, val=[(images, labels), None])
-    shown, titles, _ = drawn["gallery.png"]
+    shown, titles, _, options = drawn["gallery.png"]
+    assert options["title"] == "Predictions for validation images: 3 of these 4 are right"
+    assert options["wrong"] == [False, True, False, False]
     assert torch.equal(shown, images[:4]) and module.training
     percent = f"{100 * torch.tensor([5.0, 0, 0]).softmax(0)[0]:.0f} %"
     expected = [f"{NAMES[value % 3]} {percent}" for value in images[:4, 0, 0, 0].tolist()]
@@ -229,8 +235,8 @@ def test_without_validation_there_is_no_gallery(tmp_path, drawn):
 def test_filters_are_those_of_the_first_convolution_on_rgb(tmp_path, drawn):
     module = Model(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, (2, 5)), nn.Conv2d(3, 9, 3))
     run_fit(FirstFilters(tmp_path), module)
-    weight, _, title = drawn.pop("filters.png")
-    assert weight is module.layers[1].weight and title == "layers.1: 4 filters of 2 x 5"
+    weight, _, title, *_ = drawn.pop("filters.png")
+    assert weight is module.layers[1].weight and title == "First convolution, layers.1: 4 filters of 2 x 5 pixels"
     run_fit(FirstFilters(tmp_path), Model(nn.Linear(3, 3)))
     run_fit(FirstFilters(tmp_path), module, strategy=SecondRank("cpu"))
     assert drawn == {}

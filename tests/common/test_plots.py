@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from torchmetrics.classification import MulticlassCalibrationError
@@ -15,8 +17,9 @@ from torchmetrics.classification import MulticlassCalibrationError
 from common.plots.bars import draw_bars
 from common.plots.classification import MAX_CONFUSED_PAIRS, draw_calibration, draw_confusion, draw_confusion_matrix
 from common.plots.curves import draw_curves
-from common.plots.figures import report_plot_errors, save_figure
-from common.plots.images import draw_filters, draw_images
+from common.plots.figures import COLORS, MAX_LINES, ORANGE, line_styles, report_plot_errors, save_figure
+from common.plots.images import draw_filters, draw_image_rows, draw_images
+from common.plots.video import add_caption
 
 
 def is_png(path) -> bool:
@@ -80,16 +83,62 @@ def test_curves_have_a_panel_for_each_group(tmp_path, drawn):
         "loss": {"train": ([0.0, 10.0], [3.0, 2.0]), "val": ([9.0], [2.5])},
         "accuracy": {"val": ([9.0], [0.4])},
         "worst class": {"val": ([9.0], [0.1])},
-        "grad/norm": {"grad": ([0.0], [1.0])},
+        "gradient norm": {"norm": ([0.0], [1.0])},
         "fraction of dead units": {"block.0": ([0.0, 10.0], [0.5, 0.25])},
         "fraction of saturated units": {"gate": ([0.0], [0.25])},
-        "learning rate / its maximum": {
+        "learning rate": {
             "filters and 1 more": ([0.0, 10.0], [1.0, 0.5]),  # the same schedule
             "head": ([0.0, 10.0], [1.0, 0.0]),
         },
     }
-    assert list(panels)[:2] == ["accuracy", "loss"], "losses and metrics come first"
+    assert list(panels)[:3] == ["loss", "accuracy", "worst class"], "metrics come first"
     assert {axes.get_xlabel() for axes in drawn[0].axes if axes.get_visible()} == {"step"}
+
+
+def test_the_monitored_metric_comes_first_and_epochs_stand_beside_the_steps(tmp_path, drawn):
+    rows = [*ROWS, {"step": 19.0, "val/worst_class": 0.2}]
+    draw_curves(rows, tmp_path / "x.png", "val/worst_class", 4.75, "run toy/a")
+    first, second, *_ = drawn[0].axes
+    assert (first.get_title(), second.get_title()) == ("worst class", "loss")
+    for axes in drawn[0].axes:
+        (epochs,) = axes.child_axes or [None]
+        if axes.get_visible():
+            assert epochs.get_xlabel() == "epoch" and axes.get_xlim() == pytest.approx((-0.38, 19.57))
+            drawn[0].draw_without_rendering()
+            assert epochs.get_xlim() == pytest.approx((-0.08, 4.12))
+    assert [text.get_text() for text in drawn[0].texts] == ["run toy/a"]
+    draw_curves(rows, tmp_path / "x.png", "val/worst_class", 100.0)
+    assert not any(axes.child_axes for axes in drawn[1].axes), "less than an epoch"
+
+
+def test_constants_have_no_panel_but_their_values_in_the_caption(tmp_path, drawn):
+    constants = {"act/dead/a": 0.0, "act/dead/b": 0.25, "lr-Adam": 0.004, "val/accuracy": 0.5}
+    rows = [{"step": float(step), "train/loss": 1.0 / (1 + step), **constants} for step in range(3)]
+    draw_curves(rows, tmp_path / "x.png", "val/accuracy", caption="run toy/a")
+    assert [axes.get_title() for axes in drawn[0].axes if axes.get_visible()] == ["accuracy", "loss"]
+    (caption,) = drawn[0].texts
+    constant = "constant, without a panel: fraction of dead units 0 to 0.25, learning rate 0.004"
+    assert caption.get_text() == f"run toy/a\n{constant}"
+
+
+def test_a_single_value_has_a_marker_and_lines_differ_in_more_than_color(tmp_path, drawn):
+    draw_curves(ROWS, tmp_path / "x.png")
+    for axes in drawn[0].axes:
+        for line in axes.get_lines():
+            assert len(line.get_xdata()) > 1 or line.get_marker() == "o"
+    train, val = drawn[0].axes[0].get_lines()
+    assert train.get_marker() != val.get_marker()
+    styles = [(style["color"], style["linestyle"]) for style in line_styles(MAX_LINES)]
+    assert len(set(styles)) == MAX_LINES and all(a[1] != b[1] for a, b in itertools.pairwise(styles))
+    assert len(line_styles(MAX_LINES + 9)) == MAX_LINES + 9 and set(COLORS) == {color for color, _ in styles}
+
+
+def test_of_many_layers_the_highest_are_in_the_legend(tmp_path, drawn):
+    rows = [{"step": float(step), **{f"act/dead/{i}": 0.01 * i * step for i in range(20)}} for step in (1, 2)]
+    draw_curves(rows, tmp_path / "x.png")
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["19", "18", "17", "16", "16 others"]
+    assert len(axes.get_lines()) == 20
 
 
 def test_curves_of_units_whose_name_begins_with_an_underscore_are_in_the_legend(tmp_path, drawn):
@@ -121,7 +170,8 @@ def test_confusion_matrix_shows_per_cent_of_each_true_class(tmp_path, drawn):
     np.testing.assert_allclose(axes.images[0].get_array(), expected, rtol=1e-6)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert drawn[0].get_suptitle() == "Confusion, % of each true class; accuracy 86.8 %"  # 92 of 106
 
 
 def test_cells_below_half_a_per_cent_are_empty(tmp_path, drawn):
@@ -150,7 +200,7 @@ def test_of_many_classes_the_most_confused_pairs_are_plotted(tmp_path, drawn):
     bars = [label.get_text() for label in axes.get_yticklabels()]
     assert bars[:3] == ["class 7 as class 5", "class 8 as class 9", "class 100 as class 101"]
     assert [text.get_text() for text in axes.texts][:3] == ["75 %", "50 %", "25 %"]
-    assert max(drawn[0].get_size_inches()) < 12 and axes.get_xlabel() == "samples"
+    assert max(drawn[0].get_size_inches()) < 12 and axes.get_xlabel() == "misclassified samples"
     draw_confusion(labels, labels, names, tmp_path / "x.png")  # no mistakes
     assert len(drawn[1].axes[0].patches) == 0
 
@@ -165,7 +215,7 @@ def test_calibration_error_is_that_of_torchmetrics(tmp_path, drawn, samples, bin
     confidence, predicted = probabilities.max(1)
     draw_calibration(confidence, predicted == labels, tmp_path / "x.png", bins)
     expected = MulticlassCalibrationError(5, n_bins=bins)(probabilities, labels).item()
-    assert drawn[0].axes[0].get_title() == f"Expected calibration error: {100 * expected:.1f} points"
+    assert drawn[0].axes[0].get_title() == f"Accuracy by confidence; calibration error {100 * expected:.1f} points"
 
 
 def test_reliability_diagram_shows_accuracy_and_fraction_of_each_bin(tmp_path, drawn):
@@ -173,8 +223,9 @@ def test_reliability_diagram_shows_accuracy_and_fraction_of_each_bin(tmp_path, d
     correct = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0], dtype=torch.bool)
     draw_calibration(confidence, correct, tmp_path / "x.png", bins=10)
     upper, lower = drawn[0].axes
-    assert (upper.get_ylabel(), lower.get_xlabel(), lower.get_ylabel()) == ("accuracy", "confidence", "fraction of samples")
-    x, y = lines(upper)["this model"]
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("accuracy", "fraction of samples")
+    assert lower.get_xlabel() == "confidence: probability of the predicted class"
+    x, y = lines(upper)["mean of a bin"]
     assert x == pytest.approx([0.05, 0.15, 0.565, 0.98])  # bins without a sample have no point
     assert y == [0, 0, 0.5, 0.75]
     heights = [bar.get_height() for bar in lower.patches]
@@ -201,12 +252,32 @@ def test_bars_have_their_values_names_and_captions(tmp_path, drawn):
 def test_images_are_in_order_below_their_titles(tmp_path, drawn):
     images = torch.randint(0, 256, (5, 3, 6, 4), dtype=torch.uint8)
     titles = [f"number {i}" for i in range(5)]
-    draw_images(images, titles, tmp_path / "x.png", columns=3)
+    draw_images(images, titles, tmp_path / "x.png", columns=4, title="All", wrong=[False, True, False, False, True])
     shown = [axes for axes in drawn[0].axes if axes.images]
+    assert [to_hex(axes.title.get_color()) == ORANGE for axes in shown] == [False, True, False, False, True]
+    assert drawn[0].get_suptitle() == "All"
     assert [axes.get_title() for axes in shown] == titles
     for axes, image in zip(shown, images, strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), image.permute(1, 2, 0))
-    assert len(drawn[0].axes) == 6 and not any(axes.axison for axes in drawn[0].axes)
+    assert len(drawn[0].axes) == 8 and not any(axes.axison for axes in drawn[0].axes)
+
+
+def test_rows_of_images_are_labeled_and_have_whole_pixels(tmp_path, drawn, monkeypatch):
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    draw_image_rows(images, tmp_path / "x.png", 3, "Rows", ["one", "two"], "run toy/a")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["one", "two"] and drawn[0].get_suptitle() == "Rows"
+    assert [text.get_text() for text in drawn[0].texts] == ["Rows", "run toy/a"]
+    monkeypatch.undo()
+    pixels = np.asarray(Image.open(draw_image_rows(images, tmp_path / "x.png", 3, "")).convert("RGB"))
+    rows, columns = (np.arange(size) for size in (2 * 11, 2 * 16))
+    expected = np.full((11, 16, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = 1 + 5 * (i // 3), 1 + 5 * (i % 3)
+        expected[top : top + 4, left : left + 4] = image.permute(1, 2, 0)
+    doubled = expected[rows // 2][:, columns // 2]
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, doubled.shape)[:, :, 0]
+    assert (windows == doubled).all((2, 3, 4)).sum() == 1, "each pixel is doubled, somewhere in the figure"
 
 
 def test_a_single_image_is_written_as_a_png(tmp_path):
@@ -224,3 +295,15 @@ def test_filters_are_normalized_around_gray(tmp_path, drawn):
     np.testing.assert_array_equal(shown[0], np.full((2, 2, 3), 0.5))
     np.testing.assert_allclose(shown[1][:, :, 0], [[0.5, 0.625], [0.25, 1.0]])
     assert all(abs(image - 0.5).max() == pytest.approx(0.5) for image in shown[1:])
+
+
+# films
+
+
+def test_a_caption_is_above_its_frame_and_fits():
+    frame = Image.new("RGB", (300, 20), (0, 0, 255))
+    captioned = np.asarray(add_caption(frame, "untrained: return -1234 after 1000 steps"))
+    height = captioned.shape[0] - 20
+    assert (captioned[height:] == (0, 0, 255)).all(), "the frame, whole"
+    ink = (captioned[:height] < 128).all(2)
+    assert ink.any() and not ink[[0, -1]].any() and not ink[:, [0, -1]].any(), "letters that no edge cuts"

@@ -118,7 +118,7 @@ def test_closing_table_has_the_metrics_and_the_next_commands(full_run):
         assert re.search(rf"{name} +│ +{value:.4f} ", full_run.out)
     checkpoint = f"runs/toy/full/checkpoints/{summary['checkpoint']}"
     assert full_run.out.splitlines()[-6:-1] == [  # before the line of W&B
-        "run folder: runs/toy/full (plots, metrics.csv, config.yaml, summary.json)",
+        "run folder: runs/toy/full (plots/index.html, metrics.csv, config.yaml, summary.json)",
         "again:      python -m projects.toy.train --config runs/toy/full/config.yaml",
         "resume:     python -m projects.toy.train --name full --resume auto --max_epochs N",
         f"evaluate:   python -m projects.toy.evaluate --checkpoint {checkpoint}",

@@ -15,8 +15,12 @@ from projects.bert_sentiment.module import BertSentimentModule
 
 def test_words_have_the_colors_of_their_attributions(tmp_path, drawn):
     rows = [("yes 90 %", ["so", "good"], torch.tensor([0.0, 2.0])), ("no 60 %", ["not", "bad"], torch.tensor([-0.5, 0.25]))]
-    plots.draw_attributions(rows, tmp_path / "x.png")
-    texts = drawn[0].texts
+    plots.draw_attributions(rows, tmp_path / "x.png", wrong=[False, True], caption="run toy/a")
+    heading, *texts, caption = drawn[0].texts
+    assert heading.get_text().startswith("Attributions") and caption.get_text() == "run toy/a"
+    assert [to_hex(texts[i].get_color()) == ORANGE for i in (0, 3)] == [False, True]
+    dashed = [t.get_text() for t in texts if t.get_bbox_patch() and t.get_bbox_patch().get_linestyle() == "--"]
+    assert dashed == ["not"]
     assert [text.get_text() for text in texts[:-1]] == ["yes 90 %", "so", "good", "no 60 %", "not", "bad"]
     colors = {t.get_text(): to_hex(t.get_bbox_patch().get_facecolor()) for t in texts if t.get_bbox_patch() is not None}
     assert (colors["so"], colors["good"], colors["not"]) == ("#fefeff", BLUE, ORANGE)  # nearly white
@@ -33,6 +37,7 @@ def test_the_plots_after_a_test_are_of_its_texts(tmp_path, drawn, monkeypatch):
     module.stack_outputs = lambda: BertSentimentModule.stack_outputs(module)
     split = SimpleNamespace(texts=texts)
     data = SimpleNamespace(splits={"test": split}, class_names=["no", "yes"], tokenizer=None, max_length=9)
+    data.source_description = "reviews"
     precision = SimpleNamespace(forward_context=torch.enable_grad)
     trainer = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[], precision_plugin=precision)
     monkeypatch.setattr(plots, "word_attributions", lambda classifier, text: ([text], torch.ones(1)))
@@ -51,9 +56,10 @@ def test_the_plots_after_a_test_are_of_its_texts(tmp_path, drawn, monkeypatch):
     titles = [f"yes {100 * confidence[0]:.0f} %", f"no {100 * confidence[1]:.0f} %"]
     titles += [f"yes {100 * confidence[i]:.0f} %, is no" for i in (3, 2)]
     order = [texts[i] for i in (0, 1, 3, 2)]
-    shown = [text.get_text() for text in attributions.texts[:-1]]
+    _, *shown, _, caption = (text.get_text() for text in attributions.texts)
+    assert "data reviews, test texts" in caption
     assert shown == [part for pair in zip(titles, order, strict=True) for part in pair]
     (axes,) = bars.axes
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([100 / 3, 100])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1-5\n3 texts", "6-10\n1 texts"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("words", "accuracy, %")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length in words", "accuracy, %")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from projects.policy_gradient import video
+from projects.policy_gradient.environments import inspect_env
+from projects.policy_gradient.inference import Agent
 from projects.policy_gradient.module import PolicyGradientModule
 from projects.policy_gradient.plots import (
     GRID_SIZE,
@@ -28,8 +31,8 @@ def test_the_policy_map_is_over_angle_and_angular_velocity(tmp_path, drawn):
     for axes in (policy, value):
         assert axes.get_xlabel() == "pole angle, radians" and axes.get_ylabel().startswith("pole angular velocity")
         assert axes.images[0].get_extent() == pytest.approx([-0.21, 0.21, -2.5, 2.5]) and axes.images[0].origin == "lower"
-    assert policy.get_title() == "policy: probability of pushing to the right" and policy.images[0].get_clim() == (0, 1)
-    assert value.get_title().startswith("value")
+    assert policy.get_title() == "Policy: probability of pushing to the right" and policy.images[0].get_clim() == (0, 1)
+    assert value.get_title().startswith("Value")
     for row, column in [(0, 0), (0, GRID_SIZE - 1), (GRID_SIZE - 1, 0), (40, 40), (10, 70)]:
         fractions = torch.tensor([column, row]) / (GRID_SIZE - 1)
         angle, velocity = (torch.tensor([0.42, 5.0]) * (fractions - 0.5)).tolist()
@@ -52,8 +55,8 @@ def test_learning_curves_are_mean_minimum_and_maximum_of_each_recipe(tmp_path, d
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
     assert list(panels) == ["CartPole-v1", "Acrobot-v1"]
     found = {line.get_label(): line.get_data() for line in panels["CartPole-v1"].get_lines()}
-    assert list(found) == ["default, 2 seeds", "reinforce, 1 seed"]
-    grid, means = found["default, 2 seeds"]
+    assert list(found) == ["default, 2 seeds: mean and range", "reinforce, 1 seed"]
+    grid, means = found["default, 2 seeds: mean and range"]
     assert (grid[0], means[0], grid[-1], means[-1]) == (1000, 20, 3000, 50)
     band = panels["CartPole-v1"].collections[0].get_paths()[0].vertices
     assert band[:, 0].min() == 1000 and (band[:, 1].min(), band[:, 1].max()) == (10, 60)
@@ -71,3 +74,15 @@ def test_a_curve_has_the_environment_steps_and_returns_of_a_runs_validations(tmp
     curve = read_learning_curve(tmp_path)
     assert (curve.environment, curve.recipe) == ("CartPole-v1", "default")
     assert curve.steps.tolist() == [2560, 5120] and curve.returns.tolist() == [20.5, 30.0]
+
+
+def test_frames_of_a_film_have_the_return_so_far(monkeypatch):
+    agent = Agent(PolicyGradientModule(4, 2, hidden_dims=[8]).eval(), inspect_env("CartPole-v1", {}, "environment"))
+    captions: list[str] = []
+    monkeypatch.setattr(video, "add_caption", lambda frame, caption: captions.append(caption) or frame)
+    frames = video.record_episode(agent.env_info, agent.policy(), 3, "trained")
+    stats = agent.evaluate([3])
+    steps, total = int(stats.lengths[0]), float(stats.returns[0])
+    assert len(frames) == len(captions) == steps + 1 and captions[0] == "trained: return 0"
+    assert captions[5] == "trained: return 5 after 5 steps", "each step of CartPole is worth 1"
+    assert captions[-1] == f"trained: return {total:.0f} after {steps} steps (end)"

@@ -23,7 +23,9 @@ def labels(ticks) -> list[str]:
 def test_attention_has_target_tokens_in_rows_and_source_tokens_in_columns(tmp_path, drawn):
     maps = [(torch.rand(2 + i, 4), [f"t{n}" for n in range(2 + i)], [f"s{n}" for n in range(4)]) for i in range(3)]
     draw_attention(maps, tmp_path / "x.png")
-    assert [axes.get_visible() for axes in drawn[0].axes] == [True, True, True, False]
+    assert [axes.get_visible() for axes in drawn[0].axes] == [True, True, True, False, True]  # the last is the color bar
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in drawn[0].axes[:3]}) == 1, "cells of one size"
+    assert (drawn[0].axes[0].get_xlabel(), drawn[0].axes[0].get_ylabel()) == ("source tokens", "target tokens")
     for axes, (weights, rows, columns) in zip(drawn[0].axes, maps, strict=False):
         torch.testing.assert_close(torch.tensor(axes.images[0].get_array()), weights)
         assert (labels(axes.get_yticklabels()), labels(axes.get_xticklabels())) == (rows, columns)
@@ -43,14 +45,15 @@ def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     references = ["a b c d e f g", "a b c d e f g h", "a b c d e f g h i j"]
     translations = ["a b c d e f g", "a b c d x f g h", "a b c d e f x h i j"]
     module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))), tokenize="13a")  # in any order
-    data = SimpleNamespace(splits={"test": SimpleNamespace(source=["x"] * 3, target=references)}, languages=("en", "de"))
+    test = SimpleNamespace(source=["x"] * 3, target=references)
+    data = SimpleNamespace(splits={"test": test}, languages=("en", "de"), source_description="pairs")
     TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
     (axes,) = drawn[0].axes
     short = sacrebleu.corpus_bleu(translations[:2], [references[:2]]).score
     long = sacrebleu.corpus_bleu(translations[2:], [references[2:]]).score
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([short, long])
     assert labels(axes.get_xticklabels()) == ["1-8\n2 sentences", "9-12\n1 sentences"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("words of the reference", "BLEU in lower case")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length of the reference in words", "BLEU, lower case")
 
 
 def test_worst_translations_have_the_lowest_chrf(tmp_path, monkeypatch, drawn):
@@ -80,11 +83,12 @@ def test_long_sentences_are_plotted_by_their_first_tokens_and_the_title_says_so(
     figures, most = [], 9
     monkeypatch.setattr(plots, "MAX_PLOTTED_TOKENS", most)
     save = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or save(figure, path))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, *rest: figures.append(figure) or save(figure, *rest))
     with Image.open(draw_attention([attention_map(900, 1024), attention_map(3, 5)], tmp_path / "map.png")) as image:
         assert max(image.size) < 1500
-    long, short = figures[0].axes
-    assert long.get_title() == "first tokens of 1024 (source) and 900 (target)" and short.get_title() == ""
+    long, short, _ = figures[0].axes
+    assert long.get_title("left") == "sentence 1, first tokens of 1024 (source) and 900 (target)"
+    assert short.get_title("left") == "sentence 2"
     assert long.images[0].get_array().shape == (most, most)
     assert short.images[0].get_array().shape == (3, 5)
     assert len(long.get_xticks()) == len(long.get_yticks()) == most
