@@ -61,7 +61,7 @@ def draw_bert_sentiment(checkpoint: Path, path: Path) -> Path:
     from projects.bert_sentiment.predict import describe
 
     classifier = load(checkpoint)
-    probabilities = classifier.probabilities(TEXTS)
+    probabilities = classifier(TEXTS)
     rows = [
         (describe(row, classifier.class_names, False), *word_attributions(classifier, text))
         for text, row in zip(TEXTS, probabilities, strict=True)

@@ -65,7 +65,7 @@ def quiet_lightning() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.WARNING)
         for handler in logger.handlers:  # made while Lightning was imported, before the command had its streams
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            if type(handler) is logging.StreamHandler:  # Lightning's; others of that class write elsewhere
                 handler.stream = sys.stderr
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", "The `srun` command is available")  # SLURM's tools are no sign of a job

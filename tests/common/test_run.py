@@ -25,7 +25,7 @@ from toy.train import PROJECT
 
 
 def test_a_plot_that_fails_costs_no_result(train, monkeypatch):
-    def fail(rows, path):
+    def fail(rows, path, *options):
         assert (path.parent.parent / "summary.json").is_file(), "the summary is written first"
         raise ValueError("no ink")
 
