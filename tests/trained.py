@@ -33,6 +33,12 @@ def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "evaluation.json").read_text())
 
 
+def contents(run_dir: Path) -> dict[Path, bytes]:
+    """The run's own files; W&B's background process may write into its folder when it likes."""
+    files = [path for path in run_dir.rglob("*") if path.is_file() and "wandb" not in path.relative_to(run_dir).parts]
+    return {path: path.read_bytes() for path in files}
+
+
 def check_evaluation(project: Project, run_dir: Path, cwd: Path, *flags: str) -> None:
     """The run's checkpoint has the run's metrics in both splits, and its test's plots; the run's own files stay as they are.
 
@@ -42,7 +48,7 @@ def check_evaluation(project: Project, run_dir: Path, cwd: Path, *flags: str) ->
         cwd: Folder to evaluate in: an empty one, as on another machine.
         flags: Further flags.
     """
-    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    before = contents(run_dir)
     summary = json.loads((run_dir / "summary.json").read_text())
     expected = {"test": summary["test"], "val": {k: v for k, v in summary["best_validation"].items() if k != "step"}}
     for split, metrics in expected.items():
@@ -55,7 +61,7 @@ def check_evaluation(project: Project, run_dir: Path, cwd: Path, *flags: str) ->
         assert found["metrics"] == pytest.approx(metrics, rel=1e-6), "from metrics.csv"
         assert (found["data_source"], found["precision"]) == (summary["data_source"], summary["precision"])
         assert found["metadata"].items() <= summary["metadata"].items()
-    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+    assert contents(run_dir) == before
 
 
 def global_state() -> list[Any]:
