@@ -83,6 +83,8 @@ def parse(module: str, args: list[str]) -> None:
         cli = cli_of(module)
         cli.parse_arguments(cli.parser, args)
     elif module == "common.multirun":
+        if "--search" in args:
+            pytest.importorskip("optuna")
         with redirect_stdout(StringIO()) as runs:
             assert importlib.import_module(module).main([*args, "--dry_run"]) == 0
         for line in runs.getvalue().splitlines():
