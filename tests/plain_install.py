@@ -49,6 +49,7 @@ COMMANDS = [
     ("common.scaffold", "my_task --from blank --to new", 0, "my_task"),
     ("common.multirun", "blank --seeds 0 1 --dry_run", 0, "projects.blank.train"),
     # what needs an extra says which
+    ("common.multirun", "blank --search recipes/sweep.yaml --trials 1", 2, EXTRA.format("search")),
     ("projects.bert_sentiment.export", "onnx --checkpoint BERT_SENTIMENT --onnx", 2, EXTRA.format("onnx")),
     ("projects.bert_sentiment.train", f"{CPU} --model.checkpoint tiny --model.lora_rank 2", 2, EXTRA.format("lora")),
     ("projects.bert_sentiment.train", f"{CPU} --model.checkpoint minilm", 2, EXTRA.format("minilm")),

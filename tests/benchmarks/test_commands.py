@@ -86,6 +86,8 @@ def parse(module: str, args: list[str]) -> None:
     elif module.endswith(".evaluate"):
         new_parser(importlib.import_module(module).PROJECT).parse_args(args)
     elif module == "common.multirun":
+        if "--search" in args:
+            pytest.importorskip("optuna")
         with redirect_stdout(StringIO()) as runs:
             assert importlib.import_module(module).main([*args, "--dry_run"]) == 0
         for line in runs.getvalue().splitlines():
