@@ -80,9 +80,7 @@ def draw_image_rows(
     total_width = max(MIN_WIDTH, left + width + 0.1)
     title = wrap_text(title, total_width - 0.2, TITLE_SIZE)
     header, footer = 0.1 + 0.19 * len(title.splitlines()), caption_height(caption, total_width) + 0.06
-    # whole pixels, so that each pixel of an image is as large as the others
-    left, footer, height_all = (round(value * DPI) / DPI for value in (left, footer, header + height + footer))
-    total_width = round(total_width * DPI) / DPI
+    height_all = header + height + footer
     figure = Figure(figsize=(total_width, height_all), dpi=DPI)
     axes = figure.add_axes((left / total_width, footer / height_all, width / total_width, height / height_all))
     axes.imshow(grid.permute(1, 2, 0), interpolation="nearest", aspect="auto")

@@ -160,7 +160,7 @@ def plot_points(points: Tensor, mixture: GaussianMixture, title: str, path: Path
     axes.set_xlabel("x; circles: modes of the data", fontsize=8)
     axes.set_ylabel("y", fontsize=8)
     axes.tick_params(labelsize=7)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False, markerscale=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=7, frameon=False, markerscale=2)
     return save_figure(figure, path, caption)
 
 

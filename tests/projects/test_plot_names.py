@@ -18,11 +18,13 @@ from matplotlib.text import Text
 from common.compare.curves import draw_panel
 from common.plots import text as plot_text
 from common.plots.bars import draw_bars
-from common.plots.classification import draw_confusion
+from common.plots.classification import draw_calibration, draw_confusion
 from common.plots.curves import draw_curves
 from common.plots.figures import new_figure, save_figure
 from common.plots.images import draw_filters, draw_image_rows, draw_images, prediction_title
 from projects.bert_sentiment.plots import draw_attributions
+from projects.gan.plots import plot_points
+from projects.gan.synthetic import ring8
 from projects.policy_gradient.plots import LearningCurve, plot_learning_curves
 from projects.seq2seq.plots import draw_attention
 
@@ -97,6 +99,8 @@ PLOTS = {
     "200 classes": lambda path: confusion(200, path),
     "bars": lambda path: draw_bars(dict.fromkeys(NAMES[:10], 1.0), NAMES[:10], NAMES[8], NAMES[8], NAMES[8], path, CAPTION),
     "one bar": lambda path: draw_bars({NAMES[8]: 1.0}, [NAMES[8]], NAMES[8], "x", "y", path, CAPTION),
+    "calibration": lambda path: draw_calibration(torch.rand(99), torch.rand(99) < 0.5, path, caption=CAPTION),
+    "points": lambda path: plot_points(torch.randn(99, 2), ring8(), "step 1,000: 8 modes", path, CAPTION),
     "filters": lambda path: draw_filters(torch.rand(1, 3, 2, 2), path, NAMES[7], CAPTION),
     **{f.__name__: f for f in (images, rows, curves, compared, attention, attributions, learning_curves)},
 }

@@ -21,7 +21,7 @@ def labels(ticks) -> list[str]:
 
 
 def test_attention_has_target_tokens_in_rows_and_source_tokens_in_columns(tmp_path, drawn):
-    maps = [(torch.rand(2 + i, 4), [f"t{n}" for n in range(2 + i)], [f"s{n}" for n in range(4)]) for i in range(3)]
+    maps = [(torch.rand(2 + i, 9 - i), [f"t{n}" for n in range(2 + i)], [f"s{n}" for n in range(9 - i)]) for i in range(3)]
     draw_attention(maps, tmp_path / "x.png")
     assert [axes.get_visible() for axes in drawn[0].axes] == [True, True, True, False, True]  # the last is the color bar
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in drawn[0].axes[:3]}) == 1, "cells of one size"
