@@ -135,6 +135,7 @@ def start_search(options: argparse.Namespace, flags: list[str]) -> None:
     check_run_name(name)
     path = find_space(options.search, options.project)
     project = importlib.import_module(f"projects.{options.project}.train").PROJECT
+    os.environ.setdefault("WANDB_RUN_GROUP", recipe_name(flags))
     search(project, path, options.trials, options.storage, name, options.seeds[0], flags, options.dry_run)
 
 

@@ -82,8 +82,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def add_checkpoint(parser: argparse.ArgumentParser, sentence: str = "A checkpoint of a run.", several: bool = False) -> None:
     """Adds `--checkpoint`, of every command that uses a trained network; `several` allows more than one."""
+    artifact = "PATH may be wandb:ENTITY/PROJECT/ARTIFACT:ALIAS."
     options: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {}
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help=sentence, **options)
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help=f"{sentence} {artifact}", **options)
 
 
 def add_accelerator(parser: argparse.ArgumentParser) -> None:

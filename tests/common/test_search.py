@@ -52,8 +52,10 @@ def search(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "projects.toy.train", toy.train)
     monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
-    monkeypatch.setattr("common.run.summary.draw_curves", lambda rows, path: None)
+    monkeypatch.setattr("common.run.summary.draw_curves", lambda *args: None)
     monkeypatch.setattr("common.search.results.draw_history", lambda study, path: None)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "")
+    monkeypatch.delenv("WANDB_RUN_GROUP")  # and what the command sets is gone after the test
     monkeypatch.setattr("gc.collect", lambda: 0)  # after each trial, which takes longer than all else
 
     def call(*flags: str, space: str = SPACE, name: str = "s") -> tuple[int, str, str]:
@@ -62,6 +64,16 @@ def search(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]
         return code, *capsys.readouterr()
 
     return call
+
+
+def test_trials_are_grouped_by_their_recipe_in_wandb(search, monkeypatch):
+    found = []
+    monkeypatch.setattr("common.search.study.search", lambda *args: found.append(os.environ["WANDB_RUN_GROUP"]))
+    assert search("--trials", "1")[0] == search("--trials", "1", "--config", "recipes/fast.yaml")[0] == 0
+    assert found == ["default", "default"]
+    monkeypatch.delenv("WANDB_RUN_GROUP")
+    assert search("--trials", "1", "--config", "recipes/fast.yaml")[0] == 0
+    assert found[-1] == "fast"
 
 
 @dataclass
