@@ -55,7 +55,7 @@ def _isolated(tmp_path_factory):
 @pytest.fixture
 def train(tmp_path, monkeypatch) -> Callable[..., Ended]:
     """Runs the train command in a folder of the test's own, without the curves, which take longer than the training."""
-    monkeypatch.setattr("common.run.summary.draw_curves", lambda rows, path: None)
+    monkeypatch.setattr("common.run.summary.draw_curves", lambda *args: None)
     return lambda *flags, **options: call(tmp_path, *flags, **options)
 
 

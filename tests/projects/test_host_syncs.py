@@ -86,7 +86,7 @@ def fit(capstone: str, recipe: str, flags: list[str], folder: Path, device: Pret
             "devices": 1,
             "strategy": "auto" if device is None else PretendStrategy(),
             "precision": "32-true",
-            "callbacks": [phases, *run_callbacks(request, run_dir, data)],
+            "callbacks": [phases, *run_callbacks(request, run_dir, data, [])],
             "logger": csv_logger(folder),
             "default_root_dir": str(folder),
             "use_distributed_sampler": False,

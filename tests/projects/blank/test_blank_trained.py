@@ -35,7 +35,7 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("common.run.summary.draw_curves", lambda rows, path: None)
+        patch.setattr("common.run.summary.draw_curves", lambda *args: None)
         write(folder / "table" / "rows.csv", "a,b,target", rows(300, seed=0))
         assert (
             train(PROJECT, ["--data.source", "table/rows.csv", "--name", "a", "--max_epochs", "2", "--accelerator", "cpu"])

@@ -58,6 +58,6 @@ def full() -> list[str]:
 def train(tmp_path, monkeypatch) -> Callable[..., int]:
     """Runs `train(*flags)` in this process and in an empty folder; returns the exit code."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.run.summary.draw_curves", lambda rows, path: None)  # takes longer than these runs
+    monkeypatch.setattr("common.run.summary.draw_curves", lambda *args: None)  # takes longer than these runs
     (tmp_path / "plain.yaml").write_text("seed: 0\n")
     return lambda *flags: main(PROJECT, ["--config", "plain.yaml", *SMALL, *CPU, *flags])
