@@ -148,7 +148,10 @@ def test_first_trial_is_the_one_that_a_dry_run_prints(search, runs):
     assert shlex.split(out) == ["python", "-m", "projects.toy.train", *flags] and not resumes
 
 
-@pytest.mark.parametrize("method, trials", [("bayes", 12), ("random", 4)])  # the first 10 of "bayes" are random
+@pytest.mark.parametrize(
+    "method, trials",
+    [pytest.param("bayes", 12, marks=pytest.mark.slow), ("random", 4)],  # the first 10 of "bayes" are random
+)
 def test_search_continues_as_if_it_had_not_ended(search, runs, method, trials):
     space = f"method: {method}{SPACE}"
     search("--trials", str(trials), space=space, name="whole")
