@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli.flags import TRAINER_FLAGS
-from common.cli.main import parse
+from common.cli.parser import CapstoneCLI
 from common.errors import UserError
 from common.io.yaml_files import read_yaml
 from common.options import plain_numbers
@@ -141,13 +141,14 @@ def check_values(
     """Types that each option has for its values. Raises UserError for an option or a value that train refuses."""
     first = {option: choices[0] for option, choices in values.items()}
     kinds: dict[str, set[type]] = {}
-    for option, choices in values.items():
-        for choice in choices:
-            try:
-                config = parse(project, [*flags, *option_flags({**first, option: choice})]).config
-            except UserError as error:
-                raise UserError(f"{label}: {error}") from error
-            kinds.setdefault(option, set()).add(type(plain_numbers(config[full_name(option)])))
+    try:
+        cli = CapstoneCLI(project, [*flags, *option_flags(first)])  # its parser takes long to build, not to use
+        for option, choices in values.items():
+            for choice in choices:
+                cli.parse_arguments(cli.parser, [*flags, *option_flags({**first, option: choice})])
+                kinds.setdefault(option, set()).add(type(plain_numbers(cli.config[full_name(option)])))
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from error
     return kinds
 
 

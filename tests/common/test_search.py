@@ -271,6 +271,7 @@ def test_a_pruned_run_stops_at_the_end_of_its_epoch(tmp_path, monkeypatch):
 # killed trials
 
 
+@pytest.mark.slow
 def test_search_that_is_stopped_by_a_signal_ends_like_an_uninterrupted_one(search, monkeypatch):
     search("--trials", "3", "--checkpoint_every", "1", name="whole")
     step, steps = ToyModule.training_step, []
