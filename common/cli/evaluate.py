@@ -97,7 +97,7 @@ def recorded_options(project: Project, checkpoint: dict[str, Any], path: Path) -
         recorded: dict[str, Any] = {}
         for group, names in option_names(project).items():
             recorded[group] = {name: options[group][name] for name in names if name in options[group]}
-        precision = checkpoint.get("precision") or saved.get("trainer", {}).get("precision")
+        precision = checkpoint.get("precision") or saved.get("trainer", {}).get("precision") or "32-true"  # Lightning's own
         return recorded | {"precision": precision}
 
 

@@ -16,7 +16,8 @@ from common.io.metrics import read_metrics
 
 RUN_FILES = ("config.yaml", "metrics.csv", "summary.json", "checkpoints")  # any of them marks a run folder
 # settings that change no metric, or have a field of their own in the record
-UNCOMPARED_SETTINGS = {"seed", "name", "recipe", "config", "resume", "wandb", "debug", "checkpoint_every", "data.source"}
+UNCOMPARED_SETTINGS = {"seed", "name", "recipe", "config", "resume", "debug", "checkpoint_every", "data.source"}
+UNCOMPARED_SETTINGS |= {"wandb", "wandb_artifact", "tags", "notes", "group", "logger", "trainer.logger"}
 Curve = list[tuple[float, float]]  # (step, value), in the order of the steps
 
 
@@ -163,13 +164,15 @@ def choose_curve(monitor: str, rows: Sequence[dict[str, float]]) -> str:
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level, with dotted names, without `UNCOMPARED_SETTINGS`.
 
-    >>> flat_settings({"seed": 3, "model": {"lr": 0.1, "dims": [8, 8]}})
+    >>> flat_settings({"seed": 3, "trainer": {"logger": {"class_path": "X"}}, "model": {"lr": 0.1, "dims": [8, 8]}})
     {'model.lr': 0.1, 'model.dims': [8, 8]}
     """
     flat: dict[str, Any] = {}
     for name, value in config.items():
+        if f"{prefix}{name}" in UNCOMPARED_SETTINGS:
+            continue
         if isinstance(value, dict) and value:
             flat |= flat_settings(value, f"{prefix}{name}.")
-        elif f"{prefix}{name}" not in UNCOMPARED_SETTINGS:
+        else:
             flat[f"{prefix}{name}"] = value
     return flat
