@@ -81,6 +81,7 @@ def test_hyperparameters_of_a_checkpoint_are_builtins_and_build_the_module_again
     assert same(pipeline.module.state_dict(), {k: v.float() for k, v in checkpoint["state_dict"].items()})
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bitwise_equal(command, tiny_run):
     flags = [*tiny_run, "--checkpoint_every", "3", "--data.steps_per_epoch", "80", "--trainer.limit_test_batches", "0"]
     whole = command("train", "--name", "whole", *flags)

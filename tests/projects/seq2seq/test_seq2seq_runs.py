@@ -42,6 +42,7 @@ def test_two_processes_train_and_score_like_one_with_twice_the_tokens(command, p
     assert len(curves[0]) == 1 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bitwise_equal(command, train, pairs_folder):
     epochs = 2
     flags = ["--data.source", str(pairs_folder), "--data.max_tokens", "200", "--checkpoint_every", "4"]
