@@ -120,9 +120,9 @@ def draw_panel(run: Path, folder: Path) -> tuple[str, Image.Image, str]:
 
 def compose(columns: Sequence[Sequence[tuple[Image.Image, str]]]) -> Image.Image:
     """Columns of panels below their headings, as wide as it takes for all columns to be of one height."""
-    room = WIDTH - GAP * (len(columns) + 1)
+    images_width = WIDTH - GAP * (len(columns) + 1)
     heights = [sum(image.height / image.width for image, _ in column) for column in columns]  # of a column one unit wide
-    widths = [round(room / height / sum(1 / other for other in heights)) for height in heights]
+    widths = [round(images_width / height / sum(1 / other for other in heights)) for height in heights]
     panels = [
         [
             add_caption(image.resize((width, round(width * image.height / image.width)), RESAMPLING), text, HEADING)
