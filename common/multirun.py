@@ -22,10 +22,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.cli.command import OneLineParser, positive, report_errors, seed_value
 from common.errors import UserError
 from common.io.run_name import check_run_name
+
+if TYPE_CHECKING:
+    from common.project import Project
 
 RUNS = Path("runs")
 RESUME = ["--resume", "allow"]  # starts a run, and continues one that was killed, also before its first checkpoint
@@ -101,7 +105,8 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
         return
     if given := [flag for flag in ("trials", "storage") if getattr(options, flag) is not None]:
         raise UserError(f"--{given[0]}: only with --search FILE")
-    runs = plan_runs(options.project, options.seeds, read_grid(options.grid), options.name, flags)
+    grid = read_grid(options.grid)
+    runs = plan_runs(options.project, options.seeds, grid, options.name, flags)
     plan = makefile(runs)
     if options.dry_run:
         for run in runs:
@@ -111,6 +116,7 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
     make = shutil.which("make")
     if make is None:
         raise UserError("several runs need GNU make; install it, or run what --dry_run prints")
+    check_options(options.project, grid, flags)
     os.environ.setdefault("WANDB_RUN_GROUP", recipe_name(flags))  # of W&B, where its runs are one line
     with tempfile.TemporaryFile("w+") as file:
         file.write(plan)
@@ -118,6 +124,17 @@ def multirun(options: argparse.Namespace, flags: list[str]) -> None:
         sys.stdout.flush()
         os.dup2(file.fileno(), 0)
         os.execv(make, ["make", "--file=-", f"--jobs={options.jobs}", *(["--keep-going"] if options.keep_going else [])])
+
+
+def check_options(project: str, grid: dict[str, list[str]], flags: list[str]) -> None:
+    """Raises UserError for an option or a value that train refuses, before the first run has begun."""
+    from common.cli.main import parse  # after the parser has answered --help
+    from common.search.space import check_values
+
+    described = find_project(project)
+    parse(described, flags)
+    if grid:
+        check_values(grid, described, flags, "--grid")
 
 
 def start_search(options: argparse.Namespace, flags: list[str]) -> None:
@@ -134,9 +151,15 @@ def start_search(options: argparse.Namespace, flags: list[str]) -> None:
     name = f"{recipe_name(flags)}-search" if options.name is None else options.name
     check_run_name(name)
     path = find_space(options.search, options.project)
-    project = importlib.import_module(f"projects.{options.project}.train").PROJECT
+    project = find_project(options.project)
     os.environ.setdefault("WANDB_RUN_GROUP", recipe_name(flags))
     search(project, path, options.trials, options.storage, name, options.seeds[0], flags, options.dry_run)
+
+
+def find_project(name: str) -> Project:
+    """What the project called `name` declares of itself."""
+    project: Project = importlib.import_module(f"projects.{name}.train").PROJECT
+    return project
 
 
 def find_space(path: Path, project: str) -> Path:

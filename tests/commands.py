@@ -74,6 +74,7 @@ def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], lo
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = [module, *flags]
+    sys.path.insert(0, str(cwd))
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

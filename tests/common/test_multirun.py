@@ -8,40 +8,46 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
+from commands import environment, start_forked
 from common import multirun
 from common.errors import UserError
 from common.multirun import PlannedRun, is_done, makefile, plan_runs, read_grid
 from toy.module import ToyModule
+from toy.train import PROJECT
 
 TINY = ["--data.source", "sample", "--accelerator", "cpu", "--precision", "32-true"]
 ROOT = Path(__file__).resolve().parents[2]
-# train.py of a toy project: ends at once, fails for seed 9, and with --wait saves a checkpoint and runs for a minute
+# train.py of a toy project: ends at once, fails for seed 9, and with WAIT saves a checkpoint and runs for a minute
 TRAIN = """
-    import json, pathlib, shlex, sys, time
-    words = sys.argv[1:]
-    value = lambda flag: words[words.index(flag) + 1]
-    folder = pathlib.Path("runs/toy", value("--name"))
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    print("toy", *words, flush=True)
-    if "--wait" in words:
-        (folder / "checkpoints" / "step-1.ckpt").write_text("")
-        time.sleep(60)
-    if value("--seed") == "9":
-        sys.exit(2)
-    lr = next((word.split("=")[1] for word in words if word.startswith("--model.lr=")), "1")
-    (folder / "config.yaml").write_text(f"model: {{lr: {lr}}}")
-    (folder / "metrics.csv").write_text("step,val/loss\\n1,0.5\\n")
-    summary = {"project": "toy", "data_source": "sample", "recipe": "default", "device": "cpu", "train_seconds": 1.0}
-    summary |= {"command": f"python -m projects.toy.train {shlex.join(words)}", "seed": int(value("--seed"))}
-    summary |= {"test": {"test/loss": float(value("--seed"))}, "best_validation": {}, "samples_per_second": 1.0}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    import json, os, pathlib, shlex, sys, time
+    def main():
+        words = sys.argv[1:]
+        value = lambda flag: words[words.index(flag) + 1]
+        folder = pathlib.Path("runs/toy", value("--name"))
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        print("toy", *words, flush=True)
+        if "WAIT" in os.environ:
+            (folder / "checkpoints" / "step-1.ckpt").write_text("")
+            time.sleep(60)
+        if value("--seed") == "9":
+            sys.exit(2)
+        lr = next((word.split("=")[1] for word in words if word.startswith("--model.lr=")), "1")
+        (folder / "config.yaml").write_text(f"model: {{lr: {lr}}}")
+        (folder / "metrics.csv").write_text("step,val/loss\\n1,0.5\\n")
+        summary = {"project": "toy", "data_source": "sample", "recipe": "default", "device": "cpu", "train_seconds": 1.0}
+        summary |= {"command": f"python -m projects.toy.train {shlex.join(words)}", "seed": int(value("--seed"))}
+        summary |= {"test": {"test/loss": float(value("--seed"))}, "best_validation": {}, "samples_per_second": 1.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if __name__ == "__main__":
+        main()
+    else:
+        from toy.train import PROJECT
 """
 
 
@@ -56,23 +62,22 @@ def toy(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def start(*words: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "common.multirun", *words],
-        env=environment,
-        start_new_session=True,
-        stdin=subprocess.PIPE,  # make must not read what is not for it
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Multirun:
+    """`python -m common.multirun` in the working directory, as a process."""
+
+    def __init__(self, *words: str, **variables: str) -> None:
+        self.log = Path.cwd() / f"log-{time.monotonic_ns()}.txt"
+        self.log.touch()
+        env = {**environment(Path.cwd()), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **variables}
+        self.process = start_forked("common.multirun", list(words), Path.cwd(), env, self.log)
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code and output, once it has ended."""
+        return self.process.wait(60), self.log.read_text()
 
 
 def run(*words: str) -> tuple[int, str]:
-    process = start(*words)
-    output, _ = process.communicate(timeout=60)
-    return process.returncode, output
+    return Multirun(*words).wait()
 
 
 def trained(output: str) -> list[str]:
@@ -159,16 +164,35 @@ def test_missing_make_is_one_line(toy, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: several runs need GNU make; install it, or run what --dry_run prints\n"
 
 
-@pytest.mark.parametrize("flags, mine, group", [([], None, "default"), (["-c", "r/x.yaml"], None, "x"), ([], "g", "g")])
+@pytest.mark.parametrize("flags, mine, group", [([], None, "default"), (["-c", "x.yaml"], None, "x"), ([], "g", "g")])
 def test_runs_are_grouped_by_their_recipe_in_wandb(toy, monkeypatch, flags, mine, group):
     found = []
+    (toy / "x.yaml").write_text("seed: 0")
     monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    monkeypatch.setattr(multirun, "find_project", lambda name: PROJECT)
     monkeypatch.setattr(multirun.os, "dup2", lambda *files: None)
     monkeypatch.setattr(multirun.os, "execv", lambda *command: found.append(os.environ.get("WANDB_RUN_GROUP")))
     if mine:
         monkeypatch.setenv("WANDB_RUN_GROUP", mine)
     assert multirun.main(["toy", "--name", "prefix", *flags]) == 0
     assert found == [group]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("toy --grid model.momentum=0.1,0.2", "--grid: Unrecognized arguments: --model.momentum"),
+        ("toy --grid model.lr=0.1,high", "--grid: --model.lr: "),
+        ("toy --seeds 1 2 --max_epoch 3", "Unrecognized arguments: --max_epoch"),
+    ],
+)
+def test_an_option_that_train_refuses_is_named_before_the_first_run(toy, monkeypatch, capsys, words, message):
+    monkeypatch.setattr(multirun, "project_names", lambda: ["toy"])
+    monkeypatch.setattr(multirun.os, "execv", lambda *command: pytest.fail("a run has been started"))
+    monkeypatch.setattr(multirun, "find_project", lambda name: PROJECT)
+    assert multirun.main(words.split()) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {message}") and errors.count("\n") == 1
 
 
 # what is done
@@ -198,15 +222,15 @@ def test_a_failure_stops_the_rest_without_keep_going(toy):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_run_which_is_resumed_next_time(toy, number):
-    process = start("toy", "--seeds", "0", "1", "--name", "a", "--wait")
+    started = Multirun("toy", "--seeds", "0", "1", "--name", "a", WAIT="1")
     checkpoint = toy / "runs" / "toy" / "a-seed0" / "checkpoints" / "step-1.ckpt"
     deadline = time.monotonic() + 30
     while not checkpoint.exists():
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and started.process.poll() is None
         time.sleep(0.02)
-    os.killpg(process.pid, number)  # as a terminal does
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode != 0 and trained(output) == ["a-seed0"]
+    os.killpg(started.process.pid, number)  # as a terminal does
+    code, output = started.wait()
+    assert code != 0 and trained(output) == ["a-seed0"]
     code, output = run("toy", "--seeds", "0", "1", "--name", "a")
     assert code == 0 and trained(output) == ["a-seed0", "a-seed1"]
     assert "--name a-seed0 --resume allow" in output
