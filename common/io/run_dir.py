@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,19 +13,22 @@ from common.errors import UserError
 from common.io.artifacts import is_artifact, local_checkpoint
 from common.io.checkpoints import latest_valid_checkpoint, sorted_by_step
 from common.io.disk import OF_DISK
-from common.io.locks import lock_folder
+from common.io.locks import LOCK, lock_folder, lock_is_gone
+from common.io.ranks import is_global_zero
 from common.io.run_name import check_run_name
 
 RUNS = Path("runs")
+OF_A_START = (LOCK, "config.yaml", "hparams.yaml", "attempts.json")  # files that a run folder has before its run begins
 ALLOW = "allow"  # value of --resume: continue the run if there is one, else start it
 
 
 @dataclass
 class RunDir:
-    """Run folder, and the checkpoint that the run resumes from, if any."""
+    """Run folder, the checkpoint that the run resumes from, if any, and whether nothing was in the folder before."""
 
     path: Path
     checkpoint: Path | None = None
+    is_new: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -59,6 +62,7 @@ def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str
         if not Path(resume).is_file():
             raise UserError(f"--resume {resume}: no such checkpoint; use a .ckpt file, or auto with --name")
     run_dir = RunDir(find_run_path(project, name, None if from_artifact else resume, recipe))
+    run_dir.is_new = is_empty(run_dir.path)
     if resume == "auto" and not any(run_dir.checkpoints.glob("*.ckpt")):
         raise UserError(f"--resume auto: {run_dir.path} has no checkpoint; check --name, or start it with --resume allow")
     with creating(run_dir.path):
@@ -66,17 +70,48 @@ def open_run_dir(project: str, name: str | None, resume: str | None, recipe: str
         locked = lock_folder(run_dir.path)  # before a look at what is in it
     if not locked:
         raise UserError(f"{run_dir.path} exists; another process trains it: wait for its end, or choose another --name")
-    allowed = False  # to start a run where one has begun, but not come as far as to a checkpoint
-    if resume == ALLOW:
-        resume = "auto" if any(run_dir.checkpoints.glob("*.ckpt")) else None
-        allowed = resume is None
-    if resume is not None:
-        run_dir.checkpoint = resumable_checkpoint(resume, run_dir, project)
-    continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
-    if not (continues or allowed) and run_dir.run_exists():
-        how = "auto to continue it" if any(run_dir.checkpoints.glob("*.ckpt")) else "allow: it has no checkpoint yet"
-        raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume {how}")
+    with removed_on_error(run_dir):
+        allowed = False  # to start a run where one has begun, but not come as far as to a checkpoint
+        if resume == ALLOW:
+            resume = "auto" if any(run_dir.checkpoints.glob("*.ckpt")) else None
+            allowed = resume is None
+        if resume is not None:
+            run_dir.checkpoint = resumable_checkpoint(resume, run_dir, project)
+        continues = run_dir.checkpoint is not None and run_dir.checkpoint.resolve().parent == run_dir.checkpoints.resolve()
+        if not (continues or allowed) and run_dir.run_exists():
+            how = "auto to continue it" if any(run_dir.checkpoints.glob("*.ckpt")) else "allow: it has no checkpoint yet"
+            raise UserError(f"{run_dir.path} exists; choose another --name, or add --resume {how}")
     return run_dir
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is no such folder, or nothing in it. A path that cannot be read is left to what writes there."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return not folder.exists()
+
+
+@contextmanager
+def removed_on_error(run_dir: RunDir | None) -> Iterator[None]:
+    """Context in which a UserError removes the run folder, if it is new and no run has begun in it. None for a dry run."""
+    try:
+        yield
+    except UserError:
+        if run_dir is not None and run_dir.is_new and is_global_zero() and not begun_or_gone(run_dir):
+            with suppress(OSError):  # what else is in it stays, and so does the folder
+                for name in OF_A_START:
+                    (run_dir.path / name).unlink(missing_ok=True)
+                for folder in (run_dir.checkpoints, run_dir.plots):
+                    if folder.exists():
+                        folder.rmdir()
+                run_dir.path.rmdir()
+        raise
+
+
+def begun_or_gone(run_dir: RunDir) -> bool:
+    """Whether a run has begun in the folder, or it is another process's by now."""
+    return run_dir.run_exists() or lock_is_gone(run_dir.path)
 
 
 def find_run_path(project: str, name: str | None, resume: str | None, recipe: str) -> Path:

@@ -23,7 +23,7 @@ from common.io.attempts import attempt_watched, count_attempt
 from common.io.disk import disk_error
 from common.io.locks import locks_released
 from common.io.ranks import print_rank_zero
-from common.io.run_dir import ALLOW, RunDir, open_run_dir
+from common.io.run_dir import ALLOW, RunDir, open_run_dir, removed_on_error
 from common.io.signals import handle_stop_signals, stop_now, stop_signals_handled
 from common.io.wandb_run import closing_wandb
 from common.nn.allocator import keep_freed_memory
@@ -109,14 +109,15 @@ def train_and_test(request: RunRequest, extra_callbacks: Sequence[Callback]) -> 
         config = share_config(request, rendezvous)
         run_dir = None if config.trainer.fast_dev_run else shared_run_dir(request, rendezvous)
         handle_stop_signals(stop_now(None if run_dir is None else run_dir.checkpoints))
-        with disk_errors_named(run_dir):
+        with disk_errors_named(run_dir), removed_on_error(run_dir):
             module, data, trainer = build(request, run_dir, extra_callbacks, rendezvous)
             if run_dir is not None:
                 rendezvous.broadcast(lambda: count_attempt(run_dir, config.resume == ALLOW))
     print_run_header(project.name, run_dir, module, data, trainer)
     start = time.perf_counter()
     with expected_warnings_ignored(), lost_processes_named(), attempt_watched(run_dir), disk_errors_named(run_dir):
-        fit(trainer, module, data, run_dir)
+        with removed_on_error(run_dir):
+            fit(trainer, module, data, run_dir)
         if run_dir is not None:
             print_rank_zero(f"training ended after epoch {epochs_begun(trainer)}: {end_reason(trainer)}")
         best = best_checkpoint(trainer, run_dir)
@@ -140,12 +141,12 @@ def shared_run_dir(request: RunRequest, rendezvous: Rendezvous) -> RunDir:
     """Run folder that rank zero has opened for the flags, in all processes."""
     config = request.config
 
-    def decide() -> list[str | None]:
+    def decide() -> list[Any]:
         opened = open_run_dir(request.project.name, config.name, config.resume, config.recipe)
-        return [str(opened.path), None if opened.checkpoint is None else str(opened.checkpoint)]
+        return [str(opened.path), None if opened.checkpoint is None else str(opened.checkpoint), opened.is_new]
 
-    path, checkpoint = rendezvous.broadcast(decide)
-    return RunDir(Path(path), None if checkpoint is None else Path(checkpoint))
+    path, checkpoint, is_new = rendezvous.broadcast(decide)
+    return RunDir(Path(path), None if checkpoint is None else Path(checkpoint), is_new)
 
 
 @contextmanager

@@ -239,7 +239,16 @@ def test_failed_start_leaves_its_name_free(train, tmp_path):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "/no/such/folder"):
         assert "data source" in train("--name", "mine", "--data.source", source).error
+    assert not list(tmp_path.glob("runs/*/*"))
     assert train("--name", "mine", "--max_epochs", "1").code == 0
+
+
+def test_failed_start_keeps_what_was_in_its_folder(train, tmp_path):
+    for name, file in (("a", "config.yaml"), ("b", "plots/notes.txt")):
+        (tmp_path / "runs" / "toy" / name / file).parent.mkdir(parents=True)
+        (tmp_path / "runs" / "toy" / name / file).write_text("mine")
+        assert "data source" in train("--name", name, "--data.source", "/no/such/folder").error
+        assert (tmp_path / "runs" / "toy" / name / file).read_text() == "mine"
 
 
 # resuming
@@ -378,6 +387,7 @@ def test_bad_input_is_one_line(train, monkeypatch, tmp_path, flags, line):
         (tmp_path / "texts" / f"{split}.csv").write_text("text\nhello\n")
     assert re.match(f".*{line}", train(*flags).error)
     assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.glob("runs/*/*")), "a start that failed leaves no folder"
 
 
 def test_non_finite_loss_stops_the_run_before_it_reaches_the_weights(train):
