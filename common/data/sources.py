@@ -84,6 +84,7 @@ class SourceDataModule(LightningDataModule):
 
     HUB_ID: str  # the data set that `auto` stands for
     BATCH_OPTION = "batch_size"  # option that says how much each process takes in a step
+    evaluated_checkpoint = ""  # name of the checkpoint that is evaluated on the data, for captions; empty in a run
 
     def __init__(self, source: str, configuration: str | None = None) -> None:
         super().__init__()

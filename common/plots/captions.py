@@ -8,6 +8,7 @@ from common.data.sources import SourceDataModule
 
 
 def run_caption(folder: Path, data: SourceDataModule, split: str) -> str:
-    """Caption of a plot in `folder`, that of a run's plots: the run, its data, and the split that is shown."""
+    """Caption of a plot in `folder`, that of a run's plots: the run, or the checkpoint evaluated, data, and split."""
     run = folder.resolve().parent
-    return f"run {run.parent.name}/{run.name}, data {data.source_description}, {split}"
+    shown = data.evaluated_checkpoint or f"run {run.parent.name}/{run.name}"
+    return f"{shown}, data {data.source_description}, {split}"

@@ -65,30 +65,35 @@ def draw_confused_pairs(
 def draw_confusion_matrix(counts: Tensor, class_names: Sequence[str], path: Path, caption: str = "") -> Path:
     """Confusion matrix: row, the true class; column, the predicted one; cell, per cent of the row.
 
+    A class without samples has no row, and without predictions too no column.
+
     Args:
         counts: Confusion matrix, (classes, classes) int.
         class_names: Names of the classes, in the order of the rows.
         path: PNG to write.
         caption: Text below the matrix.
     """
-    class_names = [fit_text(name, MAX_NAME, 8) for name in class_names]
-    longest = max(text_width(name, 8) for name in class_names)
+    names = [fit_text(name, MAX_NAME, 8) for name in class_names]
+    longest = max(text_width(name, 8) for name in names)
+    rows = counts.sum(1).nonzero().flatten().tolist()
+    columns = (counts.sum(0) + counts.sum(1)).nonzero().flatten().tolist()
     percent = 100 * counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
-    classes = len(class_names)
-    figure, (axes,) = new_figure(
-        1, 1, max(4.2, 0.8 + longest + CELL_WIDTH * classes), 1.0 + 0.7 * longest + CELL_HEIGHT * classes
-    )
+    percent = percent[rows][:, columns]
+    width = max(4.2, 0.8 + longest + CELL_WIDTH * len(columns))
+    figure, (axes,) = new_figure(1, 1, width, 1.0 + 0.7 * longest + CELL_HEIGHT * len(rows))
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     for row, column in (percent.round() > 0).nonzero().tolist():
         value = percent[row, column].item()
         color = "white" if value > 50 else "#303030"
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(classes), class_names, rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(classes), class_names, fontsize=8)
+    axes.set_xticks(range(len(columns)), [names[i] for i in columns], rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), [names[i] for i in rows], fontsize=8)
     axes.set_xlabel("predicted class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
     accuracy = 100 * counts.diagonal().sum().item() / max(1, counts.sum().item())
-    figure.suptitle(f"Confusion, % of each true class; accuracy {accuracy:.1f} %", fontsize=TITLE_SIZE)
+    absent = len(class_names) - len(rows)
+    note = f"\n({absent} of {len(class_names)} classes have no sample)" if absent else ""
+    figure.suptitle(f"Confusion, % of each true class; accuracy {accuracy:.1f} %{note}", fontsize=TITLE_SIZE)
     return save_figure(figure, path, caption)
 
 

@@ -41,6 +41,7 @@ def evaluate(request: EvaluationRequest) -> dict[str, float]:
     if config.split == "val" and not getattr(data, "has_validation", True):
         raise UserError("--split val: the data have no validation split, and none was held out of train")
     folder = choose_folder(request, data)
+    data.evaluated_checkpoint = describe_checkpoint(request.path)
     trainer = evaluation_trainer(request, options, folder)
     create(folder)
     # the weights once more: in double precision, if that is the Trainer's
@@ -80,13 +81,23 @@ def find_data(request: EvaluationRequest) -> SourceDataModule:
     return data
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """Folder of the run that wrote a checkpoint; of one that lies elsewhere, its own."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def describe_checkpoint(path: Path) -> str:
+    """Name of a checkpoint for captions, with its run where it lies in one."""
+    run = run_folder(path.resolve())
+    return f"run {run.parent.name}/{run.name}, {path.name}" if run != path.resolve().parent else path.name
+
+
 def choose_folder(request: EvaluationRequest, data: SourceDataModule) -> Path:
     """Folder of the results; unset, one in the run folder's `evaluations`. Raises UserError if it is itself a run folder."""
     path, folder = request.path, request.config.to
     if folder is None:
-        run_path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         label = re.sub(r"[^\w.-]+", "-", data.source_label)
-        folder = run_path / "evaluations" / f"{path.stem}-{label}-{request.config.split}"
+        folder = run_folder(path) / "evaluations" / f"{path.stem}-{label}-{request.config.split}"
     if any((folder / name).exists() for name in ("summary.json", "config.yaml", "checkpoints")):
         raise UserError(f"--to {folder}: a run folder, whose results stay as they are; name another folder")
     return folder

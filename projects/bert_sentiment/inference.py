@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.data.inputs import check_texts
 from common.io.checkpoints import PathLike, content_errors, load_module
 from common.nn.device import autocast_context
 from common.nn.parallel import parallel_map
@@ -38,6 +39,7 @@ class TextClassifier:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, truncated to `max_length` tokens: at most what was read in training."""
+        check_texts(texts, 'classifier(["a text", "another"])')
         return tokenize(self.tokenizer, texts, self.max_length)[0]
 
     def count_truncated(self, texts: Sequence[str]) -> int:

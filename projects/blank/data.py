@@ -88,11 +88,11 @@ class BlankData(SourceDataModule):
         if "test" in splits:
             self.test = splits["test"]
         else:
-            self.test, train = hold_out(train, self.test_fraction)
+            self.test, train = hold_out(train, self.test_fraction, self.source_label)
         if "validation" in splits:
             self.val, self.train = splits["validation"], train
         else:
-            self.val, self.train = hold_out(train, self.val_fraction)
+            self.val, self.train = hold_out(train, self.val_fraction, self.source_label)
         # the run's seed; read here because it is the same in every process and after a resume
         self.seed = torch.initial_seed() % 2**31
 
@@ -207,12 +207,13 @@ def to_number(cell: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def hold_out(table: Table, fraction: float) -> tuple[Table, Table]:
+def hold_out(table: Table, fraction: float, source: str) -> tuple[Table, Table]:
     """Random split into held-out rows (at least two) and the rest. Raises UserError if no row would be left."""
     inputs, targets = table
     size = max(2, round(fraction * len(targets)))
     if size >= len(targets):
-        raise UserError(f"{len(targets)} rows are too few to hold out {size} of them; give more")
+        few = f"{len(targets)} rows are too few to hold out {size} for validation or test"
+        raise UserError(f"data source {source}: {few}; give more rows, or the splits themselves")
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held_out, rest = order[:size], order[size:]
     return (inputs[held_out], targets[held_out]), (inputs[rest], targets[rest])

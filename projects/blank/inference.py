@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from common.errors import UserError
-from common.io.checkpoints import PathLike, load_module
+from common.data.inputs import check_rows
+from common.io.checkpoints import PathLike, content_errors, load_module
 from projects.blank.module import BlankModule
 
 BATCH_SIZE = 10_000  # rows
@@ -18,19 +19,18 @@ class RegressionPipeline:
 
     Args:
         module: The trained module, in eval mode.
+        feature_names: Names of the features in their order; empty if unknown.
     """
 
-    def __init__(self, module: BlankModule) -> None:
+    def __init__(self, module: BlankModule, feature_names: Sequence[str] = ()) -> None:
         self.module = module
+        self.feature_names = list(feature_names)
         self.num_features: int = module.hparams["num_features"]
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Sequence[float]]) -> list[float]:
-        """Predictions for rows of features. Raises UserError for a row of another length."""
-        for number, row in enumerate(rows, 1):
-            if len(row) != self.num_features:
-                raise UserError(f"row {number} has {len(row)} features, not {self.num_features}")
-        inputs = torch.tensor(rows, dtype=torch.float32).view(len(rows), self.num_features)
+        """Predictions for rows of features. Raises UserError for a row of another length, or with NaN or infinity."""
+        inputs = check_rows(rows, self.num_features)
         return torch.cat([self.module(batch.to(self.module.device)).cpu() for batch in inputs.split(BATCH_SIZE)]).tolist()
 
 
@@ -50,5 +50,7 @@ def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> Regression
         >>> len(predictions) == len(rows)
         True
     """
-    module, _ = load_module(checkpoint, BlankModule, "blank")
-    return RegressionPipeline(module.to(device))
+    module, saved = load_module(checkpoint, BlankModule, "blank")
+    with content_errors(Path(checkpoint), saved):
+        feature_names = [str(name) for name in saved.get("feature_names", ())]
+    return RegressionPipeline(module.to(device), feature_names)

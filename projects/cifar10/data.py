@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.data.batches import batch_shape, epoch_batches, report_left_out, shard_indices
 from common.data.held_out import hold_out
-from common.data.image_tables import Columns
+from common.data.image_tables import UNLABELED, Columns
 from common.data.images import LabeledImages, load_images
 from common.data.sources import SourceDataModule
 from common.errors import UserError
@@ -134,8 +134,10 @@ class CIFAR10Data(SourceDataModule):
             splits = load_images(self.resolve(), IMAGE_SIZE, make_splits, self.columns)
             train, val = splits["train"], splits.get("validation")
             if len(train.class_names) < 2:
-                only = f"data source {self.resolve().name}: every image is of the class {train.class_names[0]}"
-                raise UserError(f"{only}; classification needs a folder for each class, or a table with a column of labels")
+                only = train.class_names[0]
+                fault = "has no labels" if only == UNLABELED else f"every image is of the class {only}"
+                needed = "classification needs a folder for each class, or a table with a column of labels"
+                raise UserError(f"data source {self.resolve().name}: {fault}; {needed}")
             self.set_sizes(len(train), 0 if val is None else len(val))
             if val is None or not self.val_size:
                 if self.val_size >= len(train):

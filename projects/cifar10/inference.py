@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.data.inputs import check_images
 from common.errors import UserError
 from common.io.checkpoints import PathLike, checkpoint_paths, content_errors, load_module
+from projects.cifar10.config import IMAGE_SIZE
 from projects.cifar10.module import CIFAR10Module
 from projects.cifar10.tta import predict_logits
 
@@ -41,7 +43,11 @@ class ImageClassificationPipeline:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor], tta: int = 2) -> Tensor:
-        """Class probabilities (n, classes) of images, each (3, height, width) uint8; `tta` as in `tta.tta_views`."""
+        """Class probabilities (n, classes) of images, each (3, 32, 32) uint8; `tta` as in `tta.tta_views`.
+
+        Raises UserError for images of another shape or type.
+        """
+        check_images(images, IMAGE_SIZE)
         batches = [torch.empty(0, len(self.class_names))]
         for start in range(0, len(images), BATCH_SIZE):
             rows = images[start : start + BATCH_SIZE]

@@ -43,7 +43,13 @@ class GeneratorPipeline:
             class_name: Class of a class-conditional generator; None for all in turn.
             seed: Seed of the latent vectors.
             truncation: Truncation trick, see `sample_latents`; None for none.
+
+        Raises UserError for a negative count, a truncation of 0 or less, or a class that the generator does not have.
         """
+        if count < 0:
+            raise UserError(f"count {count}: use 0 or more samples")
+        if truncation is not None and not truncation > 0:
+            raise UserError(f"truncation {truncation}: use a bound above 0, or None")
         return self.generate(sample_latents(count, self.latent_dim, seed, truncation), self.labels(class_name, count))
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium import Env
 
+from common.data.inputs import check_rows
 from common.errors import UserError
 from common.io.checkpoints import PathLike, content_errors, load_module
 from projects.policy_gradient.actor import StochasticActor, sample_noise
@@ -40,8 +41,10 @@ class Agent:
         Args:
             observations: Flat observations.
             action_masks: Valid actions (n, action_dim), of an environment that has `action_mask` in its info.
+
+        Raises UserError for observations of another length, or with NaN or infinity.
         """
-        obs = np.asarray(observations, np.float32).reshape(-1, self.env_info.obs_dim)
+        obs = check_rows(observations, self.env_info.obs_dim).numpy()
         actor = self.policy()
         parts = [slice(start, start + BATCH_SIZE) for start in range(0, max(1, len(obs)), BATCH_SIZE)]
         actions = [actor(obs[part], None if action_masks is None else action_masks[part]) for part in parts]

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from common.data.inputs import check_texts
 from common.errors import UserError
 from common.io.checkpoints import PathLike, checkpoint_paths, content_errors, load_module
 from common.io.text import is_blank
@@ -62,6 +63,7 @@ class TranslationPipeline:
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Source ids of each sentence, none of a blank one. Those cut to `max_length` are named on standard error."""
+        check_texts(sentences, 'translator(["a sentence", "another"])')
         sources = encode_batch(self.source_tokenizer, ["" if is_blank(line) else line for line in sentences])
         for number, ids in enumerate(sources, 1):
             if len(ids) > self.max_length:

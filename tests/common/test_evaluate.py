@@ -20,9 +20,10 @@ from common.cli.evaluate import main
 from common.compare.records import read_runs
 from common.data.sources import Source, evaluated_splits
 from common.io.checkpoints import AtomicCheckpointIO
+from common.plots.captions import run_caption
 from common.version import VERSION
 from toy.data import ToyData
-from toy.module import ToyModule
+from toy.module import SavePlot, ToyModule
 from toy.train import PROJECT
 from trained import check_evaluation, checkpoint_of, results
 
@@ -52,6 +53,19 @@ def evaluate(copied, tmp_path) -> Callable[..., Ended]:
 def test_an_evaluation_repeats_the_run_and_changes_nothing_of_it(full_run, tmp_path):
     check_evaluation(PROJECT, full_run.run("full"), tmp_path)
     assert (tmp_path / "test" / "plots" / "points.png").is_file()
+
+
+def test_captions_name_the_run_and_the_checkpoint(evaluate, copied, monkeypatch):
+    captions = []
+
+    def draw(self: SavePlot, trainer: Trainer, pl_module: ToyModule) -> None:
+        captions.append(run_caption(self.folder, trainer.datamodule, "test"))
+
+    monkeypatch.setattr(SavePlot, "on_test_epoch_end", draw)
+    for flags in ([], ["--to", "elsewhere"]):
+        assert evaluate(*flags).code == 0
+    expected = f"run toy/full, {checkpoint_of(copied).name}, data sample (EMBEDDED SAMPLE, not the real data set), test"
+    assert captions == [expected] * 2
 
 
 def test_results_are_in_a_folder_of_the_run_for_each_data_and_split(evaluate, copied):

@@ -64,7 +64,7 @@ class Model(LightningModule):
 
 
 class Data(LightningDataModule):
-    class_names, source_description = NAMES, "toys"
+    class_names, source_description, evaluated_checkpoint = NAMES, "toys", ""
 
     def __init__(self, val=(), test=()) -> None:
         super().__init__()

@@ -166,12 +166,22 @@ def test_confusion_matrix_shows_per_cent_of_each_true_class(tmp_path, drawn):
     (axes,) = drawn[0].axes
     texts = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "90", (0, 1): "10", (1, 0): "17", (1, 1): "33", (1, 2): "50"}
-    expected = [[90, 10, 0], [100 / 6, 200 / 6, 300 / 6], [0, 0, 0]]
+    expected = [[90, 10, 0], [100 / 6, 200 / 6, 300 / 6]]
     np.testing.assert_allclose(axes.images[0].get_array(), expected, rtol=1e-6)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "eel"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "eel"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    assert drawn[0].get_suptitle() == "Confusion, % of each true class; accuracy 86.8 %"  # 92 of 106
+    first, second = drawn[0].get_suptitle().split("\n")
+    assert first == "Confusion, % of each true class; accuracy 86.8 %"  # 92 of 106
+    assert second == "(1 of 3 classes have no sample)"
+
+
+def test_a_class_that_does_not_occur_has_no_row_and_no_column(tmp_path, drawn):
+    draw_confusion_matrix(torch.tensor([[5, 0, 0], [0, 0, 0], [2, 0, 1]]), ["cat", "dog", "eel"], tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["cat", "eel"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[100, 0], [200 / 3, 100 / 3]], rtol=1e-6)
 
 
 def test_cells_below_half_a_per_cent_are_empty(tmp_path, drawn):

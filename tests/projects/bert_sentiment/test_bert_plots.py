@@ -37,7 +37,7 @@ def test_the_plots_after_a_test_are_of_its_texts(tmp_path, drawn, monkeypatch):
     module.stack_outputs = lambda: BertSentimentModule.stack_outputs(module)
     split = SimpleNamespace(texts=texts)
     data = SimpleNamespace(splits={"test": split}, class_names=["no", "yes"], tokenizer=None, max_length=9)
-    data.source_description = "reviews"
+    data.source_description, data.evaluated_checkpoint = "reviews", ""
     precision = SimpleNamespace(forward_context=torch.enable_grad)
     trainer = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[], precision_plugin=precision)
     monkeypatch.setattr(plots, "word_attributions", lambda classifier, text: ([text], torch.ones(1)))

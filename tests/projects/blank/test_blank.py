@@ -159,8 +159,8 @@ def test_values_out_of_range_are_refused_by_the_parser(cwd, capsys, flag):
 
 
 def test_too_few_rows_are_named():
-    with pytest.raises(UserError, match="2 rows are too few"):
-        hold_out((torch.ones(2, 1), torch.ones(2)), 0.1)
+    with pytest.raises(UserError, match=r"data source rows\.csv: 2 rows are too few to hold out 2"):
+        hold_out((torch.ones(2, 1), torch.ones(2)), 0.1, "rows.csv")
 
 
 def test_inputs_and_predictions_are_standardized():

@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 
 from common.cli.evaluate import main as evaluate
 from common.cli.main import main as train
+from projects.blank import predict
 from projects.blank.inference import load
 from projects.blank.module import BlankModule
 from projects.blank.train import PROJECT
@@ -108,3 +109,35 @@ def test_a_checkpoint_predicts_from_python(run_dir, tmp_path):
     table = [row[:2] for row in rows(3, seed=1)]
     regressor = check_load(load, BlankModule, checkpoint_of(run_dir), tmp_path, rows=table)
     check_batches(regressor, table, 10_001)
+
+
+def test_columns_of_a_file_with_a_header_are_found_by_name(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table = rows(3, seed=1)
+    flags = ["--checkpoint", str(checkpoint_of(run_dir))]
+    expected = [f"{value:.4f}" for value in load(checkpoint_of(run_dir))([row[:2] for row in table])]
+    write(tmp_path / "plain.csv", ",".join(map(str, table[0][:2])), [row[:2] for row in table[1:]])
+    write(tmp_path / "named.csv", 'a,b,"target"', table)
+    write(tmp_path / "turned.csv", "b,name,a", [[b, 0, a] for a, b, _ in table])
+    for file, left_out in (("plain.csv", ""), ("named.csv", "target"), ("turned.csv", "name")):
+        assert predict.main([file, *flags]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.split() == expected
+        assert captured.err == (left_out and f"{file}: columns that are no features are left out: {left_out}\n")
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("a,c\n1,2\n", "no column b, a feature of the training; the header has a, c"),
+        ("a,b\n1,2\n1\n", "row 2 has 1 cells, the header 2"),
+        ("1,2\n1,x\n", "row 2: 'x' is not a number"),
+        ("1,2\n1,nan\n", "row 2 has a value that is not a finite number"),
+        ("1,2,3\n", "row 1 has 3 features, not 2"),
+    ],
+)
+def test_files_that_cannot_be_predicted_are_one_line(run_dir, tmp_path, monkeypatch, capsys, text, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text(text)
+    assert predict.main(["x.csv", "--checkpoint", str(checkpoint_of(run_dir))]) == 2
+    assert capsys.readouterr().err == f"error: x.csv: {line}\n"

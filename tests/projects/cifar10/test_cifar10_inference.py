@@ -134,7 +134,7 @@ def test_other_images_are_labeled_by_the_classes_of_the_checkpoint(reference_run
     "names, message",
     [
         (["disc", "zebra"], "data source other: its class zebra is none of the checkpoint's: "),
-        ([""], "data source other: every image is of the class"),
+        ([""], "data source other: has no labels"),
     ],
 )
 def test_images_of_other_classes_or_of_none_are_one_line(reference_run, image_folder, tmp_path, capsys, names, message):

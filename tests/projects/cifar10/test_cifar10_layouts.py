@@ -18,7 +18,7 @@ def test_a_layout_of_the_readme_is_read(tmp_path, row):
     write(tmp_path / "mine")
     data = CIFAR10Data(str(tmp_path / "mine"), **options)
     if row == "images without classes":
-        with pytest.raises(UserError, match="every image is of the class unlabeled; classification needs a folder for each"):
+        with pytest.raises(UserError, match="has no labels; classification needs a folder for each"):
             data.load()
         return
     splits = data.load()

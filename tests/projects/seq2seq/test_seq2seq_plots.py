@@ -46,7 +46,9 @@ def test_bars_are_the_bleu_of_each_length(tmp_path, drawn):
     translations = ["a b c d e f g", "a b c d x f g h", "a b c d e f x h i j"]
     module = SimpleNamespace(translations=dict(reversed(list(enumerate(translations)))), tokenize="13a")  # in any order
     test = SimpleNamespace(source=["x"] * 3, target=references)
-    data = SimpleNamespace(splits={"test": test}, languages=("en", "de"), source_description="pairs")
+    data = SimpleNamespace(
+        splits={"test": test}, languages=("en", "de"), source_description="pairs", evaluated_checkpoint=""
+    )
     TranslationPlots(tmp_path).on_test_end(SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[]), module)
     (axes,) = drawn[0].axes
     short = sacrebleu.corpus_bleu(translations[:2], [references[:2]]).score
