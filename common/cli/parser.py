@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from argparse import SUPPRESS
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from common.cli.flags import MAX_INTEGER, TRAINER_FLAGS, TRAINER_MINIMA, normalize_arguments
+from common.cli.messages import one_line_message
 from common.cli.recipes import find_config, uses_sample
 from common.cli.suggestions import suggestion
 from common.data.sources import SourceDataModule
@@ -219,14 +219,9 @@ class TrainParser(LightningArgumentParser):
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises UserError with jsonargparse's message; for a union without the error of each member."""
-        text = " ".join(line.strip(" -") for line in str(message).splitlines() if line.strip())
-        text = re.sub(r'^Parser key "(.+?)":', r"--\1:", text)
-        text = re.sub(r"^Option '(.+?)' is required but .*", r"the following arguments are required: --\1", text)
-        union = r"(--.+?): Does not validate .*?Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
-        if found := re.match(union, text):
-            key, types, value = found.groups()
-            types = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", types)
-            text = f"{key}: {value} is none of {types.replace('NoneType, ', '')}"
+        """Raises UserError with jsonargparse's message in one line."""
+        text = one_line_message(str(message))
+        if "did you mean" in text:  # the parser of a class has looked for it
+            raise UserError(f"{text} (see --help)") from ex
         flags = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
-        raise UserError(f"{text[:300]}{suggestion(text, flags)} (see --help)") from ex
+        raise UserError(f"{text}{suggestion(text, flags)} (see --help)") from ex

@@ -39,6 +39,8 @@ from common.run.rendezvous import Rendezvous
 from common.run.watch import ProcessWatch, RunFolderWatch
 from common.trainer import logged_steps
 
+WANDB_FLAGS = ("--wandb_artifact", "--tags", "--notes", "--group")
+
 
 def build(
     request: RunRequest, run_dir: RunDir | None, extra_callbacks: Sequence[Callback], rendezvous: Rendezvous
@@ -165,8 +167,9 @@ def run_loggers(request: RunRequest, run_dir: RunDir, data: SourceDataModule, re
     loggers: list[Logger] = [csv_logger(run_dir.path, resumed_step)]
     if request.config.logger in ("tensorboard", "mlflow") and is_global_zero():
         loggers.append(short_logger(request.config.logger, run_dir.path, name, resumed_step))
-    if request.config.wandb_artifact and not request.config.wandb:
-        raise UserError("--wandb_artifact: there is no run of W&B to upload to; add --wandb")
+    given = [flag for flag in WANDB_FLAGS if flag in {arg.partition("=")[0] for arg in request.args}]
+    if given and not request.config.wandb:  # a configuration of a run with W&B may be used without
+        raise UserError(f"{given[0]}: there is no run of W&B that it is for; add --wandb")
     if request.config.wandb:
         summary_modes: dict[str, str] = {project.monitored(data): project.mode, "val/loss": "min"}
         config = json.loads(request.dump(request.config, format="json", skip_none=False))

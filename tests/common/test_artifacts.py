@@ -142,7 +142,9 @@ def test_name_that_is_none_is_one_line_before_anybody_is_asked(train, name):
 
 
 def test_upload_needs_a_run_of_wandb(train):
-    assert train("--wandb_artifact").error == "--wandb_artifact: there is no run of W&B to upload to; add --wandb"
+    for flag in (["--wandb_artifact"], ["--tags=a,b"], ["--notes", "x"], ["--group", "g"]):
+        name = flag[0].partition("=")[0]
+        assert train(*flag).error == f"{name}: there is no run of W&B that it is for; add --wandb"
 
 
 def test_server_that_hangs_while_the_checkpoint_is_uploaded_costs_ten_seconds(run_path, monkeypatch, wandb_server, capsys):

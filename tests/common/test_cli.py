@@ -153,12 +153,31 @@ def error_of(*args: str) -> str:
         (["--max_epoch", "3"], "Unrecognized arguments: --max_epoch 3"),  # no abbreviations
         (["--model.width", "3"], "--model.width"),
         (["--max_epochs", "x"], r"trainer\.max_epochs: x is none of int \(see --help\)"),
-        (["--precision", "8"], r"trainer\.precision: 8 is none of Literal\[64, 32, 16\], .*'bf16-mixed'"),
+        (["--precision", "8"], r"trainer\.precision: 8 is none of 64, 32, 16, .*bf16-mixed"),
         (["--data.batch_size", "x"], r"data\.batch_size.*int.*x"),
-        (["--debug", "all"], r"debug: all is none of Literal\['overfit', 'shapes', 'gradients'\]"),
+        (["--debug", "all"], r"debug: all is none of overfit, shapes, gradients \(see"),
         (["--checkpoint_every", "-1"], "checkpoint_every.*-1 does not conform to restriction v>=0"),
         (["--patience", "-1"], "patience: -1 is none of NonNegativeInt"),
         (["--max_epochs"], r"trainer\.max_epochs: expected one argument"),
+        (["--logger", "tensorbord"], r"--logger: tensorbord is none of .*none; did you mean tensorboard\? \(see"),
+        (
+            ["--trainer.logger", "TensorBoradLogger"],
+            "--trainer.logger: there is no class .*; did you mean TensorBoardLogger",
+        ),
+        (
+            ["--trainer.callbacks", "EarlyStoping"],
+            r"there is no class EarlyStoping; did you mean EarlyStopping\?",
+        ),
+        (["--trainer.logger", "mine.Logger"], "logger: the class mine.Logger cannot be imported: No module named 'mine'"),
+        (
+            ["--trainer.logger", "Abacus"],
+            r"logger: there is no class Abacus; write a class of your own as MODULE",
+        ),
+        (["--trainer.callbacks", "EarlyStopping"], "callbacks: the following arguments are required: --monitor"),
+        (
+            ["--trainer.logger", "CSVLogger", "--trainer.logger.nmae", "x"],
+            r"--trainer\.logger: Option 'nmae' is not accepted; did you mean name\? \(see --help\)$",
+        ),
         (["--config", "missing.yaml"], "--config missing.yaml: no such file, neither here nor in .*tests/toy"),
         (["--config"], "--config : no such file"),
     ],
