@@ -14,6 +14,8 @@ from torch import Tensor
 
 from common.trainer import should_log
 
+MAX_LINE = 150  # letters of a line of an epoch
+
 
 def progress_callbacks(others: Sequence[Callback] = ()) -> list[Callback]:
     """EpochPrinter; and RunProgressBar where someone looks on, unless there is a bar among the `others`."""
@@ -50,9 +52,9 @@ class EpochPrinter(EpochMetrics):
         shown = [name for name in names if name.startswith(("train/", "val/"))]
         if not trainer.is_global_zero:
             return
-        text = "  ".join(f"{name} {trainer.callback_metrics[name].item():.4g}" for name in shown)
-        line = f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {text}  {self._seconds(trainer)}"
-        pl_module.print(line)  # above the bar, if there is one
+        parts = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}"]
+        parts += [f"{name} {trainer.callback_metrics[name].item():.4g}" for name in shown]
+        pl_module.print(in_lines([*parts, self._seconds(trainer)]))  # above the bar, if there is one
 
     def _seconds(self, trainer: Trainer) -> str:
         """Seconds since the start, and those that all steps take at this rate."""
@@ -61,6 +63,17 @@ class EpochPrinter(EpochMetrics):
         if done <= 0 or not step < total < math.inf:
             return f"{seconds:.0f} s"
         return f"{seconds:.0f} s of about {seconds * (total - self._first_step) / done:.0f} s"
+
+
+def in_lines(parts: Sequence[str]) -> str:
+    """`parts` between spaces, in lines of at most `MAX_LINE` letters; all but the first are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) > MAX_LINE:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f"  {part}"
+    return "\n".join(lines)
 
 
 class RunProgressBar(TQDMProgressBar):

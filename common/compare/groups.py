@@ -11,6 +11,7 @@ import math
 import os
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,13 +143,19 @@ def make_table(groups: list[Group], all_metrics: bool) -> Table:
     rows: list[list[Cell]] = []
     for group, source in zip(groups, source_labels(groups), strict=True):
         run = group.first
-        row: list[Cell] = [group.name, source, run.recipe, ", ".join(str(each.seed) for each in group.runs)]
+        row: list[Cell] = [group.name, source, run.recipe, seeds_text(group)]
         row += [group.metric(name) for name in metrics]
         row.append(mean_std([each.train_seconds for each in group.runs]))
         row.append(mean_std([each.samples_per_second for each in group.runs]))
         row += [setting_text(run, name) for name in settings]
         rows.append(row)
     return Table(groups[0].first.project, groups, header, rows, settings)
+
+
+def seeds_text(group: Group) -> str:
+    """Seeds of a group's runs, each once: runs of one seed are repetitions, and their deviation is not that over seeds."""
+    counts = Counter(run.seed for run in group.runs)
+    return ", ".join(f"{seed} ({count} runs)" if count > 1 else str(seed) for seed, count in counts.items())
 
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:

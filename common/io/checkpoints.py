@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def checkpoint_paths(checkpoint: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 class DamagedFile(UserError):
-    """Error for a file whose content is not what was written."""
+    """Error for a file whose content is not what the suite writes."""
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -99,6 +100,9 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: no such file")
     try:
         checkpoint = load_verified(path, map_location)
+    except pickle.UnpicklingError as error:  # its checksums are right
+        held = "holds Python objects beside tensors and plain values; they may be code, and are not loaded"
+        raise DamagedFile(f"checkpoint {path}: {held}. The Trainer's plugin AtomicCheckpointIO writes none") from error
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         with path.open("rb") as file:
             begins_well = b"PK".startswith(file.read(2))

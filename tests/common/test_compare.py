@@ -25,7 +25,7 @@ from PIL import Image
 from common.compare import __main__ as compare
 from common.compare import curves
 from common.compare.curves import draw_comparison, mean_curve
-from common.compare.groups import MeanStd, group_runs, make_tables, metric_names
+from common.compare.groups import Group, MeanStd, group_runs, make_tables, metric_names, seeds_text
 from common.compare.page import page
 from common.compare.records import choose_curve, flat_settings, read_run, read_runs
 from common.compare.wandb_runs import read_wandb
@@ -115,6 +115,13 @@ def test_seeds_are_one_row_with_mean_and_deviation(runs):
         assert (slow[name].mean, slow[name].std) == (pytest.approx(0.95 - off), None)
     assert (base["training seconds"].mean, base["training seconds"].std) == (61.0, 1.0)
     assert (base["samples per second"].mean, base["data"], base["recipe"]) == (500.0, "sample", "default")
+
+
+def test_runs_of_one_seed_are_counted(runs):
+    group = group_runs(read_runs([runs])[0])[0]
+    first = replace(group.runs[0], seed=7)
+    assert seeds_text(Group([first, replace(first, seed=8)])) == "7, 8"
+    assert seeds_text(Group([first, first, replace(first, seed=8)])) == "7 (2 runs), 8"
 
 
 def test_only_settings_that_differ_are_columns(runs):

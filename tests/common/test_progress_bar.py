@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from common.callbacks import progress
-from common.callbacks.progress import EpochPrinter, RunProgressBar, progress_callbacks
+from common.callbacks.progress import EpochPrinter, RunProgressBar, in_lines, progress_callbacks
 from common.io.ranks import print_rank_zero
 
 
@@ -71,6 +71,15 @@ def test_lines_say_how_long_the_run_takes(clock, capsys):
     fit(EpochPrinter())
     lines = [line.rpartition("  ")[2] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["10 s of about 40 s", "20 s of about 40 s", "30 s of about 40 s", "40 s"]
+
+
+def test_many_metrics_stand_in_several_lines():
+    parts = ["epoch 1", *(f"val/return_{i:02} 0.123" for i in range(20)), "7 s"]
+    lines = in_lines(parts).split("\n")
+    assert len(lines) == 4 and all(len(line) <= 150 for line in lines)
+    assert [line.startswith("    ") for line in lines] == [False, True, True, True]
+    assert [part for line in lines for part in line.strip().split("  ")] == parts
+    assert in_lines(parts[:4]) == "  ".join(parts[:4])
 
 
 def test_estimate_of_a_resumed_run_counts_its_own_steps(clock, capsys, tmp_path):

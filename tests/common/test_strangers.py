@@ -66,7 +66,9 @@ def test_pickled_calls_are_not_executed(canary, read):
     try:
         assert read(Path("x.ckpt")) is None, "the cache is written anew"
     except UserError as error:
-        assert str(error) == "checkpoint x.ckpt: truncated or damaged"
+        assert str(error).startswith(
+            "checkpoint x.ckpt: holds Python objects beside tensors and plain values; they may be code"
+        )
 
 
 @pytest.mark.parametrize("payload", [Touch, lambda path: np.array([Touch(path)], object)], ids=["alone", "in an array"])
