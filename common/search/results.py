@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.plots.figures import report_plot_errors, save_figure
+from common.plots.figures import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    TITLE_SIZE,
+    add_legend,
+    new_figure,
+    report_plot_errors,
+    save_figure,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -72,12 +84,29 @@ def print_results(study: optuna.Study, folder: Path, command: Callable[[dict[str
 
 
 def draw_history(study: optuna.Study, path: Path) -> None:
-    """Optimization history: the value of each trial, and the best so far."""
-    import matplotlib
-    from matplotlib import pyplot
-    from optuna.visualization.matplotlib import plot_optimization_history
+    """Optimization history: the value of each trial, at which the pruned ones stopped, and the best so far."""
+    from optuna.trial import TrialState
 
-    with matplotlib.rc_context():  # Optuna sets a style for all plots
-        figure: Any = plot_optimization_history(study, target_name=metric_name(study.best_trial)).figure
-        save_figure(figure, path)
-        pyplot.close(figure)
+    trials = current_trials(study)
+    figure, (axes,) = new_figure(1, 1, 6.4, 3.6)
+    for state, marker, color, label in (
+        (TrialState.COMPLETE, "o", BLUE, "trained to the end"),
+        (TrialState.PRUNED, "x", GRAY, "pruned: its last value"),
+    ):
+        shown = [trial for trial in trials if trial.state == state and trial.value is not None]
+        numbers, values = [trial.number for trial in shown], [float(trial.value or 0) for trial in shown]
+        if shown:
+            axes.plot(numbers, values, marker, markersize=5, color=color, label=label)
+        if state == TrialState.COMPLETE:
+            best = list(itertools.accumulate(values, max if study.direction.name == "MAXIMIZE" else min))
+            axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+    axes.set_xlabel("trial", fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    axes.set_ylabel(metric_name(study.best_trial), fontsize=9)
+    axes.tick_params(labelsize=8)
+    add_legend(axes, fontsize=8)
+    style_axes(axes)
+    figure.suptitle(f"Optimization history: best trial {study.best_trial.number}", fontsize=TITLE_SIZE)
+    counts = Counter(trial.state.name.lower() for trial in trials)
+    described = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    save_figure(figure, path, f"search {study.study_name}: {described}")

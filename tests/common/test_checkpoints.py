@@ -238,7 +238,7 @@ def test_code_in_a_checkpoint_is_not_executed(folder):
         def __reduce__(self):
             return os.mkdir, (str(folder / "pwned"),)
 
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"holds Python objects .* may be code, and are not loaded"):
         read_checkpoint(write(folder / "x.ckpt", {"state_dict": Command()}))
     assert not (folder / "pwned").exists()
 

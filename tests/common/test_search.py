@@ -135,8 +135,9 @@ def test_history_is_plotted(search, runs, monkeypatch, drawn):
     assert search("--trials", "4")[0] == 0
     (axes,) = drawn[0].axes
     values = [trial.value for trial in study().trials]
-    assert axes.collections[0].get_offsets()[:, 1].tolist() == values
-    assert axes.lines[0].get_ydata().tolist() == [max(values[: i + 1]) for i in range(4)]
+    trained, best = (list(line.get_ydata()) for line in axes.lines)
+    assert trained == values and best == [max(values[: i + 1]) for i in range(4)]
+    assert axes.get_ylabel() == "value" and "4 complete" in drawn[0].texts[-1].get_text()
     assert dict(matplotlib.rcParams) == before, "plots of runs keep their style"
 
 
