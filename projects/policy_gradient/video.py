@@ -31,7 +31,7 @@ def record_agent(agent: Agent, path: Path, seed: int = 0, stochastic: bool = Fal
     episodes = [record_episode(agent.env_info, agent.policy(stochastic, seed), seed, "trained")]
     if untrained:
         episodes.insert(0, record_episode(agent.env_info, agent.untrained().policy(True, seed), seed, "untrained"))
-    return save_video(episodes, path)
+    return save_video(episodes, path, f"{agent.env_info.id}, seed {seed}")
 
 
 def record_episode(env_info: EnvInfo, policy: Policy, seed: int, name: str) -> list[Image.Image]:
@@ -66,8 +66,8 @@ def render(env: CheckedEnv) -> Image.Image:
     return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
 
 
-def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path) -> Path:
-    """Writes episodes side by side; one that ends before the others stands still. Of long ones not every frame is kept."""
+def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path, caption: str) -> Path:
+    """Writes episodes side by side below a caption; one that ends before the others stands still. Of long ones not every frame is kept."""
     length = max(map(len, episodes))
     stride = -(-length // MAX_FRAMES)
     width, height = episodes[0][0].size
@@ -76,5 +76,5 @@ def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path) -> Path:
         frame = Image.new("RGB", (width * len(episodes), height))
         for column, episode in enumerate(episodes):
             frame.paste(episode[min(t, len(episode) - 1)], (column * width, 0))
-        frames.append(frame)
+        frames.append(add_caption(frame, caption))
     return write_gif(frames, path, FRAME_MILLISECONDS)

@@ -76,7 +76,7 @@ def test_a_curve_has_the_environment_steps_and_returns_of_a_runs_validations(tmp
     assert curve.steps.tolist() == [2560, 5120] and curve.returns.tolist() == [20.5, 30.0]
 
 
-def test_frames_of_a_film_have_the_return_so_far(monkeypatch):
+def test_frames_of_a_film_have_the_return_so_far(monkeypatch, tmp_path):
     agent = Agent(PolicyGradientModule(4, 2, hidden_dims=[8]).eval(), inspect_env("CartPole-v1", {}, "environment"))
     captions: list[str] = []
     monkeypatch.setattr(video, "add_caption", lambda frame, caption: captions.append(caption) or frame)
@@ -86,3 +86,5 @@ def test_frames_of_a_film_have_the_return_so_far(monkeypatch):
     assert len(frames) == len(captions) == steps + 1 and captions[0] == "trained: return 0"
     assert captions[5] == "trained: return 5 after 5 steps", "each step of CartPole is worth 1"
     assert captions[-1] == f"trained: return {total:.0f} after {steps} steps (end)"
+    video.record_agent(agent, tmp_path / "film.gif", seed=3)
+    assert captions[-1] == "CartPole-v1, seed 3"
