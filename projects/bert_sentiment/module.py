@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError, one_line
 from common.io.ranks import print_rank_zero
+from common.nn.calibration import fit_temperature
 from common.nn.dropout import replace_dropout
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import clip_gradients, warmup_schedule
@@ -22,7 +23,7 @@ from common.options import Fraction, PositiveFraction
 from common.trainer import attached_trainer, has_grad_scaler, training_steps
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import add_lora
-from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics, fit_temperature
+from projects.bert_sentiment.metrics import accuracy_by_length, classification_metrics
 from projects.bert_sentiment.networks import build_classifier, freeze_layers, reinit_top_layers, set_dropout
 from projects.bert_sentiment.optim import parameter_groups
 from projects.bert_sentiment.pretrained import (

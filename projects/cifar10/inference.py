@@ -27,6 +27,7 @@ class ImageClassificationPipeline:
         class_names: Name of each class.
         flips: For each network, whether test-time augmentation has horizontal flips; None for all of them.
         device: Where to compute.
+        temperatures: For each network, the temperature that its logits are divided by; None for 1.
     """
 
     def __init__(
@@ -35,15 +36,17 @@ class ImageClassificationPipeline:
         class_names: list[str],
         flips: Sequence[bool] | None = None,
         device: str | torch.device = "cpu",
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         self.nets = nets
         self.class_names = class_names
         self.flips = [True] * len(nets) if flips is None else flips
         self.device = device
+        self.temperatures = [1.0] * len(nets) if temperatures is None else temperatures
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor], tta: int = 2) -> Tensor:
-        """Class probabilities (n, classes) of images, each (3, 32, 32) uint8; `tta` as in `tta.tta_views`.
+        """Calibrated class probabilities (n, classes) of images, each (3, 32, 32) uint8; `tta` as in `tta.tta_views`.
 
         Raises UserError for images of another shape or type.
         """
@@ -52,7 +55,8 @@ class ImageClassificationPipeline:
         for start in range(0, len(images), BATCH_SIZE):
             rows = images[start : start + BATCH_SIZE]
             batch = (rows if isinstance(rows, Tensor) else torch.stack(list(rows))).to(self.device)  # (batch, 3, h, w)
-            logits = [predict_logits(net, batch, tta, flip) for net, flip in zip(self.nets, self.flips, strict=True)]
+            networks = zip(self.nets, self.flips, self.temperatures, strict=True)
+            logits = [predict_logits(net, batch, tta, flip) / temperature for net, flip, temperature in networks]
             batches.append(torch.stack(logits).softmax(2).mean(0).cpu())
         return torch.cat(batches)
 
@@ -69,7 +73,7 @@ def load(checkpoint: PathLike | Sequence[PathLike], device: str | torch.device =
 
     Example:
         >>> classifier = load("best.ckpt", device="cpu")
-        >>> probabilities = classifier(images)  # (n, 3, 32, 32) uint8 -> (n, classes)
+        >>> probabilities = classifier(images)  # (n, 3, 32, 32) uint8 -> (n, classes), calibrated
         >>> names = [classifier.class_names[label] for label in probabilities.argmax(1)]
         >>> len(names) == len(images)
         True
@@ -78,16 +82,18 @@ def load(checkpoint: PathLike | Sequence[PathLike], device: str | torch.device =
     nets: list[nn.Module] = []
     class_names: list[list[str]] = []
     flips: list[bool] = []
+    temperatures: list[float] = []
     for path in checkpoints:
         module, saved = load_module(path, CIFAR10Module, "cifar10")
         nets.append(module.net.to(device))
         with content_errors(path, saved):
             class_names.append([str(name) for name in saved["class_names"]])
         flips.append(saved.get("horizontal_flip", True))
+        temperatures.append(module.temperature.item())
         if class_names[-1] != class_names[0]:
             classes = ", ".join(class_names[-1])
             raise UserError(f"checkpoint {path}: its classes are {classes}; {checkpoints[0]} has others")
-    return ImageClassificationPipeline(nets, class_names[0], flips, device)
+    return ImageClassificationPipeline(nets, class_names[0], flips, device, temperatures)
 
 
 def load_features(checkpoint: PathLike) -> nn.Module:

@@ -15,6 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from common.errors import UserError
 from common.metrics import MeanLoss
+from common.nn.calibration import fit_temperature
+from common.nn.distributed import all_gather_objects
 from common.nn.losses import min_smoothed_cross_entropy
 from common.nn.optim import lr_factor
 from common.options import AtLeastTwo, Fraction, as_dataclass
@@ -93,6 +95,10 @@ class CIFAR10Module(LightningModule):
         # losses as metrics too: `log(..., sync_dist=True)` rounds the mean batch size of the processes down
         self.val_loss, self.val_accuracy = MeanLoss(), MulticlassAccuracy(num_classes, average="micro")
         self.test_metrics = nn.ModuleDict({suffix: classification_metrics(num_classes) for suffix in ("plain", "tta")})
+        self.register_buffer("temperature", torch.ones(()))  # of temperature scaling, fitted after each validation
+        self.temperature: Tensor
+        self.val_outputs: list[tuple[Tensor, Tensor]] = []  # logits and labels of each batch
+        self.metadata: dict[str, float] = {}
 
     @property
     def min_loss(self) -> float:
@@ -152,17 +158,38 @@ class CIFAR10Module(LightningModule):
         logits = self(images).float()
         self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.val_accuracy.update(logits, labels)
+        self.val_outputs.append((logits, labels))
         self.log("val/loss", self.val_loss)
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
 
+    def on_validation_start(self) -> None:
+        self.val_outputs = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Fits the temperature on all validation images; checkpoints hold it beside the weights it belongs to."""
+        if not self.val_outputs:
+            return
+        logits, labels = (torch.cat(parts).cpu() for parts in zip(*self.val_outputs, strict=True))
+        self.val_outputs = []
+        shards = all_gather_objects((logits, labels), self.trainer.world_size)
+        logits, labels = (torch.cat(parts) for parts in zip(*shards, strict=True))
+        # four digits of it do not depend on the order in which processes have the images
+        self.temperature.fill_(round(fit_temperature(logits, labels).item(), 4))
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Metrics as in validation, and calibration error; the same with test-time augmentation (TTA)."""
+        """Metrics as in validation, and calibration errors; the same with test-time augmentation (TTA).
+
+        Returns images, labels, and for the plots the calibrated logits (batch, num_classes) with TTA.
+        """
         images, labels = batch
         self.update_test_metrics(self(images).float(), labels, "plain", suffix="")
         flip = self.trainer.datamodule.horizontal_flip  # type: ignore[attr-defined]
         logits = predict_logits(self.net, images, self.hparams["tta"], flip)
         self.update_test_metrics(logits, labels, "tta", suffix="_tta")
-        return {"images": images, "labels": labels, "logits": logits}
+        return {"images": images, "labels": labels, "logits": logits / self.temperature}
+
+    def on_test_epoch_end(self) -> None:
+        self.metadata["temperature"] = round(self.temperature.item(), 4)
 
     def update_test_metrics(self, logits: Tensor, labels: Tensor, name: str, suffix: str) -> None:
         """Updates and logs the metrics `name` from logits (batch, num_classes) and labels (batch,)."""
@@ -170,6 +197,7 @@ class CIFAR10Module(LightningModule):
         metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
         metrics["accuracy"].update(logits, labels)
         metrics["calibration_error"].update(logits.softmax(1), labels)
+        metrics["calibration_error_scaled"].update((logits / self.temperature).softmax(1), labels)
         self.log_dict({f"test/{metric}{suffix}": value for metric, value in metrics.items()})
 
     def configure_optimizers(self) -> Any:
@@ -220,12 +248,14 @@ class CIFAR10Module(LightningModule):
             checkpoint["slow_weights"] = self.lookahead.slow
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"].setdefault("temperature", torch.ones(()))  # of versions that fitted none
         if self.lookahead is not None and "slow_weights" in checkpoint:
             self.lookahead.slow = checkpoint["slow_weights"]
 
 
 def classification_metrics(num_classes: int) -> nn.ModuleDict:
-    """Loss, accuracy, and expected calibration error with 15 bins."""
+    """Loss, accuracy, and expected calibration error with 15 bins: of the plain probabilities, and of the scaled ones."""
     accuracy = MulticlassAccuracy(num_classes, average="micro")
-    calibration_error = MulticlassCalibrationError(num_classes, n_bins=15)
-    return nn.ModuleDict({"loss": MeanLoss(), "accuracy": accuracy, "calibration_error": calibration_error})
+    plain, scaled = (MulticlassCalibrationError(num_classes, n_bins=15) for _ in range(2))
+    metrics = {"loss": MeanLoss(), "accuracy": accuracy, "calibration_error": plain, "calibration_error_scaled": scaled}
+    return nn.ModuleDict(metrics)

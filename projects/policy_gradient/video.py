@@ -67,7 +67,10 @@ def render(env: CheckedEnv) -> Image.Image:
 
 
 def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path, caption: str) -> Path:
-    """Writes episodes side by side below a caption; one that ends before the others stands still. Of long ones not every frame is kept."""
+    """Writes episodes side by side below a caption; one that ends before the others stands still.
+
+    Of long ones not every frame is kept.
+    """
     length = max(map(len, episodes))
     stride = -(-length // MAX_FRAMES)
     width, height = episodes[0][0].size

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from common.errors import UserError
+from common.nn.calibration import fit_temperature
 from common.nn.dropout import Dropout
 from projects.bert_sentiment.data import Batch
 from projects.bert_sentiment.lora import merge_lora
-from projects.bert_sentiment.metrics import fit_temperature
 from projects.bert_sentiment.module import BertSentimentModule
 from projects.bert_sentiment.networks import SequenceClassifier
 from projects.bert_sentiment.optim import parameter_groups

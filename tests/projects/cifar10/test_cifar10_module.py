@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from common.cli.main import main
 from common.errors import UserError
 from common.io.checkpoints import AtomicCheckpointIO, load_module
+from common.nn.calibration import fit_temperature
 from projects.cifar10 import synthetic
 from projects.cifar10.config import AugmentationConfig, SpeedNetConfig
 from projects.cifar10.data import CIFAR10Data
@@ -212,6 +213,8 @@ def test_test_metrics_are_those_computed_by_hand():
         assert metrics[f"test/accuracy{suffix}"] == pytest.approx(accuracy_score(labels, outputs.argmax(1)), abs=1e-6)
         assert metrics[f"test/loss{suffix}"] == pytest.approx(F.cross_entropy(outputs, labels).item(), rel=1e-5)
         assert metrics[f"test/calibration_error{suffix}"] == pytest.approx(calibration_error(outputs, labels), abs=1e-5)
+        scaled = calibration_error(outputs / module.temperature, labels)
+        assert metrics[f"test/calibration_error_scaled{suffix}"] == pytest.approx(scaled, abs=1e-5)
 
 
 def test_a_run_without_flips_tests_and_predicts_without_them():
@@ -250,6 +253,8 @@ def test_validation_metrics_are_those_of_the_plain_images():
     assert t.callback_metrics["val/loss"].item() == pytest.approx(F.cross_entropy(logits, data.val.labels).item(), rel=1e-5)
     expected = accuracy_score(data.val.labels, logits.argmax(1))
     assert t.callback_metrics["val/accuracy"].item() == pytest.approx(expected, abs=1e-6)
+    temperature = fit_temperature(logits, data.val.labels).item()
+    assert module.temperature.item() == pytest.approx(temperature, abs=1e-4) and abs(temperature - 1) > 0.05
 
 
 # checkpoints and options
@@ -268,7 +273,7 @@ def test_a_checkpoint_is_all_that_is_needed(tmp_path):
 
 def test_slow_weights_travel_in_the_checkpoint():
     module, other = (CIFAR10Module(lookahead=True, **TINY) for _ in range(2))
-    checkpoint: dict[str, Any] = {}
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
     assert other.lookahead.slow.keys() == module.lookahead.slow.keys()

@@ -18,6 +18,7 @@ from common.io.checkpoints import plain
 from projects.cifar10 import predict, synthetic
 from projects.cifar10.config import SpeedNetConfig
 from projects.cifar10.data import CIFAR10Data
+from projects.cifar10.inference import load
 from projects.cifar10.module import CIFAR10Module
 
 
@@ -40,6 +41,7 @@ def files(tmp_path) -> list[Path]:
 def checkpoint(path: Path, names: Sequence[str] = NAMES, sure: float = 1.0, **changes: object) -> tuple[Path, CIFAR10Module]:
     """A checkpoint with what a run's has for prediction, of a network that has only been initialized."""
     module = CIFAR10Module(speednet=SpeedNetConfig((8, 8, 8), (2, 2, 2)))
+    module.temperature.fill_(1.2)
     with torch.no_grad():
         module.net.head.weight.mul_(sure)
     content = {
@@ -58,7 +60,7 @@ def by_hand(modules: list[CIFAR10Module], path: Path, views: int) -> Tensor:
     with torch.no_grad():
         for module in modules:
             logits = module(x) if views == 1 else (module(x) + module(x.flip(3))) / 2
-            total += logits.softmax(1)[0]
+            total += (logits / module.temperature).softmax(1)[0]
     return total / len(modules)
 
 
@@ -95,6 +97,16 @@ def test_probabilities_are_those_of_the_module(tmp_path, files, capsys, tta):
         values, classes = by_hand([module], image, 1 + tta).sort(descending=True)
         assert [name for name, _ in printed[str(image)]] == [NAMES[c] for c in classes[:4]]
         assert [percent for _, percent in printed[str(image)]] == pytest.approx((100 * values[:4]).tolist(), abs=0.051)
+
+
+def test_a_checkpoint_of_a_version_without_temperature_has_one_of_1(tmp_path, files):
+    _, module = checkpoint(tmp_path / "x.ckpt", sure=30)
+    state = {name: value for name, value in module.state_dict().items() if name != "temperature"}
+    hyper_parameters = plain(dict(module.hparams))
+    old, _ = checkpoint(tmp_path / "old.ckpt", state_dict=state, hyper_parameters=hyper_parameters)
+    image = read_image(files[0], 32)[None]
+    expected = (module(image) + module(image.flip(3))).div(2).softmax(1)
+    torch.testing.assert_close(load(old)(image, tta=1), expected.detach())
 
 
 def test_several_checkpoints_are_an_ensemble(tmp_path, files, capsys):
