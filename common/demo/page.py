@@ -86,6 +86,7 @@ def connect(
     outputs: Any,
     examples: Any = None,
     stream: bool = False,
+    trigger_mode: str = "always_last",
 ) -> Any:
     """Event: `function` of the values of `inputs` gives those of `outputs`, or with `stream` yields them one after another.
 
@@ -99,6 +100,7 @@ def connect(
         outputs: Components whose values it gives.
         examples: `gr.Examples`; the event also follows a click on one.
         stream: Whether `function` is a generator.
+        trigger_mode: What an event does while the one before is not done: the last one follows it, or is lost (`once`).
     """
     import gradio as gr
 
@@ -108,7 +110,7 @@ def connect(
         "outputs": outputs,
         "concurrency_limit": MAX_STREAMS if stream else 1,
         "concurrency_id": None if stream else "compute",
-        "trigger_mode": "once" if stream else "always_last",
+        "trigger_mode": trigger_mode,
         "show_progress": "hidden",
         "api_visibility": "private",
     }

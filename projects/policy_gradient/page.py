@@ -97,9 +97,10 @@ def layout(agent: Agent, page: gr.Blocks) -> None:
                 stop = gr.Button("Stop", min_width=100)
         with gr.Column(scale=2, min_width=320):
             episode = gr.HTML(elem_classes="answer")
-    playing = connect([start.click], partial(play, agent), [seed, stochastic], episode, stream=True)
+    inputs = [seed, stochastic]
+    playing = connect([start.click], partial(play, agent), inputs, episode, stream=True, trigger_mode="once")
     stop.click(None, cancels=[playing], api_visibility="private")
-    connect([page.load, seed.change], partial(first, agent), [seed, stochastic], episode)
+    connect([page.load, seed.change], partial(first, agent), inputs, episode)
 
 
 PAGE = Page(
