@@ -49,12 +49,17 @@ def open_browser(url: str, width: int = 1280, height: int = 900) -> Iterator[Chr
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         browser = webdriver.Chrome(options, webdriver.ChromeService(paths[1]))
         try:
-            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            resize(browser, width, height)
             browser.get(url)
             yield browser
         finally:
             browser.quit()
+
+
+def resize(browser: Chrome, width: int, height: int) -> None:
+    """Sets the size of the page in CSS pixels, also below the smallest window; one narrower than 600 is a phone's."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def requested_hosts(browser: Chrome) -> set[str]:

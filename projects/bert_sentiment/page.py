@@ -45,7 +45,7 @@ def attributions(classifier: TextClassifier, text: str) -> tuple[list[str], list
 
 def example_texts() -> list[str]:
     """Opinions of the embedded sample."""
-    rng = random.Random(3)
+    rng = random.Random(5)
     return [sample_opinion(bool(i % 2), rng) for i in range(NUM_EXAMPLES)]
 
 
@@ -56,7 +56,7 @@ def layout(classifier: TextClassifier, page: gr.Blocks) -> None:
     examples = example_texts()
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            text = gr.Textbox(examples[0], label="text", lines=4, max_length=4 * MAX_CHARACTERS)
+            text = gr.Textbox(examples[-1], label="text", lines=4, max_length=4 * MAX_CHARACTERS)
             button = gr.Button("Classify", variant="primary")
             clicked = gr.Examples([[each] for each in examples], text, label="texts of the embedded sample")
         with gr.Column(scale=1, min_width=300):

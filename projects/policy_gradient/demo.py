@@ -1,4 +1,4 @@
-"""Demo command: `python -m projects.policy_gradient.demo --checkpoint PATH` opens a page in the browser, see `page.py`."""
+"""Demo command: `python -m projects.policy_gradient.demo --checkpoint PATH`, see `page.py`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from benchmarks.browser import find_browser, open_browser, requested_hosts
-from commands import Command
+from commands import environment, start_fresh
 from common.data.image_decoding import read_image
 from common.demo.page import build
 from common.demo.server import listen, page_files, serving
@@ -300,7 +300,9 @@ def test_the_browser_refuses_to_ask_another_host(urls):
         url = f"http://127.0.0.1:{other.getsockname()[1]}"
         visitor.js(f"new Image().src = '{url}/a.png'")
         visitor.js(f"const s = document.createElement('script'); s.src = '{url}/a.js'; document.head.append(s)")
-        visitor.js(f"const l = document.createElement('link'); l.rel = 'stylesheet'; l.href = '{url}'; document.head.append(l)")
+        visitor.js(
+            f"const l = document.createElement('link'); l.rel = 'stylesheet'; l.href = '{url}'; document.head.append(l)"
+        )
         refused = "const done = arguments[0]; fetch('" + url + "').then(() => done(false), () => done(true))"
         assert visitor.browser.execute_async_script(refused)
         with pytest.raises(TimeoutError):
@@ -320,22 +322,27 @@ def test_nothing_is_wider_than_the_page(urls, name, width):
         assert not any(word in body for word in ("Use via API", "Built with Gradio", "Settings", "Flag"))
 
 
-def test_all_capstones_are_tabs_of_one_page_until_ctrl_c(checkpoints):
-    command = Command(checkpoints["gan"].parents[4], "", "demo", "--no_browser", "--accelerator", "cpu", fresh=True)
+# on the page of each capstone, as soon as it has answered
+ON_PAGE = ["TTA: six views", "log p", "Integrated gradients", "position between the two seeds", "return 0 after 0 steps"]
+
+
+def test_all_capstones_are_tabs_of_one_page_until_ctrl_c(checkpoints, tmp_path):
+    cwd, log = checkpoints["gan"].parents[4], tmp_path / "log.txt"
+    process = start_fresh("projects.demo", ["--no_browser", "--accelerator", "cpu"], cwd, environment(tmp_path), log)
     try:
         end = time.monotonic() + 120
-        while not (found := re.search(r"(http://\S+) is open; Ctrl-C ends it", command.log.read_text())):
-            assert command.process.poll() is None and time.monotonic() < end, command.log.read_text()
+        while not (found := re.search(r"(http://127\.0\.0\.1:\d+) is open; Ctrl-C ends it", log.read_text())):
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.2)
         with Visitor(found[1]) as visitor:
-            for tab, (name, wanted) in enumerate(zip(FLAGS, ["cross", "log p", "positive", "", "return 0"], strict=True)):
+            for tab, (name, words) in enumerate(zip(FLAGS, ON_PAGE, strict=True)):
                 visitor.js("document.querySelectorAll('button[role=tab]')[arguments[0]].click()", tab)
-                shown = visitor.wait(
-                    lambda: visitor.js("""
-                    const panels = [...document.querySelectorAll('.tabitem')].filter(each => each.offsetHeight > 0);
-                    return panels.length == 1 ? panels[0].innerText : ''""")
-                )
-                assert f"runs/{name}/demo/checkpoints" in shown and (wanted or name)
+                visible = """return [...document.querySelectorAll('[role=tabpanel]')]
+                    .filter(panel => panel.offsetHeight > 0).map(panel => panel.innerText).join('')"""
+                text = visitor.wait(lambda code=visible, w=words: w in (shown := visitor.js(code)) and shown)
+                assert re.findall(r"runs/(\w+)/demo/checkpoints", text) == [name], "and no other's"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130 and log.read_text().splitlines()[-1] == "interrupted", log.read_text()
+        assert log.read_text().count("\n") <= 2, "nothing was trained, and no traceback"
     finally:
-        command.process.send_signal(signal.SIGINT)
-    assert "Traceback" not in command.wait(130)
+        process.kill()
