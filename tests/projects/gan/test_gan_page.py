@@ -18,6 +18,9 @@ from projects.gan.page import ALL_CLASSES, NO_TRUNCATION, NUM_IMAGES, NUM_POINTS
 def images() -> GeneratorPipeline:
     options = {"r1_weight": 0.0, "r2_weight": 0.0, "resnet": ResNetConfig(channels=4)}
     module = GANModule("images", 2, 1.0, "resnet", latent_dim=6, conditional=True, **options)
+    with torch.no_grad():
+        for parameter in module.parameters():  # else the classes would be alike
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return GeneratorPipeline(module, ["disc", "ring"], "sample")
 
 

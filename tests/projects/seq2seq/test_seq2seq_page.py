@@ -10,6 +10,7 @@ from common.errors import UserError
 from projects.seq2seq.config import GenerationConfig
 from projects.seq2seq.inference import load
 from projects.seq2seq.page import MAX_CHARACTERS, example_sentences, grow, plot_attention, search
+from projects.seq2seq.tokenizer import token_names
 
 SENTENCE = "Anna hat heute drei Bücher gekauft."
 
@@ -47,7 +48,10 @@ def test_the_attention_is_that_of_the_best_hypothesis(pipeline, figures):
     ids = pipeline.encode([SENTENCE])[0]
     best, other = pipeline.hypotheses([ids], GenerationConfig(num_beams=2, num_return_sequences=2), attention=True)[0]
     search(pipeline, SENTENCE, 2, 1.0)
-    shown = figures[0].axes[0].images[0].get_array()
+    axes = figures[0].axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == token_names(pipeline.target_tokenizer, best.tokens)[: len(names)]
+    shown = axes.images[0].get_array()
     height, width = shown.shape
     assert (shown == best.attention[:height, :width].numpy()).all() and best.tokens != other.tokens
     assert plot_attention(pipeline, [], best) is None
