@@ -16,3 +16,19 @@ def drawn(monkeypatch):
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
     return figures
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Matplotlib figures that were saved; they are written too."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def save_and_keep(figure, path):
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", save_and_keep)
+    return figures

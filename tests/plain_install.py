@@ -61,6 +61,12 @@ COMMANDS = [
     ("projects.bert_sentiment.train", f"{CPU} --model.checkpoint minilm", 2, EXTRA.format("minilm")),
     ("projects.seq2seq.translate", "rows.csv --checkpoint SEQ2SEQ --datastore sample", 2, EXTRA.format("knn")),
     ("projects.policy_gradient.train", CPU.replace("sample", "LunarLander-v3"), 2, EXTRA.format("box2d")),
+    ("projects.cifar10.demo", "--checkpoint CIFAR10", 2, EXTRA.format("demo")),
+    ("projects.seq2seq.demo", "--checkpoint SEQ2SEQ", 2, EXTRA.format("demo")),
+    ("projects.bert_sentiment.demo", "--checkpoint BERT_SENTIMENT", 2, EXTRA.format("demo")),
+    ("projects.gan.demo", "--checkpoint GAN", 2, EXTRA.format("demo")),
+    ("projects.policy_gradient.demo", "--checkpoint POLICY_GRADIENT", 2, EXTRA.format("demo")),
+    ("projects.demo", "--no_browser", 2, EXTRA.format("demo")),
     (
         "projects.gan.train",
         "--config recipes/images.yaml --data.source sample --data.eval_samples 9 --model.features inception"

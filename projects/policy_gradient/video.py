@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,36 +35,79 @@ def record_agent(agent: Agent, path: Path, seed: int = 0, stochastic: bool = Fal
     return save_video(episodes, path, f"{agent.env_info.id}, seed {seed}")
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Moment of an episode: what is seen, and what was won.
+
+    Args:
+        image: Rendered image.
+        obs: Observation (obs_dim,).
+        action_mask: Valid actions (action_dim,), of an environment that has them; None at the end.
+        action: What the policy does next: a discrete action, or a vector; None at the end.
+        total: Return so far.
+        length: Steps so far.
+        done: Whether the episode has ended.
+    """
+
+    image: Image.Image
+    obs: np.ndarray
+    action_mask: np.ndarray | None
+    action: np.ndarray | None
+    total: float
+    length: int
+    done: bool
+
+
 def record_episode(env_info: EnvInfo, policy: Policy, seed: int, name: str) -> list[Image.Image]:
     """Frames of an episode, before each of its steps and after the last, captioned: agent's name, steps and return so far.
 
     Raises:
         UserError: the environment renders no images, or needs a package for that.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
-    with warnings.catch_warnings(action="ignore"), closing(make_env(env_info, render_mode="rgb_array")) as env:
-        obs, info = env.reset(seed=seed)
-        total, done = 0.0, False
-        frames = [add_caption(render(env), f"{name}: return 0")]
-        while not done and len(frames) <= MAX_STEPS:
-            mask = read_action_mask(info, env_info)
-            actions = policy(obs[None], None if mask is None else mask[None])
-            obs, reward, terminated, truncated, info = env.step(env_info.to_env(actions)[0])
-            total += reward
-            done = terminated or truncated
-            end = " (end)" if done else ""
-            frames.append(add_caption(render(env), f"{name}: return {total:.0f} after {len(frames)} steps{end}"))
+    frames = []
+    for now in play_episode(env_info, policy, seed):
+        steps = f" after {now.length} steps" if now.length else ""
+        end = " (end)" if now.done else ""
+        frames.append(add_caption(now.image, f"{name}: return {now.total:.0f}{steps}{end}"))
     return frames
 
 
-def render(env: CheckedEnv) -> Image.Image:
-    """Rendered image of an environment, at the video's size."""
+def play_episode(env_info: EnvInfo, policy: Policy, seed: int, width: int = FRAME_WIDTH) -> Iterator[Moment]:
+    """Moments of an episode of at most `MAX_STEPS` steps, before each of them and after the last, `width` pixels wide.
+
+    Raises:
+        UserError: the environment renders no images, or needs a package for that.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame, which renders, looks for a screen
+    with warnings.catch_warnings(action="ignore"):
+        env = make_env(env_info, render_mode="rgb_array")
+    with closing(env):
+        with warnings.catch_warnings(action="ignore"):  # not while another's code runs, between the moments
+            obs, info = env.reset(seed=seed)
+            image = render(env, width)
+        total, length, done = 0.0, 0, False
+        while True:
+            mask = action = None
+            if not done and length < MAX_STEPS:
+                mask = read_action_mask(info, env_info)
+                action = policy(obs[None], None if mask is None else mask[None])[0]
+            yield Moment(image, obs, mask, action, total, length, done)
+            if action is None:
+                return
+            with warnings.catch_warnings(action="ignore"):
+                obs, reward, terminated, truncated, info = env.step(env_info.to_env(action[None])[0])
+                image = render(env, width)
+            total, length, done = total + reward, length + 1, terminated or truncated
+
+
+def render(env: CheckedEnv, width: int) -> Image.Image:
+    """Rendered image of an environment, `width` pixels wide."""
     with env_errors(env.env_info.label):
         image: object = env.render()
         if not isinstance(image, np.ndarray) or image.ndim != 3:
             raise UserError(f"{env.env_info.label}: its `rgb_array` is no image")
         frame = Image.fromarray(image)
-    return frame.resize((FRAME_WIDTH, round(FRAME_WIDTH * frame.height / frame.width)), Image.Resampling.LANCZOS)
+    return frame.resize((width, round(width * frame.height / frame.width)), Image.Resampling.LANCZOS)
 
 
 def save_video(episodes: Sequence[Sequence[Image.Image]], path: Path, caption: str) -> Path:

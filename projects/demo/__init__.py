@@ -1,0 +1,1 @@
+"""Demo of all capstones, `python -m projects.demo`: the only code that knows them all."""
