@@ -25,7 +25,7 @@ LAYERS = [
     {"callbacks", "plots", "debug"},
     {"run"},
     {"cli"},
-    {"search"},
+    {"search", "export"},
     {"compare", "scaffold", "multirun"},
 ]
 TOOLS = LAYERS[-1]

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import UserError
+from common.export.onnx_model import write_onnx
 from common.io.checkpoints import AtomicCheckpointIO
 from common.run.summary import print_summary
 from projects.bert_sentiment import export
@@ -134,7 +135,7 @@ def check_family(family: str, tokenizer_folder: Path, texts_folder: Path, tmp_pa
     except NotImplementedError:
         pass
     folder = tmp_path / "exported"
-    assert export.main([str(folder), "--checkpoint", str(tmp_path / "run.ckpt")]) == 0
+    assert export.main(["--to", str(folder), "--checkpoint", str(tmp_path / "run.ckpt"), "--weights_only"]) == 0
     batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
     exported = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
@@ -144,7 +145,7 @@ def check_family(family: str, tokenizer_folder: Path, texts_folder: Path, tmp_pa
     found["export"] = "yes"
     if onnx:
         try:
-            export.save_onnx(classifier, tmp_path / "model.onnx")
+            write_onnx(export.new_graph(classifier), tmp_path)
             found["ONNX"] = "yes"
         except UserError as error:
             assert "\n" not in str(error)
