@@ -100,8 +100,8 @@ def export(options: argparse.Namespace, new_export: Callable[[argparse.Namespace
         data = validation_data(project, options.checkpoint, getattr(options, "data.source"))
     with new_folder(options.to) as folder:
         written = [made.write_weights(folder)]
-        if made.write_engine is not None and not options.weights_only:
-            written.append(made.write_engine(folder))
+        if not options.weights_only:
+            written.append(write_engine(made, folder))
         tested = [write_int8(made, folder, data)] if data is not None else []
         write_card(made, [*written, *(file for file, test in tested if test.kept)], tested, options.checkpoint, folder)
         names = ", ".join(sorted(path.name for path in folder.iterdir()))
@@ -158,6 +158,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise UserError(f"--to {folder}: {error.strerror or error}; name a folder that can be written") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_engine(made: Export, folder: Path) -> Written:
+    """Writes ONNX, or what the capstone has in its place."""
+    from common.export.onnx_model import write_onnx
+
+    if made.graph is not None:
+        return write_onnx(made.graph, folder)
+    assert made.write_engine is not None
+    return made.write_engine(folder)
 
 
 def write_int8(made: Export, folder: Path, data: object) -> tuple[Written, Int8]:

@@ -103,7 +103,8 @@ class Export:
         metrics: Names of test metrics for the card's header, by the hub's names of them.
         checkpoint: The checkpoint.
         write_weights: Writes weights and configuration to a folder, and loads them again to compare.
-        write_engine: Writes the engine's format, and compares it with torch; None if the capstone has none.
+        graph: The network for ONNX; None where another engine takes it.
+        write_engine: Writes the format of that other engine, and compares it with torch.
         write_int8: Writes the int8 version for a validation split of the run's data, and tests it; None if there is none.
         data: Sentence on the training data where these are made by code, and so have no license of their own.
     """
@@ -114,6 +115,7 @@ class Export:
     metrics: dict[str, str]
     checkpoint: dict[str, Any]
     write_weights: Callable[[Path], Written]
+    graph: Graph | None = None
     write_engine: Callable[[Path], Written] | None = None
     write_int8: Callable[[Path, Any], tuple[Written, Int8]] | None = None
     data: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,6 +68,7 @@ def quantize(path: Path, target: Path, calibration: Batches | None) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {name: tensor.numpy() for name, tensor in batch.items()}
 
+    logging.disable(logging.WARNING)  # advice that is of no use to who exports
     try:
         if calibration is None:
             quantization.quantize_dynamic(path, target, weight_type=quantization.QuantType.QInt8)
@@ -76,6 +78,8 @@ def quantize(path: Path, target: Path, calibration: Batches | None) -> None:
         raise
     except Exception as error:  # it has exceptions of its own
         raise UserError(f"--int8: onnxruntime cannot quantize this network: {one_line(error, 200)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def mcnemar_worse(only_first: int, only_second: int) -> float:

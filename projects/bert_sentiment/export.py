@@ -38,7 +38,6 @@ def main(args: Sequence[str] | None = None) -> int:
 def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     """The classifier of a checkpoint, as it is exported: the temperature is folded into its weights."""
     from common.export.graph import Export
-    from common.export.onnx_model import write_onnx
     from common.io.checkpoints import read_checkpoint
     from projects.bert_sentiment.inference import load
     from projects.bert_sentiment.networks import fold_temperature
@@ -61,7 +60,7 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
         metrics={"accuracy": "test/accuracy", "f1": "test/f1"},
         checkpoint=checkpoint,
         write_weights=functools.partial(write_weights, classifier, checkpoint),
-        write_engine=functools.partial(write_onnx, graph),
+        graph=graph,
         write_int8=functools.partial(write_int8, graph),
     )
     return PROJECT, made

@@ -30,7 +30,6 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     import torch
 
     from common.export.graph import Export, Graph
-    from common.export.onnx_model import write_onnx
     from common.export.weights import write_weights
     from common.io.checkpoints import load_module
     from projects.blank.module import BlankModule
@@ -50,7 +49,7 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
         metrics={"mse": "test/loss", "r_squared": "test/r2"},
         checkpoint=checkpoint,
         write_weights=functools.partial(write_weights, module, checkpoint, ("feature_names",), "predictions = model(rows)"),
-        write_engine=functools.partial(write_onnx, graph),
+        graph=graph,
     )
     return PROJECT, made
 

@@ -35,7 +35,6 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     from torch import nn
 
     from common.export.graph import Export, Graph
-    from common.export.onnx_model import write_onnx
     from common.export.quantize import write_int8_classifier
     from common.export.weights import write_weights
     from common.io.checkpoints import load_module
@@ -64,7 +63,7 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
         metrics={"accuracy": "test/accuracy"},
         checkpoint=checkpoint,
         write_weights=functools.partial(write_weights, module, checkpoint, keys, "probabilities = model(images, tta=0)"),
-        write_engine=functools.partial(write_onnx, graph),
+        graph=graph,
         write_int8=write_int8,
     )
     return PROJECT, made

@@ -29,7 +29,6 @@ def main(args: Sequence[str] | None = None) -> int:
 def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     """The generator of a checkpoint, as it is exported."""
     from common.export.graph import Export, Graph
-    from common.export.onnx_model import write_onnx
     from common.export.weights import write_weights
     from common.io.checkpoints import read_checkpoint
     from projects.gan.inference import load, sample_latents
@@ -63,7 +62,7 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
             ("class_names", "trained_labels", "data_source"),
             "samples = model(16, seed=0)",
         ),
-        write_engine=functools.partial(write_onnx, graph),
+        graph=graph,
         data=f"Trained on `{pipeline.data_source}`, a mixture of Gaussians in the plane, which code makes."
         if points
         else None,

@@ -34,7 +34,6 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     import torch
 
     from common.export.graph import Export, Graph
-    from common.export.onnx_model import write_onnx
     from common.export.weights import write_weights
     from common.io.checkpoints import read_checkpoint
     from projects.policy_gradient.inference import load
@@ -67,7 +66,7 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
         write_weights=functools.partial(
             write_weights, module, checkpoint, ("environment",), "actions = model(observations)"
         ),
-        write_engine=functools.partial(write_onnx, graph),
+        graph=graph,
         data=f"Trained in the environment `{info.id}`; there is no data set.",
     )
     return PROJECT, made

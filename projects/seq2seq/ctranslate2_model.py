@@ -113,8 +113,8 @@ def set_feed_forward(target: Any, feed_forward: nn.Module, norm: nn.Module) -> N
 
 
 def to_numpy(tensor: Tensor) -> Any:
-    """Values of a tensor, as float32."""
-    return tensor.detach().float().cpu().numpy()
+    """Values of a tensor, as float32; a copy, as quantization scales them in place."""
+    return tensor.detach().float().cpu().numpy().copy()
 
 
 def tokens_of(tokenizer: Any) -> list[str]:

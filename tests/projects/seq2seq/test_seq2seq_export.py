@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
+from commands import same
 from projects.seq2seq import export
 from projects.seq2seq.config import BOS, EOS, PAD, GenerationConfig
-from projects.seq2seq.ctranslate2_model import largest_difference, tokens_of
+from projects.seq2seq.ctranslate2_model import largest_difference, tokens_of, write_model
 from projects.seq2seq.inference import load
 from projects.seq2seq.metrics import paired_bleu
 from projects.seq2seq.module import Seq2SeqModule
@@ -137,6 +138,10 @@ def test_int8_is_kept_if_bleu_is_not_significantly_worse(paths, tmp_path, monkey
         tmp_path / "kept/ctranslate2/model.bin"
     ).stat().st_size
     assert 1e-5 < largest_difference(load(checkpoint), tmp_path / "kept" / "ctranslate2-int8") < 1
+    pipeline, before = load(checkpoint), load(checkpoint).model.state_dict()
+    (tmp_path / "again").mkdir()
+    write_model(pipeline, tmp_path / "again", "int8")
+    assert same(pipeline.model.state_dict(), before), "quantization leaves the network's own weights as they are"
     monkeypatch.setattr("projects.seq2seq.metrics.paired_bleu", significantly_worse)
     assert export.main([*flags, str(tmp_path / "lost")]) == 0
     assert not (tmp_path / "lost/ctranslate2-int8").exists() and (tmp_path / "lost/ctranslate2").exists()
