@@ -7,6 +7,7 @@ import doctest
 import inspect
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,16 @@ def run_onnx(path: Path, **inputs: torch.Tensor | np.ndarray) -> list[np.ndarray
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})
+
+
+def run_card(folder: Path, **inputs: Any) -> list[dict[str, Any]]:
+    """Variables of each block of Python in an exported folder's model card, run in that folder with `inputs`."""
+    found = []
+    with contextlib.chdir(folder):
+        for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+            found.append(dict(inputs))
+            exec(code.replace('"FOLDER"', repr(str(folder))), found[-1])
+    return found
 
 
 def checkpoint_of(run_dir: Path) -> Path:

@@ -170,7 +170,7 @@ def usage(pipeline: TranslationPipeline, name: str) -> str:
         "import ctranslate2\nfrom tokenizers import Tokenizer\n\n"
         f'translator = ctranslate2.Translator("{name}")\n'
         'source, target = (Tokenizer.from_file(f"{side}-tokenizer.json") for side in ("source", "target"))\n'
-        "tokens = [source.encode(sentence).tokens for sentence in sentences]\n"
+        f"tokens = [source.encode(sentence).tokens[:{pipeline.max_length}] for sentence in sentences]\n"
         f"options = dict(beam_size={generation.num_beams}, length_penalty={generation.length_penalty:g}, "
         f"max_decoding_length={generation.max_length})\n"
         "best = [found.hypotheses[0] for found in translator.translate_batch(tokens, **options)]\n"

@@ -142,6 +142,8 @@ def check_family(family: str, tokenizer_folder: Path, texts_folder: Path, tmp_pa
         scaled = exported(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         expected = classifier.net(batch["input_ids"], batch["attention_mask"]) / 2
     torch.testing.assert_close(scaled, expected, rtol=1e-4, atol=1e-5)
+    again = load(folder)
+    assert again.max_length == classifier.max_length and again.tokenize(TEXTS) == rows
     found["export"] = "yes"
     if onnx:
         try:

@@ -9,7 +9,7 @@ import torch
 from projects.blank import export
 from projects.blank.inference import load
 from projects.blank.module import BlankModule
-from trained import run_onnx, save_checkpoint
+from trained import run_card, run_onnx, save_checkpoint
 
 
 def test_an_exported_regressor_predicts_as_its_checkpoint(tmp_path):
@@ -23,4 +23,7 @@ def test_an_exported_regressor_predicts_as_its_checkpoint(tmp_path):
     for size in (1, 50):
         (found,) = run_onnx(tmp_path / "model" / "model.onnx", rows=rows[:size])
         np.testing.assert_allclose(found, expected[:size], rtol=1e-4)
+    by_load, by_onnx = run_card(tmp_path / "model", rows=rows.numpy())
+    assert by_load["predictions"] == expected
+    np.testing.assert_allclose(by_onnx["predictions"], expected, rtol=1e-4)
     assert "Features, in this order: a, b." in (tmp_path / "model" / "README.md").read_text()

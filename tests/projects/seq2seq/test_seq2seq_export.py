@@ -7,17 +7,20 @@ import json
 import pytest
 import torch
 
-from commands import same
+from commands import CPU, same
+from common.cli.main import main as train
 from projects.seq2seq import export
 from projects.seq2seq.config import BOS, EOS, PAD, GenerationConfig
 from projects.seq2seq.ctranslate2_model import largest_difference, tokens_of, write_model
+from projects.seq2seq.data import TranslationData
 from projects.seq2seq.inference import load
 from projects.seq2seq.metrics import paired_bleu
 from projects.seq2seq.module import Seq2SeqModule
 from projects.seq2seq.synthetic import make_pairs
-from projects.seq2seq.tokenizer import train_bpe
+from projects.seq2seq.tokenizer import decode, train_bpe
+from projects.seq2seq.train import PROJECT
 from projects.seq2seq.transformer import position_angles
-from trained import save_checkpoint
+from trained import checkpoint_of, run_card, save_checkpoint
 
 PAIRS = make_pairs(60, seed=1)
 SMALL = {"d_model": 16, "ff_dim": 24, "num_heads": 4, "num_layers": 2}
@@ -29,7 +32,7 @@ def new_checkpoint(path, network="transformer", **options):
     tokenizer = train_bpe([line for pair in PAIRS for line in pair], 300)
     size = tokenizer.get_vocab_size()
     config = {"recurrent": {"embed_dim": 8, "hidden_dim": 8}, "transformer": {**SMALL, **options.pop("transformer", {})}}
-    module = Seq2SeqModule((size, size), network, decoding={"max_length": 12}, **config, **options)
+    module = Seq2SeqModule((size, size), network, decoding={"max_length": 12, "num_beams": 1}, **config, **options)
     for parameter in module.parameters():  # a layer starts as the identity
         parameter.data.normal_(0, 0.3) if parameter.dim() > 1 else parameter.data.add_(0.1 * torch.randn_like(parameter))
     module.net.output_layer.bias.data[[PAD, BOS]] = -50.0
@@ -54,14 +57,16 @@ def paths(request, tmp_path_factory):
     return checkpoint, folder / "model"
 
 
-def translate(folder, pipeline, sources, **options):
+def translate(folder, pipeline, sources, max_length=20, **options):
     """Ids and score of the best translation of each source by CTranslate2, EOS included."""
     import ctranslate2
 
-    translator = ctranslate2.Translator(str(folder / "ctranslate2"), device="cpu", intra_threads=1)
+    translator = ctranslate2.Translator(f"{folder}/ctranslate2", device="cpu", intra_threads=1)
     names, ids = tokens_of(pipeline.source_tokenizer), pipeline.target_tokenizer.get_vocab()
     rows = [[names[token] for token in source] for source in sources]
-    found = translator.translate_batch(rows, return_scores=True, return_end_token=True, max_decoding_length=20, **options)
+    found = translator.translate_batch(
+        rows, return_scores=True, return_end_token=True, max_decoding_length=max_length, **options
+    )
     return [([ids[token] for token in result.hypotheses[0]], result.scores[0]) for result in found]
 
 
@@ -90,6 +95,16 @@ def test_the_folder_is_loaded_like_the_checkpoint(paths):
     assert (again.languages, again.length_limit, again.max_length) == (ours.languages, ours.length_limit, ours.max_length)
     sentences = [german for german, _ in PAIRS[:5]]
     assert again(sentences) == ours(sentences)
+
+
+def test_the_lines_of_the_card_translate(paths):
+    checkpoint, folder = paths
+    pipeline, sentences = load(checkpoint), [german for german, _ in PAIRS[:5]]
+    by_load, by_ctranslate2 = run_card(folder, sentences=sentences)
+    assert by_load["translations"] == pipeline(sentences)
+    found = pipeline.hypotheses(pipeline.encode(sentences))
+    expected = [decode(pipeline.target_tokenizer, hypotheses[0].tokens) for hypotheses in found]
+    assert by_ctranslate2["translations"] == expected
 
 
 def test_other_position_embeddings_are_found(paths, tmp_path, monkeypatch, capsys):
@@ -170,3 +185,28 @@ def test_the_tokenizers_of_the_folder_are_those_of_the_checkpoint(paths):
         assert tokenizer.encode(PAIRS[0][0]).ids == getattr(load(checkpoint), f"{side}_tokenizer").encode(PAIRS[0][0]).ids
     vocabulary = json.loads((folder / "ctranslate2" / "shared_vocabulary.json").read_text())
     assert vocabulary[:4] == ["<pad>", "<s>", "</s>", "<unk>"] and vocabulary[EOS] == "</s>"
+
+
+@pytest.mark.slow
+def test_a_trained_transformer_translates_the_sample_alike_in_both_engines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    small = {"d_model": 64, "ff_dim": 128, "num_layers": 2, "dropout": 0.1}
+    flags = ["--data.source", "sample", "--model.network", "transformer", "--model.lr", "0.003", "--max_epochs", "3"]
+    flags += [word for name, value in small.items() for word in (f"--model.transformer.{name}", str(value))]
+    (tmp_path / "plain.yaml").write_text("seed: 0\n")
+    flags += ["--data.direction", "de-en", "--data.lowercase", "none", "--data.max_tokens", "1024"]
+    assert train(PROJECT, ["--config", "plain.yaml", *flags, "--name", "a", *CPU]) == 0
+    checkpoint = checkpoint_of(tmp_path / "runs" / "seq2seq" / "a")
+    assert export.main(["--checkpoint", str(checkpoint), "--to", "model"]) == 0
+    pipeline = load(checkpoint)
+    pipeline.length_limit = (0.0, 60.0)  # CTranslate2 has one limit for all sentences
+    sources = pipeline.encode(TranslationData("sample", "de-en").texts["test"][0])
+    for num_beams, least in ((1, len(sources)), (5, 0.95 * len(sources))):
+        generation = GenerationConfig(num_beams=num_beams, max_length=60)
+        ours = [hypotheses[0] for hypotheses in pipeline.hypotheses(sources, generation)]
+        theirs = translate("model", pipeline, sources, 60, beam_size=num_beams)
+        pairs = list(zip(ours, theirs, strict=True))
+        assert sum(a.tokens == tokens for a, (tokens, _) in pairs) >= least
+        assert all(a.tokens != tokens or abs(a.score - score) < 1e-4 for a, (tokens, score) in pairs)
+        assert all(a.score > score - 1e-4 for a, (_, score) in pairs), "ours goes on while a better one is possible"
