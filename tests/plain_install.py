@@ -50,13 +50,17 @@ COMMANDS = [
     ("projects.bert_sentiment.train", f"{TRAIN} {TINY_BERT}", 0, "test/accuracy"),
     ("projects.bert_sentiment.evaluate", "--checkpoint BERT_SENTIMENT --accelerator cpu", 0, "test/accuracy"),
     ("projects.bert_sentiment.predict", "good --checkpoint BERT_SENTIMENT", 0, "%"),
-    ("projects.bert_sentiment.export", "exported --checkpoint BERT_SENTIMENT", 0, "written to exported"),
+    *(
+        (f"projects.{name}.export", f"--to of_{name} --checkpoint {name.upper()} --weights_only", 0, f"written to of_{name}")
+        for name in ("blank", "cifar10", "gan", "policy_gradient", "seq2seq", "bert_sentiment")
+    ),
     ("common.compare", "runs", 0, "seq2seq"),
     ("common.scaffold", "my_task --from blank --to new", 0, "my_task"),
     ("common.multirun", "blank --seeds 0 1 --dry_run", 0, "projects.blank.train"),
     # what needs an extra says which
     ("common.multirun", "blank --search recipes/sweep.yaml --trials 1", 2, EXTRA.format("search")),
-    ("projects.bert_sentiment.export", "onnx --checkpoint BERT_SENTIMENT --onnx", 2, EXTRA.format("onnx")),
+    ("projects.bert_sentiment.export", "--to onnx --checkpoint BERT_SENTIMENT", 2, EXTRA.format("onnx")),
+    ("projects.seq2seq.export", "--to engine --checkpoint SEQ2SEQ", 2, EXTRA.format("ctranslate2")),
     ("projects.bert_sentiment.train", f"{CPU} --model.checkpoint tiny --model.lora_rank 2", 2, EXTRA.format("lora")),
     ("projects.bert_sentiment.train", f"{CPU} --model.checkpoint minilm", 2, EXTRA.format("minilm")),
     ("projects.seq2seq.translate", "rows.csv --checkpoint SEQ2SEQ --datastore sample", 2, EXTRA.format("knn")),

@@ -25,7 +25,7 @@ LAYERS = [
     {"callbacks", "plots", "debug"},
     {"run"},
     {"cli"},
-    {"search", "demo"},
+    {"search", "export", "demo"},
     {"compare", "scaffold", "multirun"},
 ]
 TOOLS = LAYERS[-1]

@@ -7,6 +7,7 @@ import doctest
 import inspect
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,33 @@ from lightning.pytorch import LightningModule
 
 from commands import same
 from common.cli.evaluate import main as evaluate
-from common.io.checkpoints import load_module
+from common.io.checkpoints import AtomicCheckpointIO, load_module
 from common.project import Project
+
+
+def save_checkpoint(path: Path, module: LightningModule, project: str, **entries: Any) -> Path:
+    """Checkpoint of a module as a run writes it, without what a run is resumed from; `entries` are the capstone's own."""
+    data = {"source": "sample"}
+    state = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams), "data": data, **entries}
+    AtomicCheckpointIO(project).save_checkpoint(state, path)
+    return path
+
+
+def run_onnx(path: Path, **inputs: torch.Tensor | np.ndarray) -> list[np.ndarray]:
+    """Outputs of an ONNX file."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})
+
+
+def run_card(folder: Path, **inputs: Any) -> list[dict[str, Any]]:
+    """Variables of each block of Python in an exported folder's model card, run in that folder with `inputs`."""
+    found = []
+    with contextlib.chdir(folder):
+        for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+            found.append(dict(inputs))
+            exec(code.replace('"FOLDER"', repr(str(folder))), found[-1])
+    return found
 
 
 def checkpoint_of(run_dir: Path) -> Path:

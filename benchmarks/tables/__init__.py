@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from benchmarks.results import RESULTS
 from benchmarks.tables import bert_sentiment, cifar10, gan, policy_gradient, seq2seq
+from benchmarks.tables.export import export_table
 from benchmarks.tables.front import front
 
 ROOT = RESULTS.parent
-READMES = [ROOT / "README.md", *sorted((ROOT / "projects").glob("*/README.md"))]
+READMES = [ROOT / "README.md", ROOT / "docs" / "serving.md", *sorted((ROOT / "projects").glob("*/README.md"))]
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 TABLES: dict[str, Callable[[], str]] = {
     "front": front,
@@ -34,6 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gan-benchmark": gan.benchmark_table,
     "policy_gradient-results": policy_gradient.results_table,
     "policy_gradient-benchmark": policy_gradient.benchmark_table,
+    "export": export_table,
 }
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from common.errors import UserError, one_line
 from common.io.artifacts import local_checkpoint
+from common.io.exported import read_exported
 from common.io.files import atomic_write
 from common.io.ranks import print_rank_zero
 from common.nn.distributed import broadcast_from_rank_zero
@@ -93,9 +94,13 @@ class DamagedFile(UserError):
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Checkpoint of a run, on the CPU unless `map_location` says otherwise, after its checksums are verified.
 
+    A folder that `export` has written is read like the checkpoint that it was made from.
+
     Raises:
         UserError: The file is missing, truncated, damaged, or not a Lightning checkpoint.
     """
+    if path.is_dir():
+        return read_exported(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:

@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor
 
 from common.data.inputs import check_texts
-from common.io.checkpoints import PathLike, content_errors, load_module
+from common.io.checkpoints import PathLike, check_project, content_errors, load_module
+from common.io.exported import ENTRY, WEIGHTS, is_exported, read_config
 from common.nn.device import autocast_context
 from common.nn.parallel import parallel_map
 from projects.bert_sentiment.data import pad, tokenize
 from projects.bert_sentiment.lora import merge_lora
 from projects.bert_sentiment.module import BertSentimentModule
-from projects.bert_sentiment.networks import Classifier
+from projects.bert_sentiment.networks import Classifier, SequenceClassifier, build_classifier
 from projects.bert_sentiment.prepacked_linear import prepack_linear
-from projects.bert_sentiment.pretrained import max_tokens, tokenizer_from_files
+from projects.bert_sentiment.pretrained import (
+    TOKENIZER_FILES,
+    check_stored,
+    max_tokens,
+    new_model,
+    tokenizer_from_files,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +66,7 @@ def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> TextClassi
     """Classifier of texts from a run's checkpoint.
 
     Args:
-        checkpoint: Checkpoint of a run.
+        checkpoint: Checkpoint of a run, or a folder of `export`.
         device: Where to compute.
 
     Raises:
@@ -71,6 +79,8 @@ def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> TextClassi
         >>> len(names) == len(texts)
         True
     """
+    if is_exported(Path(checkpoint)):
+        return load_exported(Path(checkpoint), device)
     module, saved = load_module(checkpoint, BertSentimentModule, "bert_sentiment")
     if module.hparams["lora_rank"]:
         merge_lora(module.net)
@@ -79,6 +89,21 @@ def load(checkpoint: PathLike, device: str | torch.device = "cpu") -> TextClassi
         max_length = min(max_tokens(module.net.encoder) or 512, tokenizer.model_max_length)  # type: ignore[arg-type]
         class_names = [str(name) for name in module.hparams["class_names"]]
     return TextClassifier(module.net.to(device), tokenizer, class_names, module.temperature.item(), max_length)
+
+
+def load_exported(folder: Path, device: str | torch.device) -> TextClassifier:
+    """Classifier of a folder that `export` has written; its temperature is in the weights."""
+    saved = read_config(folder)[ENTRY]
+    check_project(saved, "bert_sentiment", folder)
+    options = saved["hyper_parameters"]
+    with content_errors(folder, saved), torch.random.fork_rng(devices=[]):
+        check_stored(options)
+        class_names = [str(name) for name in options["class_names"]]
+        net = build_classifier(new_model(options["encoder"], class_names), options["pooling"], len(class_names))
+        load_model(net.model if isinstance(net, SequenceClassifier) else net, folder / WEIGHTS)
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name in TOKENIZER_FILES}
+        tokenizer = tokenizer_from_files(files)
+    return TextClassifier(net.eval().to(device), tokenizer, class_names, 1.0, tokenizer.model_max_length)
 
 
 def predict_logits(

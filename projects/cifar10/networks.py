@@ -61,6 +61,23 @@ class SpeedNet(nn.Module):
         return self.head(x) / x.shape[-1]
 
 
+class CalibratedClassifier(nn.Module):
+    """Classifier from raw images to calibrated class probabilities, for other programs.
+
+    Args:
+        net: Network that gives logits.
+        temperature: What they are divided by.
+    """
+
+    def __init__(self, net: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.net, self.temperature = net, temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) uint8 -> probabilities (batch, num_classes)."""
+        return (self.net(images) / self.temperature).softmax(1)
+
+
 class SpeedBlock(nn.Module):
     """conv - max pool - norm - GELU - conv - norm - GELU; halves height and width.
 

@@ -87,6 +87,31 @@ class PolicyNetwork(nn.Module):
         return self.head(self.mlp(observations), actions, action_masks)
 
 
+class ActionNetwork(nn.Module):
+    """Policy from raw observations to action probabilities, or to the mean of continuous actions, for other programs.
+
+    Args:
+        policy: The policy.
+        obs_rms: Observation normalization; None for none.
+        bounds: Center, half range, lowest and highest value of continuous actions, in the environment's unit and shape.
+    """
+
+    def __init__(
+        self, policy: PolicyNetwork, obs_rms: RunningMeanStd | None, bounds: Sequence[Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*([] if obs_rms is None else [obs_rms]), policy.mlp)
+        self.bounds = bounds
+
+    def forward(self, observations: Tensor, action_masks: Tensor | None = None) -> Tensor:
+        """Observations (batch, obs_dim), masks (batch, action_dim) bool -> probabilities (batch, action_dim), or actions."""
+        outputs = self.layers(observations)
+        if self.bounds is None:
+            return (outputs if action_masks is None else outputs.masked_fill(~action_masks, -math.inf)).softmax(1)
+        center, half, low, high = self.bounds
+        return (center + half * outputs.view(-1, *low.shape)).clamp(low, high).to(low.dtype)
+
+
 class ValueNetwork(nn.Module):
     """State value V(s) (critic): an MLP with one output."""
 

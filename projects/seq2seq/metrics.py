@@ -89,6 +89,18 @@ def bleu_metric(**options: Any) -> Any:
     return BLEU(force=True, **options)
 
 
+def paired_bleu(
+    systems: tuple[Sequence[str], Sequence[str]], references: Sequence[str], language: str, tokenize: str = "auto"
+) -> tuple[float, float, float]:
+    """BLEU of two systems, cased, in per cent, and the p-value of their difference (Koehn, 2004: paired bootstrap)."""
+    from sacrebleu.significance import PairedTest
+
+    metric = bleu_metric(tokenize=choose_tokenizer(tokenize, language), references=[list(references)])
+    named: list[tuple[str, Sequence[str]]] = [(str(i), list(system)) for i, system in enumerate(systems)]
+    scores: Any = PairedTest(named, {"BLEU": metric}, references=None, test_type="bs")()[1]["BLEU"]
+    return scores[0].score, scores[1].score, scores[1].p_value
+
+
 @cache
 def moses_tokenizer(language: str) -> Any:
     """Tokenizer of Moses."""

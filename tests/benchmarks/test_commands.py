@@ -181,7 +181,7 @@ def test_flags_in_a_document_exist(path):
     package = path.parent.relative_to(ROOT).as_posix()
     packages = [package, "benchmarks"] if path.parent.name in CAPSTONES else ["projects", "benchmarks"]
     known = set().union(*map(flags_of, packages), flags_of("common"))
-    others = r"\b(pip|git|torchrun|sbatch|pytest|tests|wandb (?:leet|sync)|mlflow (?:ui|server)|tensorboard)\b"
+    others = r"\b(pip|git|docker|torchrun|sbatch|pytest|tests|wandb (?:leet|sync)|mlflow (?:ui|server)|tensorboard)\b"
     spans = [span for span in code_spans(path.read_text()) if not re.search(others, span)]
     mentioned = {flag.rstrip(".") for span in spans for flag in re.findall(r"(?<![\w-])--[A-Za-z][\w.]*", span)}
     of_classes = ("--trainer.callbacks.", "--trainer.logger.")  # options of the class that is named

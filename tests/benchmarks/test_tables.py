@@ -13,7 +13,7 @@ from benchmarks.tables.front import HEADER
 from benchmarks.tables.policy_gradient import environment_steps
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_tables_of_a_readme_are_those_of_the_results(readme):
     text = readme.read_text()
     assert with_tables(text) == text, "run `python -m benchmarks.tables`"
@@ -36,6 +36,8 @@ def altered(result: Any) -> Any:
 @pytest.mark.parametrize("name", sorted(set(TABLES) - {"seq2seq-signatures"}))
 def test_a_table_follows_its_results(name, monkeypatch):
     """No result is written out in `benchmarks/tables`: with other results every table is another."""
+    if name == "export" and not (results.RESULTS / "export.json").is_file():
+        pytest.skip("not measured yet")
     before, read_result = TABLES[name](), results.read_result
     monkeypatch.setattr(results, "read_result", lambda name: altered(read_result(name)))
     assert TABLES[name]() != before
@@ -45,7 +47,7 @@ def test_the_front_page_has_every_measured_capstone_and_fits_a_screen():
     lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in TABLES["front"]().splitlines()]
     assert lines[0] == HEADER
     rows = [dict(zip(HEADER, line, strict=True)) for line in lines[2:]]
-    measured = {path.name.partition("-")[0] for path in results.RESULTS.glob("*.json")}
+    measured = {path.name.partition("-")[0] for path in results.RESULTS.glob("*-*.json")}  # `export.json` is of all
     assert {re.findall(r"`(\w+)`", row["capstone"])[0] for row in rows if row["capstone"]} == measured
     assert all(row[name] for row in rows for name in HEADER[1:])
     rendered = [[re.sub(r"\]\(.*\)|[`*\[]", "", cell) for cell in line] for line in (HEADER, *lines[2:])]

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from common.errors import UserError
+from common.export.onnx_model import write_onnx
 from common.io.checkpoints import AtomicCheckpointIO
 from common.run.summary import print_summary
 from projects.bert_sentiment import export
@@ -134,17 +135,19 @@ def check_family(family: str, tokenizer_folder: Path, texts_folder: Path, tmp_pa
     except NotImplementedError:
         pass
     folder = tmp_path / "exported"
-    assert export.main([str(folder), "--checkpoint", str(tmp_path / "run.ckpt")]) == 0
+    assert export.main(["--to", str(folder), "--checkpoint", str(tmp_path / "run.ckpt"), "--weights_only"]) == 0
     batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
     exported = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
         scaled = exported(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         expected = classifier.net(batch["input_ids"], batch["attention_mask"]) / 2
     torch.testing.assert_close(scaled, expected, rtol=1e-4, atol=1e-5)
+    again = load(folder)
+    assert again.max_length == classifier.max_length and again.tokenize(TEXTS) == rows
     found["export"] = "yes"
     if onnx:
         try:
-            export.save_onnx(classifier, tmp_path / "model.onnx")
+            write_onnx(export.new_graph(classifier), tmp_path)
             found["ONNX"] = "yes"
         except UserError as error:
             assert "\n" not in str(error)
