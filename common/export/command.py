@@ -20,6 +20,7 @@ from common.cli.command import OneLineParser, add_checkpoint
 from common.errors import UserError
 from common.io.artifacts import local_checkpoint
 from common.io.disk import named
+from common.io.files import write_text_atomically
 
 if TYPE_CHECKING:
     from common.export.graph import Export, Int8, Written
@@ -188,4 +189,4 @@ def write_card(
 
     results = [(file.name, test) for file, test in tested]
     card = model_card(made, written, results, read_summary(checkpoint), checkpoint.name)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text_atomically(folder / "README.md", card)

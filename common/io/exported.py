@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import UserError, one_line
+from common.io.files import write_text_atomically
 from common.version import VERSION
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -41,7 +42,7 @@ def write_exported(module: nn.Module, config: dict[str, Any], folder: Path) -> N
     from safetensors.torch import save_model
 
     save_model(module, str(folder / WEIGHTS), {"format": "pt"})  # with the names of tied weights in its metadata
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_text_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def is_exported(path: Path) -> bool:

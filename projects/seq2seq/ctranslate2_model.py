@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.export.clean_process import run_clean
 from common.export.graph import Written
+from common.io.files import write_text_atomically
 from projects.seq2seq.config import BOS, EOS
 from projects.seq2seq.networks import Seq2SeqModel
 from projects.seq2seq.tokenizer import SPECIAL_TOKENS
@@ -147,7 +148,7 @@ def largest_difference(pipeline: TranslationPipeline, folder: Path) -> float:
     sides = [[[v[i] for i in pair[side]] for pair in pairs] for side, v in enumerate(vocabularies)]
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "pairs.json"
-        file.write_text(json.dumps({"sources": sides[0], "targets": sides[1]}), encoding="utf-8")
+        write_text_atomically(file, json.dumps({"sources": sides[0], "targets": sides[1]}))
         found = run_clean(RUN, folder, file)
     expected = [log_probabilities(net, source, target) for source, target in pairs]
     differences = [(torch.tensor(a) - b).abs().max() for a, b in zip(found, expected, strict=True)]
