@@ -58,9 +58,9 @@ def new_export(options: argparse.Namespace) -> tuple[Project, Export]:
     made = Export(
         title=f"Image classifier, {len(checkpoint['class_names'])} classes",
         description=f"Calibrated class probabilities of images of {IMAGE_SIZE} x {IMAGE_SIZE} pixels. Input, as it comes "
-        f"from a file: {graph.describe_inputs()[0]}; normalization and temperature are inside the network. Classes: {names}. "
-        "`load` averages over six views of an image (test-time augmentation), `model(images, tta=0)` and ONNX take the "
-        "image alone.",
+        f"from a file: {graph.describe_inputs()[0]}; normalization and temperature are inside the network. "
+        f"Classes: {names}. `load` averages over six views of an image (test-time augmentation), "
+        "`model(images, tta=0)` and ONNX take the image alone.",
         tags=("image-classification",),
         metrics={"accuracy": "test/accuracy"},
         checkpoint=checkpoint,
