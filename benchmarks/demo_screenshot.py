@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "demo.png"
-STILL_SECONDS = 3.0  # for which the page does not change
+UNCHANGED_SECONDS = 3.0  # for which the page does not change
 MAX_SECONDS = 60.0
 MIN_HEIGHT = 300  # pixels
 
@@ -57,9 +57,9 @@ def screenshot(options: argparse.Namespace) -> None:
     ):
         select_tab(browser, list(FLAGS).index(options.tab))
         resize(browser, options.width, MIN_HEIGHT)
-        wait_until_still(browser)
+        wait_until_unchanged(browser)
         resize(browser, options.width, browser.execute_script("return document.documentElement.scrollHeight"))
-        wait_until_still(browser)
+        wait_until_unchanged(browser)
         browser.save_screenshot(str(options.output))
     print(options.output)
 
@@ -74,10 +74,10 @@ def select_tab(browser: Chrome, number: int) -> None:
     browser.execute_script("document.querySelectorAll('button[role=tab]')[arguments[0]].click()", number)
 
 
-def wait_until_still(browser: Chrome) -> None:
+def wait_until_unchanged(browser: Chrome) -> None:
     """Waits until the page has not changed for some seconds."""
     end, before, since = time.monotonic() + MAX_SECONDS, "", time.monotonic()
-    while time.monotonic() < min(end, since + STILL_SECONDS):
+    while time.monotonic() < min(end, since + UNCHANGED_SECONDS):
         time.sleep(0.2)
         if (now := browser.execute_script("return document.body.innerHTML")) != before:
             before, since = now, time.monotonic()

@@ -114,5 +114,5 @@ def check_source(source: str | None, checkpoint: dict[str, Any], path: Path) -> 
     if source is None:
         raise UserError(f"checkpoint {path}: does not record its data; name them with --data.source")
     label = checkpoint.get("data", {}).get("source", source)  # of a path its last part
-    if label != source and not Path(source).exists():
+    if label != source and source != "sample" and not Path(source).exists():
         raise UserError(f"checkpoint {path}: the data of its run, {source}, are not here; name others with --data.source")
