@@ -16,9 +16,10 @@ import yaml
 from lightning.pytorch import Trainer
 from toy_runs import Ended
 
-from common.cli.evaluate import main
+from common.cli.evaluate import check_source, main
 from common.compare.records import read_runs
 from common.data.sources import Source, evaluated_splits
+from common.errors import UserError
 from common.io.checkpoints import AtomicCheckpointIO
 from common.plots.captions import run_caption
 from common.version import VERSION
@@ -208,3 +209,10 @@ def test_a_training_from_python_saves_what_is_evaluated(tmp_path, monkeypatch):
     (metrics,) = trainer.test(datamodule=data, ckpt_path="mine.ckpt", verbose=False)
     assert main(PROJECT, ["--checkpoint", "mine.ckpt", "--accelerator", "cpu", "--to", "x"]) == 0
     assert (results(Path("x"))["metrics"], results(Path("x"))["precision"]) == (metrics, "32-true")
+
+
+def test_the_sample_is_here_whatever_a_capstone_calls_it():
+    named = {"data": {"source": "CartPole-v1"}}
+    check_source("sample", named, Path("best.ckpt"))
+    with pytest.raises(UserError, match="the data of its run, /no/folder, are not here"):
+        check_source("/no/folder", named, Path("best.ckpt"))
