@@ -48,20 +48,33 @@ def start_fresh(module: str, flags: list[str], cwd: Path, env: dict[str, str], l
 
 
 def start_forked(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> Forked:
-    """The same as a fork of a server that has done the imports; the server is started with the first."""
+    """The same as a fork of a server that has done the imports."""
+    start_server(cwd.parent)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    before = dict(os.environ)
-    try:
-        os.environ.clear()
-        os.environ |= environment(cwd.parent)  # what libraries read when imported; each process then has its own
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ |= before
     process = context.Process(target=run_module, args=(module, flags, cwd, env, log))
     process.start()
     return Forked(process)
+
+
+own_servers: set[int] = set()  # process ids
+
+
+def start_server(cache: Path) -> None:
+    """Starts the server of all forks, once, in place of one that has done other imports: the course's has."""
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None and server._forkserver_pid in own_servers:
+        return
+    server._stop()
+    server.set_forkserver_preload(PRELOADED)
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ |= environment(cache)  # what libraries read when imported; each process then has its own
+        server.ensure_running()
+        own_servers.add(server._forkserver_pid)
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 def run_module(module: str, flags: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
@@ -102,8 +115,8 @@ class Forked:
             os.kill(self.pid, number)
 
 
-# what every command imports, which takes seconds: the server does it once
-PRELOADED = ["common.cli.main", "common.run.run", "torchvision", "matplotlib.figure"]
+# what every command imports, which takes seconds: the server does it once; and what the course's answers need
+PRELOADED = ["common.cli.main", "common.run.run", "torchvision", "matplotlib.figure", "foundations.worker"]
 
 
 def free_port() -> int:

@@ -99,7 +99,8 @@ def test_a_network_that_torch_cannot_export_is_one_line(tmp_path):
     ("code", "message"),
     [
         ("import types; sys.modules['torch'] = types; result = 1", "the engine needs torch"),
-        ("import projects", "No module named 'projects'"),
+        # installed, it could be imported
+        ("import projects; result = 1", "(No module named 'projects'|the engine needs torch)"),
         ("raise ValueError('no such operator')", "no such operator"),
     ],
 )

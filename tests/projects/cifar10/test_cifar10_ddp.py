@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from commands import CPU, free_port, last_checkpoint
+from commands import CPU, free_port, last_checkpoint, start_server
 from common.cli.main import main
 from common.data.image_decoding import read_image
 from common.errors import EXIT_PREEMPTED
@@ -123,6 +123,7 @@ def runs(reference_run, reference_flags, tmp_path_factory) -> tuple[Path, Path]:
     cwd = tmp_path_factory.mktemp("two")
     (cwd / "plain.yaml").write_text("seed: 0\n")
     flags = ["--config", "plain.yaml", *TINY, *CPU, *reference_flags, *TWO, "--name", "two", "--data.batch_size", "20"]
+    start_server(cwd)
     context = multiprocessing.get_context("forkserver")
     port = free_port()
     processes = [context.Process(target=train_rank, args=(rank, cwd, flags, port)) for rank in range(2)]

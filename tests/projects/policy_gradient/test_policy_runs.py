@@ -125,7 +125,7 @@ def test_a_run_learns_leaves_plots_and_an_agent_that_plays(train, tmp_path, caps
     assert summary["data_source"] == "CartPole-v1" and summary["test"]["test/return_mean"] > 150
     assert (folder / "plots/policy_map.png").stat().st_size > 10_000
     with Image.open(folder / "plots/video.gif") as gif:
-        assert gif.size == (600, 222) and gif.n_frames > 3  # a caption of 22 pixels
+        assert gif.size == (600, 244) and gif.n_frames > 3  # two captions of 22 pixels
 
     checkpoint = next(folder.glob("checkpoints/best-*.ckpt"))
     capsys.readouterr()
@@ -134,7 +134,7 @@ def test_a_run_learns_leaves_plots_and_an_agent_that_plays(train, tmp_path, caps
     assert len(lines) == 5 and lines[0].startswith("episode 0: return") and lines[4] == "one.gif"
     assert lines[3].startswith("CartPole-v1, 3 episodes: mean return")
     with Image.open("one.gif") as gif:
-        assert gif.size == (300, 222)
+        assert gif.size == (300, 244)
     assert play(["--checkpoint", str(checkpoint), "--episodes", "2", "--stochastic"]) == 0
     assert play(["--checkpoint", str(checkpoint), "--episodes", "1", "--video", "video.xyz"]) == 2
     assert "video.xyz" in capsys.readouterr().err
