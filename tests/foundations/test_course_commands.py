@@ -73,6 +73,7 @@ def test_whatever_the_code_does_the_check_survives(folder, capsys, line, says):
     assert says in out and len(out.splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_endless_loop_is_ended(folder, capsys, monkeypatch):
     monkeypatch.setattr(cli, "SECONDS", {False: 6.0, True: 6.0})
     write_solution(folder, GATHER, lambda text: text.partition("    return")[0] + "    while True: pass\n")

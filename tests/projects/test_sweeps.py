@@ -77,7 +77,7 @@ def test_sweep_is_no_recipe():
         CapstoneCLI(project(NAMES[0]), ["--config", "recipes/sweep.yaml"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_optuna_searches_the_same_space(name):
     distributions = pytest.importorskip("optuna").distributions
     sweep, path = read_sweep(name), PROJECTS / name / "recipes" / "sweep.yaml"

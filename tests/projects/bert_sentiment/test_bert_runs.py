@@ -76,6 +76,7 @@ def calibration_error(probabilities: torch.Tensor, labels: list[int]) -> float:
     return sum(abs(gaps[bins == b].sum()) for b in range(16)) / len(labels)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bitwise_equal(command, train, flags):
     flags = [*flags, "--checkpoint_every", "3", "--data.batch_size", "5", "--trainer.limit_test_batches", "0"]
     life = Life(command, "killed", flags, [signal.SIGKILL])

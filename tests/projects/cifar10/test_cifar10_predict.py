@@ -284,6 +284,7 @@ def test_pseudo_labels_never_replace_a_file(tmp_path, files, capsys):
 # a run's own checkpoint
 
 
+@pytest.mark.slow
 def test_the_command_that_a_run_ends_with_works(reference_run, image_folder, monkeypatch, capsys):
     output = reference_run.wait()
     line = re.search(r"use: +python -m projects\.cifar10\.predict IMAGE (--checkpoint \S+\.ckpt)", output)
