@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.results import RESULTS
 from common.cli.evaluate import new_parser
-from common.cli.parser import CapstoneCLI
+from common.cli.parser import CapstoneCLI, TrainParser
 from common.errors import UserError
 
 ROOT = RESULTS.parent
@@ -84,7 +84,7 @@ def parse(module: str, args: list[str]) -> None:
         cli = cli_of(module)
         cli.parse_arguments(cli.parser, args)
     elif module.endswith(".evaluate"):
-        new_parser(importlib.import_module(module).PROJECT).parse_args(args)
+        evaluation_parser(module).parse_args(args)
     elif module == "common.multirun":
         if "--search" in args:
             pytest.importorskip("optuna")
@@ -102,6 +102,12 @@ def parse(module: str, args: list[str]) -> None:
 def cli_of(module: str) -> CapstoneCLI:
     """Command line of a capstone; its parser takes long to build, and can parse many commands."""
     return CapstoneCLI(importlib.import_module(module).PROJECT, ["--data.source", "sample"])
+
+
+@cache
+def evaluation_parser(module: str) -> TrainParser:
+    """Parser of a capstone's `evaluate`."""
+    return new_parser(importlib.import_module(module).PROJECT)
 
 
 def check_arguments(parser: argparse.ArgumentParser) -> None:

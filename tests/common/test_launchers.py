@@ -88,7 +88,8 @@ def weights(folder: Path) -> list[torch.Tensor]:
     return list(torch.load(newest, weights_only=True)["state_dict"].values())
 
 
-@pytest.mark.parametrize("launch", [pytest.param(torchrun, marks=pytest.mark.slow), nodes])
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [torchrun, nodes])
 def test_nodes_with_disks_of_their_own_make_one_folder(tmp_path, launch):
     folders = [tmp_path / "a", tmp_path / "b"]
     first, second = ended_well(launch(folders, tmp_path, 1))

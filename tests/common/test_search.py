@@ -335,6 +335,7 @@ def test_signal_between_trials_names_no_run(search, monkeypatch):
 # storage
 
 
+@pytest.mark.slow
 def test_processes_share_a_database_behind_a_proxy(search, runs, tmp_path):
     pytest.importorskip("grpc")
     from optuna.storages import get_storage, run_grpc_proxy_server

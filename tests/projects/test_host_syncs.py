@@ -110,7 +110,12 @@ def test_the_table_has_every_capstone():
     assert table().keys() == CASES.keys()
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+SLOW = {("cifar10", "accuracy"), ("cifar10", "resnet18"), ("policy_gradient", "reinforce"), ("policy_gradient", "pendulum")}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES], ids="-".join
+)
 def test_no_step_waits_for_the_device(case, tmp_path):
     _, step, _, validation = table()[case]
     device = PretendDevice()
