@@ -22,6 +22,7 @@ from projects.bert_sentiment.train import PROJECT
 from trained import check_batches, check_evaluation, check_load, checkpoint_of, results
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(command, train, flags):
     exact = [*flags, "--precision", "64-true", "--model.dropout", "0", "--data.balanced", "true", "--max_epochs", "1"]
     pair = command("train", "--name", "two", *exact, "--data.batch_size", "8", processes=2)

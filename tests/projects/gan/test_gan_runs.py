@@ -131,6 +131,7 @@ def test_a_run_of_points_leaves_curves_samples_and_an_animation(command, two_and
     assert (two_and_one[0].parents[2] / plot).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_run_of_images_is_measured_in_named_features_and_plots(command, image_folder):
     flags = [*IMAGES, "--data.source", str(image_folder), "--max_epochs", "1", "--model.conditional", "true"]
     run = command("train", "--name", "images", *flags, "--model.loss", "hinge")

@@ -92,6 +92,7 @@ def test_a_run_killed_twice_resumes_bitwise_equal(command, full):
         assert same(a[part], b[part]), part
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one_and_play_every_evaluation_episode_once(command, train, tmp_path, full):
     # (environments that step one by one have a seed each; CartPole's own vector form has one for all of them)
     exact = [*full, "--precision", "64-true", "--data.autoreset", "same_step"]
